@@ -1,0 +1,91 @@
+"""What can go wrong on the device, each with a stable `code` and a text that says what to do.
+
+PiSyncError
+ └── AgentError
+      ├── InvalidEvent          the event breaks a rule; nothing was recorded; mend the event (RuleError too)
+      ├── OutboxFull            no room; nothing was recorded; try again after a sync
+      ├── StoreUnusable         the outbox cannot be opened or written; nothing was recorded
+      ├── NotEnrolled           no identity yet; recording works, delivery needs `pisync enroll`
+      └── DeliveryError         one attempt to reach the receiver failed; everything is kept; can be retried
+           ├── Unreachable      no answer from the receiver: codes dns connect timeout tls clock portal
+           ├── Refused          the receiver refused this device (401, 403): code auth
+           ├── TooLarge         413: halve the batch: code http_4xx
+           ├── Overloaded       429 or 503: wait `retry_after` seconds: code http_4xx or http_5xx
+           └── BadAnswer        any other answer: code http_4xx or http_5xx
+"""
+
+from typing import ClassVar
+
+from pisync_common.errors import PiSyncError, RuleError
+
+
+class AgentError(PiSyncError):
+    """Anything the agent reports to its user."""
+
+    code: ClassVar[str] = "agent_error"
+
+
+class InvalidEvent(AgentError, RuleError):
+    """The event breaks a rule; nothing was recorded."""
+
+    code = "invalid_event"
+
+
+class OutboxFull(AgentError):
+    """There is no room for the event; nothing was recorded, everything recorded before is kept."""
+
+    code = "outbox_full"
+
+
+class StoreUnusable(AgentError):
+    """The outbox cannot be opened, read or written; nothing was recorded."""
+
+    code = "store_unusable"
+
+
+class NotEnrolled(AgentError):
+    """The device has no identity yet."""
+
+    code = "not_enrolled"
+
+
+class DeliveryError(AgentError):
+    """An attempt to deliver failed; everything is kept. `kind` is one of `models.ERROR_CODES`."""
+
+    code = "delivery_failed"
+
+    def __init__(self, detail: str, *, kind: str, retry_after: float | None = None) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.retry_after = retry_after
+        """Seconds the receiver asked for, already capped; None when it asked for nothing."""
+
+
+class Unreachable(DeliveryError):
+    """No answer from the receiver itself: dns, connect, timeout, tls, clock or portal."""
+
+    code = "unreachable"
+
+
+class Refused(DeliveryError):
+    """The receiver refused this device's token (401, 403). Nothing is dropped, credentials stay."""
+
+    code = "refused"
+
+
+class TooLarge(DeliveryError):
+    """413: send less at once."""
+
+    code = "too_large"
+
+
+class Overloaded(DeliveryError):
+    """429 or 503: the receiver, or something before it, asks for patience."""
+
+    code = "overloaded"
+
+
+class BadAnswer(DeliveryError):
+    """An answer that is no receipt and none of the above."""
+
+    code = "bad_answer"

@@ -1,0 +1,30 @@
+"""The sizes both sides hold to. The receiver refuses more; the agent never sends more."""
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+
+BODY_BYTES: Final = 1 * MIB
+"""A request's body as it travels (compressed)."""
+
+DECODED_BYTES: Final = 8 * MIB
+"""A request's body after decompression."""
+
+BATCH_EVENTS: Final = 1000
+"""Events in one batch."""
+
+DATA_BYTES: Final = 64 * KIB
+"""One event's `data`, as UTF-8 JSON."""
+
+ID_CHARS: Final = 128
+"""A device, stream or learner id, an event type, an idempotency key."""
+
+OBJECT_ID_CHARS: Final = 512
+"""An object id."""
+
+SEQ_MAX: Final = 2**53 - 1
+"""The largest `seq`: the largest integer every JSON reader keeps exact."""
+
+RECEIPT_RANGES: Final = 100
+"""Missing ranges named in one receipt."""

@@ -1,0 +1,36 @@
+"""Times on the wire: RFC 3339 in UTC with milliseconds; in code: whole milliseconds since 1970."""
+
+import re
+from datetime import UTC, datetime, timedelta
+
+from pisync_common.errors import RuleError
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+# RFC 3339 section 5.6, "T" or "t" or a space between date and time, an offset required.
+_RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
+
+
+def format_ms(ms: int) -> str:
+    """Milliseconds since 1970 as `2026-11-23T10:00:00.000Z`. Raises OverflowError outside years 1-9999."""
+    return (_EPOCH + timedelta(milliseconds=ms)).strftime("%Y-%m-%dT%H:%M:%S.") + f"{ms % 1000:03d}Z"
+
+
+def to_ms(moment: datetime) -> int:
+    """An aware datetime as whole milliseconds since 1970, rounded down. Raises ValueError if naive."""
+    if moment.tzinfo is None:
+        raise ValueError("a time without a zone is a guess; pass an aware datetime")
+    return (moment - _EPOCH) // _MILLISECOND
+
+
+def parse_ms(text: str) -> int:
+    """An RFC 3339 time, any offset, as milliseconds since 1970; raise RuleError."""
+    match = _RFC3339.fullmatch(text)
+    if not match:
+        raise RuleError(f"not an RFC 3339 time with an offset, such as 2026-11-23T10:00:00.000Z: {text[:40]!r}")
+    fraction, offset = match.group(1) or "", match.group(2)
+    base = text[:19].replace(" ", "T").upper() + ("+00:00" if offset in "Zz" else offset)
+    try:
+        return to_ms(datetime.fromisoformat(base)) + int((fraction[1:] + "000")[:3])
+    except (ValueError, OverflowError) as error:
+        raise RuleError(f"no such time: {text[:40]!r}") from error

@@ -1,0 +1,103 @@
+"""The bytes of the wire, as the device writes and reads them.
+
+An event is encoded once, when it is recorded, and sent as those bytes for as long as it lives: a batch is a
+head and the events' own texts joined by commas. So sending again sends the same bytes, and draining a queue
+costs no JSON work.
+"""
+
+import json
+from collections.abc import Iterable
+
+from pisync_common.models import Origin, Receipt, Rejection, Stamp, SyncEvent
+from pisync_common.times import format_ms
+
+
+def dumps(value: object) -> str:
+    """Compact JSON text."""
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+
+
+def encode_event(
+    *,
+    seq: int,
+    type: str,
+    stamp: Stamp,
+    learner_id: str | None = None,
+    object_id: str | None = None,
+    data: str | None = None,
+    origin: Origin | None = None,
+) -> str:
+    """One event's JSON text. `data` is JSON text already (see `rules.encode_data`); None fields are left out."""
+    head: dict[str, object] = {"seq": seq, "type": type}
+    if learner_id is not None:
+        head["learner_id"] = learner_id
+    if object_id is not None:
+        head["object_id"] = object_id
+    head |= stamp_fields(stamp, at="occurred_at")
+    if origin is not None:
+        head["origin"] = {"stream": origin.stream, "seq": origin.seq}
+    text = dumps(head)
+    return text if data is None else f'{text[:-1]},"data":{data}}}'
+
+
+def encode_batch(*, device_id: str, stream: str, sent: Stamp, agent: str, events: Iterable[str]) -> bytes:
+    """A batch's body from the events' own texts. `sent` is stamped for each attempt, never kept."""
+    head = dumps({"device_id": device_id, "stream": stream, "sent": stamp_fields(sent, at="at"), "agent": agent})
+    return f'{head[:-1]},"events":[{",".join(events)}]}}'.encode()
+
+
+def decode_receipt(body: bytes) -> Receipt:
+    """Read a receipt; raise ValueError if it is anything else (a portal's page, a cut answer)."""
+    try:
+        answer = json.loads(body)
+        return Receipt(
+            device_id=_text(answer["device_id"]),
+            stream=_text(answer["stream"]),
+            stored=_count(answer["stored"]),
+            duplicates=_count(answer["duplicates"]),
+            rejected=tuple(
+                Rejection(seq=_count(row["seq"]), code=_text(row["code"]), detail=_text(row["detail"]))
+                for row in answer["rejected"]
+            ),
+            watermark=_count(answer["watermark"]),
+            server_time=_text(answer["server_time"]),
+            missing=tuple((_count(first), _count(last)) for first, last in answer.get("missing", ())),
+        )
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a receipt: {error!r}") from error
+
+
+def encode_sync_event(event: SyncEvent) -> bytes:
+    """The body of `POST /api/sync-event`."""
+    fields: dict[str, object] = {
+        "device_id": event.device_id,
+        "timestamp": event.timestamp,
+        "total_files_synced": event.total_files_synced,
+        "total_errors": event.total_errors,
+        "internet_speed": event.internet_speed,
+    }
+    if event.errors:
+        fields["errors"] = dict(event.errors)
+    return dumps(fields).encode()
+
+
+def stamp_fields(stamp: Stamp, *, at: str) -> dict[str, object]:
+    """A stamp as JSON fields; `at` names the wall clock's field."""
+    return {
+        at: format_ms(stamp.at_ms),
+        "boot_id": stamp.boot_id,
+        "boottime_ms": stamp.boottime_ms,
+        "clock_synced": stamp.clock_synced,
+    }
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, got {value!r}")
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise TypeError(f"expected an integer of at least 0, got {value!r}")
+    return value

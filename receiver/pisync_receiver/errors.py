@@ -1,0 +1,55 @@
+"""What can go wrong in the cloud.
+
+PiSyncError
+ └── ReceiverError
+      ├── StoreUnusable        the database cannot be opened, read or durably written
+      │    └── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      ├── Overloaded           the intake is full; nothing was stored; come back after `retry_after`
+      └── Problem              an answer for the caller: status, stable code, detail (RFC 9457)
+"""
+
+from typing import ClassVar
+
+from pisync_common.errors import PiSyncError
+
+
+class ReceiverError(PiSyncError):
+    """Anything the receiver reports."""
+
+    code: ClassVar[str] = "receiver_error"
+
+
+class StoreUnusable(ReceiverError):
+    """The database cannot be opened, read or durably written."""
+
+    code = "store_unusable"
+
+
+class SchemaMismatch(StoreUnusable):
+    """The database's schema is not the one this program knows."""
+
+    code = "schema_mismatch"
+
+
+class Overloaded(ReceiverError):
+    """The intake holds as much as it may; nothing was stored."""
+
+    code = "overloaded"
+
+    def __init__(self, detail: str, *, retry_after: int) -> None:
+        super().__init__(detail)
+        self.retry_after = retry_after
+        """Whole seconds, jitter included."""
+
+
+class Problem(ReceiverError):
+    """An answer of `application/problem+json`. Raised anywhere below a route, rendered in one place."""
+
+    code = "problem"
+
+    def __init__(self, status: int, code: str, detail: str, *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.problem_code = code
+        self.detail = detail
+        self.headers = headers or {}
