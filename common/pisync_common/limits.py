@@ -17,6 +17,9 @@ BATCH_EVENTS: Final = 1000
 DATA_BYTES: Final = 64 * KIB
 """One event's `data`, as UTF-8 JSON."""
 
+DATA_DEPTH: Final = 100
+"""How deep one event's `data` may nest."""
+
 ID_CHARS: Final = 128
 """A device, stream or learner id, an event type, an idempotency key."""
 

@@ -11,16 +11,19 @@ from collections.abc import Mapping
 from typing import Final
 
 from pisync_common.errors import RuleError
-from pisync_common.limits import DATA_BYTES, ID_CHARS, OBJECT_ID_CHARS
+from pisync_common.limits import DATA_BYTES, DATA_DEPTH, ID_CHARS, OBJECT_ID_CHARS
 
 ID_PATTERN: Final = r"^[A-Za-z0-9._:@+-]{1,128}$"
 TYPE_PATTERN: Final = r"^[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+$"
 # C0, DEL, C1 and the two line separators; lone surrogates cannot be UTF-8 at all.
 OBJECT_ID_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff]{1,512}$"
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _ID = re.compile(ID_PATTERN[1:-1])
 _TYPE = re.compile(TYPE_PATTERN[1:-1])
 _OBJECT_ID = re.compile(OBJECT_ID_PATTERN[1:-1])
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_BRACKET = re.compile(r"[{}\[\]]")
 
 
 def check_id(name: str, value: str) -> str:
@@ -54,12 +57,24 @@ def encode_data(data: Mapping[str, object]) -> str:
     if not isinstance(data, Mapping):
         raise RuleError(f"data must be a JSON object, not {type(data).__name__}")
     try:
-        text = json.dumps(dict(data), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = _ENCODER.encode(dict(data))
         size = len(text.encode())
     except (TypeError, ValueError, RecursionError) as error:
         raise RuleError(f"data is not JSON: {error}") from error
     if size > DATA_BYTES:
         raise RuleError(f"data is {size:,} bytes as JSON; the limit for one event is {DATA_BYTES:,}")
+    return check_depth(text)
+
+
+def check_depth(text: str) -> str:
+    """Return JSON `text` if it nests at most DATA_DEPTH deep, so that every JSON reader can read it; RuleError."""
+    if text.count("{") + text.count("[") > DATA_DEPTH:
+        depth = deepest = 0
+        for bracket in _BRACKET.findall(_STRING.sub("", text)):
+            depth += 1 if bracket in "{[" else -1
+            deepest = max(deepest, depth)
+        if deepest > DATA_DEPTH:
+            raise RuleError(f"data nests {deepest} deep; the limit is {DATA_DEPTH}")
     return text
 
 

@@ -1,0 +1,308 @@
+"""Settings: one table a program, from which come its flags, variables, TOML keys, defaults, help and documentation.
+
+A value is taken from the command's flag, else from the variable `<PREFIX><NAME>`, else from the TOML file, else from
+the default; it remembers which. Everywhere it is written as the same text (`256MiB`, `15m`, `on`).
+
+    PORT = Setting(name="port", default="8080", parse=integer(0, 65535), help="the port to listen on")
+    settings = load([PORT], prefix="PISYNC_RECEIVER_", environ=os.environ, flags={"port": None}, toml_file=None)
+    settings[PORT]  # 8080, an int
+"""
+
+import argparse
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from pisync_common.errors import SettingError
+
+T = TypeVar("T")
+Parser = Callable[[str], T]
+"""Text to value; raises ValueError whose text completes the sentence "the value is ..."."""
+
+DEFAULT: Final = "default"
+MASK: Final = "********"
+
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_SIZE_UNITS: Final = {
+    "": 1, "b": 1, "k": 2**10, "kib": 2**10, "m": 2**20, "mib": 2**20, "g": 2**30, "gib": 2**30,
+    "kb": 10**3, "mb": 10**6, "gb": 10**9,
+}  # fmt: skip
+_ON: Final = ("on", "true", "yes", "1")
+_OFF: Final = ("off", "false", "no", "0")
+_NUMBER: Final = r"[0-9]{1,15}(?:\.[0-9]{1,15})?"
+_SECONDS = re.compile(_NUMBER)
+_DURATION_PART = re.compile(rf"({_NUMBER})(ms|s|m|h|d|w)")
+_SIZE = re.compile(rf"({_NUMBER}) ?([a-z]*)")
+_URL_PASSWORD = re.compile(r"(?<=://)([^/?#\s]*?):([^/?#\s]*)@")
+_URL_SECRET = re.compile(r"(?i)([?&](?:password|passwd|token|secret|key)=)[^&#\s]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting(Generic[T]):
+    """One setting. Its `name` is the TOML key; `--a-b` and `<PREFIX>A_B` follow from it."""
+
+    name: str
+    default: str | Callable[[], str]
+    """As a user would write it; a callable where it depends on the machine."""
+    parse: Parser[T]
+    help: str
+    secret: bool = False
+    metavar: str | None = None
+    flag: bool = True
+    """Whether it can be given on the command line, where every user of the machine can read it."""
+    default_shown: str | None = None
+    """The default as help and documentation state it, where that is not `default` itself."""
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def variable(self, prefix: str) -> str:
+        return prefix + self.name.upper()
+
+    def stated_default(self) -> str:
+        if self.default_shown is not None:
+            return self.default_shown
+        return self.default if isinstance(self.default, str) else self.default()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """A setting as `config` shows it: secrets are masked already."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Given:
+    """A value as text, and where it came from."""
+
+    text: str
+    source: str
+
+
+class Settings:
+    """Checked values. `settings[SETTING]` has the type that the setting's parser returns."""
+
+    def __init__(self, given: Mapping[Setting[Any], _Given], values: Mapping[Setting[Any], Any]) -> None:
+        self._given = given
+        self._values = values
+
+    def __getitem__(self, setting: Setting[T]) -> T:
+        value: T = self._values[setting]
+        return value
+
+    def __repr__(self) -> str:
+        return f"Settings({', '.join(f'{row.name}={row.value!r}' for row in self.describe())})"
+
+    def source(self, setting: Setting[Any]) -> str:
+        """`flag --port`, `variable PISYNC_RECEIVER_PORT`, `file /etc/….toml` or `default`."""
+        return self._given[setting].source
+
+    def describe(self) -> list[Described]:
+        """Each setting, in the table's order, with its value as text (secrets masked) and its source."""
+        return [
+            Described(name=setting.name, value=_masked(setting, given.text), source=given.source)
+            for setting, given in self._given.items()
+        ]
+
+
+def load(
+    settings: Sequence[Setting[Any]],
+    *,
+    prefix: str,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | None],
+    toml_file: Path | None,
+) -> Settings:
+    """Take each setting from its nearest source and check it. `flags` maps names to texts, None where not given.
+
+    An empty variable counts as not set. Raises SettingError naming setting, value and source.
+    """
+    from_file = _read_file(toml_file, settings) if toml_file else {}
+    given = {setting: _given(setting, prefix, environ, flags, from_file, toml_file) for setting in settings}
+    return Settings(given, {setting: _parsed(setting, value) for setting, value in given.items()})
+
+
+def find_file(flag: str | None, *, prefix: str, environ: Mapping[str, str], default: Path | None) -> Path | None:
+    """The TOML file: what `--config` names, else the variable `<PREFIX>CONFIG`, else `default` if it is there.
+
+    Raises SettingError if a named file is not there.
+    """
+    variable = prefix + "CONFIG"
+    for name, source in ((flag, "flag --config"), (environ.get(variable), f"variable {variable}")):
+        if name:
+            path = Path(name).expanduser()
+            if not path.is_file():
+                raise SettingError(f"config = {name!r} ({source}): there is no such file")
+            return path
+    return default if default is not None and default.is_file() else None
+
+
+def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]], *, prefix: str) -> None:
+    """Give `parser` a flag for each setting, its help from the table. Values stay text: `load` checks them."""
+    for setting in settings:
+        if setting.flag:
+            stated = setting.stated_default()
+            ending = f" (default: {stated}; {setting.variable(prefix)})" if stated else f" ({setting.variable(prefix)})"
+            text = (setting.help + ending).replace("%", "%%")
+            parser.add_argument(setting.option, dest=setting.name, metavar=setting.metavar, help=text)
+
+
+def flags_of(arguments: argparse.Namespace, settings: Iterable[Setting[Any]]) -> dict[str, str | None]:
+    """What the command line gave for each setting, for `load`."""
+    return {setting.name: getattr(arguments, setting.name, None) for setting in settings}
+
+
+def document(settings: Iterable[Setting[Any]], *, prefix: str) -> str:
+    """The table as Markdown, for the guides."""
+    lines = ["| setting | flag | variable | default | what it does |", "|---|---|---|---|---|"]
+    for setting in settings:
+        flag = f"`{setting.option}`" if setting.flag else ""
+        default = f"`{stated}`" if (stated := setting.stated_default()) else ""
+        cells = (f"`{setting.name}`", flag, f"`{setting.variable(prefix)}`", default, setting.help.replace("|", "\\|"))
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def mask_url(text: str) -> str:
+    """`text` without the passwords that URLs in it carry."""
+    return _URL_SECRET.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
+
+
+# Parsers: what a value may look like.
+
+
+def text(value: str) -> str:
+    return value
+
+
+def path(value: str) -> Path:
+    """A path; `~` is the user's home."""
+    if not value:
+        raise ValueError("empty; a path is needed")
+    return Path(value).expanduser()
+
+
+def optional(parse: Parser[T]) -> Parser[T | None]:
+    """Empty means None."""
+    return lambda value: parse(value) if value else None
+
+
+def integer(lowest: int, highest: int | None = None) -> Parser[int]:
+    """A whole number within inclusive bounds."""
+    wanted = f"a whole number from {lowest} to {highest}" if highest is not None else f"a whole number from {lowest} up"
+
+    def parse(value: str) -> int:
+        number = int(value) if re.fullmatch(r"[+-]?[0-9]{1,18}", value) else None
+        if number is None or number < lowest or (highest is not None and number > highest):
+            raise ValueError(f"not {wanted}")
+        return number
+
+    return parse
+
+
+def boolean(value: str) -> bool:
+    """`on`, `true`, `yes`, `1` or `off`, `false`, `no`, `0`."""
+    if value.lower() not in _ON + _OFF:
+        raise ValueError("not on or off")
+    return value.lower() in _ON
+
+
+def choice(*names: str) -> Parser[str]:
+    """One of `names`."""
+
+    def parse(value: str) -> str:
+        if value not in names:
+            raise ValueError(f"not one of {', '.join(names)}{_nearest(value, names)}")
+        return value
+
+    return parse
+
+
+def duration(value: str) -> float:
+    """Seconds, from `90s`, `15m`, `1h30m`, `7d`, `2w`; a bare number is seconds."""
+    compact = value.strip().lower()
+    if _SECONDS.fullmatch(compact):
+        return float(compact)
+    if not compact or _DURATION_PART.sub("", compact):
+        raise ValueError("not a length of time, such as 90s, 15m, 1h30m or 7d")
+    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
+
+
+def size(value: str) -> int:
+    """Bytes, from `256MiB`, `64KiB`, `1GiB` or, in thousands, `256MB`; a bare number is bytes."""
+    match = _SIZE.fullmatch(value.strip().lower())
+    if not match or match[2] not in _SIZE_UNITS:
+        raise ValueError("not a size, such as 256MiB or 64KiB")
+    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+
+
+# How `load` works.
+
+
+def _given(
+    setting: Setting[Any],
+    prefix: str,
+    environ: Mapping[str, str],
+    flags: Mapping[str, str | None],
+    from_file: Mapping[str, str],
+    toml_file: Path | None,
+) -> _Given:
+    variable = setting.variable(prefix)
+    if (flag := flags.get(setting.name)) is not None:
+        return _Given(text=flag, source=f"flag {setting.option}")
+    if environ.get(variable):
+        return _Given(text=environ[variable], source=f"variable {variable}")
+    if setting.name in from_file:
+        return _Given(text=from_file[setting.name], source=f"file {toml_file}")
+    return _Given(text=setting.default if isinstance(setting.default, str) else setting.default(), source=DEFAULT)
+
+
+def _parsed(setting: Setting[T], given: _Given) -> T:
+    try:
+        return setting.parse(given.text)
+    except ValueError as error:
+        shown = _masked(setting, given.text)
+        raise SettingError(f"{setting.name} = {shown!r} ({given.source}): {error}") from error
+
+
+def _read_file(file: Path, settings: Sequence[Setting[Any]]) -> dict[str, str]:
+    import tomllib  # where no file is used, no command pays for it
+
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SettingError(f"file {file} cannot be read as TOML: {error}") from error
+    names = [setting.name for setting in settings]
+    for key in values:
+        if key not in names:
+            raise SettingError(f"{key} (file {file}): there is no such setting{_nearest(key, names)}")
+    return {key: _as_text(key, value, file) for key, value in values.items()}
+
+
+def _as_text(key: str, value: object, file: Path) -> str:
+    match value:
+        case bool():
+            return "true" if value else "false"
+        case str() | int() | float():
+            return str(value)
+        case _:
+            raise SettingError(f"{key} (file {file}): write it as one text, number or true/false")
+
+
+def _nearest(name: str, names: Sequence[str]) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _masked(setting: Setting[Any], value: str) -> str:
+    if setting.secret:
+        return MASK if value else ""
+    return mask_url(value)
