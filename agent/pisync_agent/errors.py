@@ -9,6 +9,7 @@ PiSyncError
       └── DeliveryError         one attempt to reach the receiver failed; everything is kept; can be retried
            ├── Unreachable      no answer from the receiver: codes dns connect timeout tls clock portal
            ├── Refused          the receiver refused this device (401, 403): code auth
+           ├── Declined         the receiver itself will never take this request (its own 4xx): code http_4xx
            ├── TooLarge         413: halve the batch: code http_4xx
            ├── Overloaded       429 or 503: wait `retry_after` seconds: code http_4xx or http_5xx
            └── BadAnswer        any other answer: code http_4xx or http_5xx
@@ -71,6 +72,12 @@ class Refused(DeliveryError):
     """The receiver refused this device's token (401, 403). Nothing is dropped, credentials stay."""
 
     code = "refused"
+
+
+class Declined(DeliveryError):
+    """The receiver itself understood the request and will never take it: a 4xx with a problem of its own."""
+
+    code = "declined"
 
 
 class TooLarge(DeliveryError):

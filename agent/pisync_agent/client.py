@@ -1,0 +1,238 @@
+"""HTTP to the receiver: one connection, kept alive through a run. The only module that knows httpx.
+
+- HTTP/1.1; no redirect is followed, no cookie kept.
+- Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), as schools set them; never to this machine
+  itself. Nothing else of the environment is used.
+- A named CA file is the only authority trusted; without one it is those of the system, or else httpx's own.
+- What is sent is counted as it is handed to the connection, request line and headers included (TLS adds about 1%).
+- An answer is read up to `ANSWER_BYTES` and for `ANSWER_S` seconds. What it means is said in `answers`.
+
+Errors are DeliveryErrors; no message, and no log line, holds the token.
+"""
+
+import json
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+from pisync_agent import answers, unreachable
+from pisync_agent.answers import Answer
+from pisync_agent.clock import Clock
+from pisync_agent.errors import DeliveryError
+from pisync_agent.identity import Identity, checked_url, is_loopback
+from pisync_common import __version__
+from pisync_common.limits import KIB, MIB
+from pisync_common.models import Receipt
+
+AGENT: Final = f"pisync/{__version__}"
+
+CONNECT_S: Final = 10.0
+SILENCE_S: Final = 30.0
+"""How long the link may stand still while sending or waiting for an answer."""
+ANSWER_S: Final = 60.0
+ANSWER_BYTES: Final = 1 * MIB
+
+_PIECE_BYTES: Final = 16 * KIB
+_TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
+# Shorter than a server's own patience (uvicorn: 5 s), so that a request rarely meets a connection that is being closed.
+_LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=4.0)
+
+OnSent = Callable[[int], None]
+
+
+class Wire:
+    """POST to one receiver. Opened by the first request, closed by `close`, after which it may be used again."""
+
+    def __init__(
+        self, url: str, *, ca_file: str | None, clock: Clock, transport: httpx.BaseTransport | None = None
+    ) -> None:
+        self._url = httpx.URL(url)
+        self._ca_file = ca_file
+        self._clock = clock
+        self._transport = transport
+        self._http: httpx.Client | None = None
+        self.bytes_sent = 0
+
+    def post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
+        """The answer, whatever it says. Raises Unreachable where none came, or one that is too long."""
+        try:
+            http = self._opened()
+            request = http.build_request(
+                "POST",
+                f"{self._url}{path}",
+                headers={"Content-Type": "application/json", "Content-Length": str(len(body)), **headers},
+            )
+            request.stream = _Counted(self, head_size(request), body, on_sent)
+            response = http.send(request, stream=True)
+            try:
+                return self._read(response)
+            finally:
+                response.close()
+                http.cookies.clear()
+        except httpx.TimeoutException as error:
+            raise unreachable.too_slow(self._url.host) from error
+        except (httpx.TransportError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+            raise unreachable.meaning(error, self._url.host, clock_synced=self._clock.stamp().clock_synced) from error
+
+    def close(self) -> None:
+        if self._http is not None:
+            self._http.close()
+            self._http = None
+
+    def _opened(self) -> httpx.Client:
+        if self._http is None:
+            loopback = is_loopback(self._url.host)
+            self._http = httpx.Client(
+                verify=self._trust(),
+                transport=self._transport,
+                trust_env=not loopback,
+                timeout=_TIMEOUTS,
+                limits=_LIMITS,
+                headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+            )
+        return self._http
+
+    def _trust(self) -> ssl.SSLContext:
+        if self._url.scheme == "http":
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and costs nothing
+        if self._ca_file is not None:
+            return private_trust(self._ca_file)
+        return ssl.create_default_context() if _system_has_authorities() else httpx.create_ssl_context(trust_env=False)
+
+    def _read(self, response: httpx.Response) -> Answer:
+        until = self._clock.monotonic() + ANSWER_S
+        body = bytearray()
+        for part in response.iter_raw():
+            body += part
+            if len(body) > ANSWER_BYTES:
+                raise answers.portal(f"its answer ({response.status_code}) is larger than any of the receiver's")
+            if self._clock.monotonic() > until:
+                raise unreachable.too_slow(self._url.host)
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status_code, headers=headers, body=bytes(body))
+
+
+class ReceiverClient:
+    """What the agent asks of its receiver. Not thread-safe."""
+
+    def __init__(self, identity: Identity, *, clock: Clock, transport: httpx.BaseTransport | None = None) -> None:
+        self.identity = identity
+        self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport)
+
+    @property
+    def device_id(self) -> str:
+        return self.identity.device_id
+
+    @property
+    def bytes_sent(self) -> int:
+        """Bytes of requests handed to connections so far, headers included."""
+        return self._wire.bytes_sent
+
+    def post_batch(self, packed: bytes, *, stream: str, on_sent: OnSent | None = None) -> Receipt:
+        """Deliver a batch, gzip already; its receipt. `on_sent` hears how many bytes have gone, piece by piece."""
+        answer = self._post("/api/events", packed, {"Content-Encoding": "gzip"}, on_sent)
+        with self._token_masked():
+            return answers.receipt_from(answer, device_id=self.device_id, stream=stream)
+
+    def post_sync_event(self, body: bytes, *, key: str) -> None:
+        """Deliver a sync event; with the same `key` again it is stored once."""
+        answer = self._post("/api/sync-event", body, {"Idempotency-Key": key})
+        with self._token_masked():
+            answers.check_sync_event(answer, device_id=self.device_id)
+
+    def close(self) -> None:
+        """Close the connection; the next request opens another one."""
+        self._wire.close()
+
+    def __enter__(self) -> "ReceiverClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
+        return self._wire.post(path, body, {"Authorization": f"Bearer {self.identity.token}", **headers}, on_sent)
+
+    def _token_masked(self) -> "_Masked":
+        return _Masked(self.identity.token)
+
+
+def enroll(
+    url: str,
+    code: str,
+    *,
+    device_id: str | None = None,
+    insecure_http: bool = False,
+    ca_file: str | None = None,
+    clock: Clock,
+    transport: httpx.BaseTransport | None = None,
+) -> Identity:
+    """Exchange a code for an identity. Raises RuleError for an address that will not do, DeliveryError otherwise."""
+    url = checked_url(url, insecure_http=insecure_http)
+    ca_file = None if ca_file is None else str(Path(ca_file).expanduser().absolute())
+    wanted = {"code": code} | ({} if device_id is None else {"device_id": device_id})
+    wire = Wire(url, ca_file=ca_file, clock=clock, transport=transport)
+    try:
+        with _Masked(code):
+            given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
+    finally:
+        wire.close()
+    return Identity(url=url, device_id=given_id, token=token, insecure_http=insecure_http, ca_file=ca_file)
+
+
+def private_trust(ca_file: str) -> ssl.SSLContext:
+    """Trust the authorities in one PEM file and no others. Raises Unreachable (tls) if the file is of no use."""
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise unreachable.bad_ca_file(ca_file, error) from error
+
+
+def head_size(request: httpx.Request) -> int:
+    """Bytes of a request's line and headers on the wire."""
+    line = len(request.method) + 1 + len(request.url.raw_path) + len(" HTTP/1.1\r\n")
+    return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
+
+
+class _Counted(httpx.SyncByteStream):
+    """A body in pieces. When the next piece is asked for, the one before is on its way: then it is counted."""
+
+    def __init__(self, wire: Wire, head: int, body: bytes, on_sent: OnSent | None) -> None:
+        self._wire = wire
+        self._head = head
+        self._body = body
+        self._on_sent = on_sent
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._count(self._head)
+        for at in range(0, len(self._body), _PIECE_BYTES):
+            piece = self._body[at : at + _PIECE_BYTES]
+            yield piece
+            self._count(len(piece))
+
+    def _count(self, number: int) -> None:
+        self._wire.bytes_sent += number
+        if self._on_sent is not None:
+            self._on_sent(number)
+
+
+class _Masked:
+    """Takes a secret out of the text of an error that passes: whoever answered may have sent it back."""
+
+    def __init__(self, secret: str) -> None:
+        self._secret = secret
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, DeliveryError):
+            error.args = tuple(str(each).replace(self._secret, "…") for each in error.args)
+
+
+def _system_has_authorities() -> bool:
+    paths = ssl.get_default_verify_paths()
+    return any(Path(place).exists() for place in (paths.cafile, paths.capath) if place)
