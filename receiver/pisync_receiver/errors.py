@@ -4,6 +4,10 @@ PiSyncError
  └── ReceiverError
       ├── StoreUnusable        the database cannot be opened, read or durably written
       │    └── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      ├── EnrollmentRefused    the code is unknown, expired, used up or meant for another device
+      ├── DeviceIdTaken        another device has this id; an admin's consent is needed
+      ├── UnknownToken         no token has this id
+      ├── BadCursor            a query's cursor is not one it gave out
       ├── Overloaded           the intake is full; nothing was stored; come back after `retry_after`
       └── Problem              an answer for the caller: status, stable code, detail (RFC 9457)
 """
@@ -29,6 +33,30 @@ class SchemaMismatch(StoreUnusable):
     """The database's schema is not the one this program knows."""
 
     code = "schema_mismatch"
+
+
+class EnrollmentRefused(ReceiverError):
+    """The enrollment code does not open anything (any more)."""
+
+    code = "enrollment_code"
+
+
+class DeviceIdTaken(ReceiverError):
+    """Another device has the wanted id, and the code was not made for it."""
+
+    code = "device_id_taken"
+
+
+class UnknownToken(ReceiverError):
+    """No token has this id."""
+
+    code = "unknown_token"
+
+
+class BadCursor(ReceiverError):
+    """A cursor that no page of this query gave."""
+
+    code = "bad_cursor"
 
 
 class Overloaded(ReceiverError):

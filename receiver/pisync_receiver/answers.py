@@ -1,0 +1,59 @@
+"""What a handler returns: a status, headers, and bytes that are ready to be sent, or a stream of them."""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+from starlette.types import Send
+
+JSON: Final = "application/json"
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+_encode = msgspec.json.Encoder(decimal_format="number").encode
+
+
+class Answer:
+    """A whole body. Not a dataclass: one is made for every request."""
+
+    __slots__ = ("body", "content_type", "headers", "status")
+
+    def __init__(self, *, status: int, body: bytes, content_type: str = JSON, headers: Headers = ()) -> None:
+        self.status = status
+        self.body = body
+        self.content_type = content_type
+        self.headers = headers
+
+    async def send(self, send: Send, extra: Headers, *, with_body: bool) -> None:
+        head: list[tuple[bytes, bytes]] = [
+            (b"content-type", self.content_type.encode()),
+            (b"content-length", b"%d" % len(self.body)),
+            *extra,
+            *self.headers,
+        ]
+        await send({"type": "http.response.start", "status": self.status, "headers": head})
+        await send({"type": "http.response.body", "body": self.body if with_body else b""})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stream:
+    """A body of unknown length, sent a chunk at a time as fast as the caller reads it."""
+
+    chunks: AsyncIterator[bytes]
+    content_type: str
+    headers: Headers = ()
+    status: int = 200
+
+    async def send(self, send: Send, extra: Headers, *, with_body: bool) -> None:
+        head = [(b"content-type", self.content_type.encode()), *extra, *self.headers]
+        await send({"type": "http.response.start", "status": self.status, "headers": head})
+        if with_body:
+            async for chunk in self.chunks:
+                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+
+def json_answer(value: Any, *, status: int = 200, headers: Headers = ()) -> Answer:
+    """`value` (a Struct, dataclass or builtin) as JSON."""
+    return Answer(status=status, body=_encode(value), headers=headers)

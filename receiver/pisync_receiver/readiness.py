@@ -1,0 +1,21 @@
+"""Whether the receiver can store just now, found out by storing something."""
+
+import asyncio
+
+from pisync_receiver.intake import Intake
+from pisync_receiver.store import Store
+
+
+class Readiness:
+    """Asks the writer; however many ask at once, it writes once."""
+
+    def __init__(self, intake: Intake, store: Store) -> None:
+        self._intake = intake
+        self._store = store
+        self._asked: asyncio.Task[None] | None = None
+
+    async def check(self) -> None:
+        """Return when a durable write has succeeded. Raises StoreUnusable or Overloaded."""
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._intake.run(self._store.ready))
+        await asyncio.shield(self._asked)

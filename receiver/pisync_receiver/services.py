@@ -1,0 +1,26 @@
+"""What handlers work with: everything one app was made of."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pisync_receiver.auth import Tokens
+from pisync_receiver.body import BodyReader
+from pisync_receiver.intake import Intake
+from pisync_receiver.metrics import Metrics
+from pisync_receiver.openapi import Documents
+from pisync_receiver.readiness import Readiness
+from pisync_receiver.store import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Services:
+    """One receiver's parts. Times are milliseconds since 1970."""
+
+    store: Store
+    intake: Intake
+    tokens: Tokens
+    bodies: BodyReader
+    metrics: Metrics
+    documents: Documents
+    readiness: Readiness
+    now_ms: Callable[[], int]

@@ -1,0 +1,150 @@
+"""Where the receiver keeps everything: one protocol, one engine a module (`sqlite`)."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from pisync_receiver.store.types import (
+    MISSING_RANGES,
+    OVERLAP_MS,
+    REJECTIONS,
+    DeviceRow,
+    Enroll,
+    Enrolled,
+    EnrollmentCreate,
+    EnrollmentRow,
+    EventBatch,
+    EventFilter,
+    EventRow,
+    FailureRow,
+    IncomingEvent,
+    InvalidEvent,
+    Mode,
+    Outcome,
+    Page,
+    Quality,
+    RejectedRow,
+    Role,
+    StoredSyncEvent,
+    StreamRow,
+    Submission,
+    SyncReport,
+    TokenCreate,
+    TokenExpire,
+    TokenRefused,
+    TokenRevoke,
+    TokenRow,
+)
+
+__all__ = [
+    "MISSING_RANGES",
+    "OVERLAP_MS",
+    "REJECTIONS",
+    "DeviceRow",
+    "Enroll",
+    "Enrolled",
+    "EnrollmentCreate",
+    "EnrollmentRow",
+    "EventBatch",
+    "EventFilter",
+    "EventRow",
+    "FailureRow",
+    "IncomingEvent",
+    "InvalidEvent",
+    "Mode",
+    "Outcome",
+    "Page",
+    "Quality",
+    "Reader",
+    "RejectedRow",
+    "Role",
+    "Store",
+    "StoredSyncEvent",
+    "StreamRow",
+    "Submission",
+    "SyncReport",
+    "TokenCreate",
+    "TokenExpire",
+    "TokenRefused",
+    "TokenRevoke",
+    "TokenRow",
+]
+
+
+class Reader(Protocol):
+    """The queries. From any thread, while another writes; each sees only what was durably committed.
+
+    All raise StoreUnusable when the database cannot be read, and those with a cursor BadCursor for one that no page
+    of this query gave.
+    """
+
+    def device(self, device_id: str) -> DeviceRow | None:
+        """One device; None if it was never enrolled and never sent anything."""
+
+    def devices(
+        self,
+        *,
+        site: str | None = None,
+        silent_since_ms: int | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[DeviceRow]:
+        """Devices by id. `silent_since_ms`: only those with no contact at or after it."""
+
+    def history(
+        self,
+        device_id: str,
+        *,
+        limit: int = 100,
+        cursor: str | None = None,
+        since_ms: int | None = None,
+        until_ms: int | None = None,
+        failed: bool | None = None,
+    ) -> Page[StoredSyncEvent]:
+        """A device's sync events, newest timestamp first. `since` is included, `until` is not."""
+
+    def failures(
+        self,
+        *,
+        min_failures: int = 3,
+        mode: Mode = "consecutive",
+        since_ms: int | None = None,
+        site: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[FailureRow]:
+        """Devices that keep failing, worst first. `since_ms` counts in mode `total` only: failures at or after it."""
+
+    def completeness(self, device_id: str) -> list[StreamRow]:
+        """Every stream of a device, the oldest first; empty for one without streams."""
+
+    def rejected(self, device_id: str, *, limit: int = 100, cursor: str | None = None) -> Page[RejectedRow]:
+        """What was rejected of a device, conflicting versions included, in the order of arrival, with bodies."""
+
+    def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
+        """Stored progress events in the order of arrival. The cursor is the last row's `id` as text."""
+
+    def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> Iterator[EventRow]:
+        """All of them whose id is over `after`, a page in memory at a time; never holds a read transaction open."""
+
+    def all_tokens(self) -> list[TokenRow]:
+        """Every token, revoked and expired ones included, the oldest first."""
+
+    def enrollments(self) -> list[EnrollmentRow]:
+        """Every enrollment code, used up and expired ones included, the oldest first."""
+
+    def close(self) -> None:
+        """Free everything. Harmless twice."""
+
+
+class Store(Reader, Protocol):
+    """The one writer of a database, and its queries."""
+
+    def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Store them all in one durable transaction; an outcome for each, in order.
+
+        Returns only after the commit. Repeating a submission is safe: batches by (device, stream, seq), sync events
+        by their key. If one of them cannot be stored its outcome is the exception, and the others are stored.
+        """
+
+    def ready(self) -> None:
+        """Write something small, durably; raise StoreUnusable if that cannot be done. On the writer's thread."""

@@ -1,0 +1,94 @@
+"""Finding stored progress events, in the order of arrival, by the index that fits what is asked for."""
+
+from heapq import merge
+from itertools import islice
+from typing import Any, Final
+
+from pisync_receiver.store.sqlite.connection import Connection
+from pisync_receiver.store.sqlite.queries import queries
+from pisync_receiver.store.sqlite.states import HOUR_MS
+from pisync_receiver.store.types import EventFilter, EventRow
+from pisync_receiver.times import QUALITIES
+
+_LARGEST: Final = 2**63 - 1
+
+
+def select_events(connection: Connection, wanted: EventFilter, *, after: int, limit: int) -> list[EventRow]:
+    """The first `limit` events whose id is over `after`."""
+    sql = queries("queries")
+    values = _values(connection, wanted, after, limit)
+    if values["last"] <= values["after"]:
+        return []
+    if wanted.learner_id is not None:
+        return [_event(row) for row in connection.execute(sql["events_of_learner"], values)]
+    if wanted.device_id is None and wanted.stream is None:
+        return [_event(row) for row in connection.execute(sql["events"], values)]
+    streams = connection.execute(sql["stream_ids"], values).fetchall()
+    found = [
+        connection.execute(sql["events_of_stream"], {**values, "stream_id": number}).fetchall() for (number,) in streams
+    ]
+    return [_event(row) for row in islice(merge(*found), limit)]
+
+
+def _values(connection: Connection, wanted: EventFilter, after: int, limit: int) -> dict[str, Any]:
+    """What the queries ask for by name; the ids narrowed to the hours in question."""
+    since = 0 if wanted.since_ms is None else wanted.since_ms
+    until = _LARGEST if wanted.until_ms is None else wanted.until_ms
+    values: dict[str, Any] = {
+        "device": wanted.device_id,
+        "stream": wanted.stream,
+        "type": wanted.type,
+        "learner": wanted.learner_id,
+        "object": wanted.object_id,
+        "site": wanted.site,
+        "since": since,
+        "until": until,
+        "limit": limit,
+        "after": after,
+        "last": _LARGEST,
+    }
+    if wanted.since_ms is not None or wanted.until_ms is not None:
+        hours = since // HOUR_MS, until // HOUR_MS
+        first, last = connection.execute(queries("queries")["arrived"], hours).fetchone()
+        values["after"] = max(after, (first or 1) - 1)
+        values["last"] = last or 0
+    return values
+
+
+def _event(row: tuple[Any, ...]) -> EventRow:
+    (
+        number,
+        device_id,
+        site,
+        stream,
+        seq,
+        kind,
+        learner_id,
+        object_id,
+        occurred_at,
+        boot_id,
+        boottime_ms,
+        clock_synced,
+        data,
+        received_ms,
+        best_ms,
+        quality,
+    ) = row
+    return EventRow(
+        id=number,
+        device_id=device_id,
+        site=site,
+        stream=stream,
+        seq=seq,
+        type=kind,
+        learner_id=learner_id,
+        object_id=object_id,
+        occurred_at=occurred_at,
+        boot_id=boot_id,
+        boottime_ms=boottime_ms,
+        clock_synced=bool(clock_synced),
+        data=data,
+        received_ms=received_ms,
+        best_ms=best_ms,
+        quality=QUALITIES[quality],
+    )
