@@ -1,0 +1,95 @@
+"""An answer never comes before the commit, and never without one."""
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import Store
+from tests.support.live_receiver import DEVICE, live_receiver
+
+REPORT = {
+    "device_id": DEVICE,
+    "timestamp": "2026-11-23T08:00:00Z",
+    "total_files_synced": 1,
+    "total_errors": 0,
+    "internet_speed": 1,
+}
+EVENT = {"seq": 1, "type": "video.watched", "occurred_at": "2026-11-23T08:00:00Z"}
+BATCH = {"device_id": DEVICE, "stream": "s1", "events": [EVENT]}
+CALLS = [("/api/sync-event", REPORT, 201), ("/api/events", BATCH, 200)]
+
+
+class Gate:
+    """Stands before a store's writes: lets them through after `open`, or fails them."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self.entered = threading.Event()
+        self.open = threading.Event()
+        self.error: Exception | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def write(self, submissions: Sequence[Any]) -> list[Any]:
+        if self.error is not None:
+            raise self.error
+        self.entered.set()
+        assert self.open.wait(60)
+        return self._store.write(submissions)
+
+    def ready(self) -> None:
+        if self.error is not None:
+            raise self.error
+        self._store.ready()
+
+
+@pytest.mark.parametrize(("path", "body", "status"), CALLS)
+def test_no_answer_before_the_commit_returns(tmp_path: Path, path: str, body: dict[str, Any], status: int) -> None:
+    gates: list[Gate] = []
+
+    def wrap(store: Store) -> Gate:
+        gates.append(Gate(store))
+        return gates[0]
+
+    with live_receiver(tmp_path, wrap=wrap) as live, ThreadPoolExecutor() as pool:
+        (gate,) = gates
+        client = live.client("device")
+        asking = pool.submit(client.post, path, json=body)
+        assert gate.entered.wait(60)
+        # Other requests are answered meanwhile; this one is not.
+        for _ in range(20):
+            assert live.client(None).get("/healthz").status_code == 200
+        assert not asking.done()
+        gate.open.set()
+        assert asking.result(60).status_code == status
+
+
+@pytest.mark.parametrize(("path", "body", "status"), CALLS)
+def test_a_failed_commit_is_503_and_nothing_is_stored(
+    tmp_path: Path, path: str, body: dict[str, Any], status: int
+) -> None:
+    gates: list[Gate] = []
+
+    def wrap(store: Store) -> Gate:
+        gates.append(Gate(store))
+        return gates[0]
+
+    with live_receiver(tmp_path, wrap=wrap) as live:
+        (gate,) = gates
+        gate.open.set()
+        gate.error = StoreUnusable("disk I/O error")
+        answer = live.client("device").post(path, json=body)
+        assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:pisync:problem:store_unusable"
+        assert int(answer.headers["Retry-After"]) >= 1
+        assert live.client(None).get("/readyz").status_code == 503
+        assert live.client("admin").get("/api/events").json() == []
+        gate.error = None
+        assert live.client(None).get("/readyz").status_code == 200
+        assert live.client("device").post(path, json=body).status_code == status

@@ -1,0 +1,100 @@
+"""Tokens, learner ids and event data never reach the log, whatever goes wrong."""
+
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pisync_receiver.answers import Answer
+from pisync_receiver.auth import Who
+from pisync_receiver.logs import JsonFormatter
+from pisync_receiver.routing import Request, Route
+from tests.support.live_receiver import DEVICE, Live, LogLines, live_receiver
+
+LEARNER, OBJECT, DATA, CODE = "learner-planted", "object-planted", "data-planted", "code-planted"
+PLANTED = (LEARNER, OBJECT, DATA, CODE, "psd_", "psa_", "psv_")
+
+
+async def choking(request: Request) -> Answer:
+    raise ValueError(f"{LEARNER} {DATA} {request.headers!r} {await request.body()!r}")
+
+
+CHOKES = Route(method="POST", path="/chokes", who=Who.DEVICE, handler=choking, about="Fails.", gives={})
+
+
+@pytest.fixture
+def lines() -> Iterator[list[str]]:
+    handler = LogLines(JsonFormatter())
+    handler.addFilter(lambda record: not record.name.startswith(("httpx", "httpcore")))  # the caller's own lines
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield handler.lines
+    root.setLevel(level)
+    root.removeHandler(handler)
+
+
+def test_no_secret_reaches_the_log(tmp_path: Path, lines: list[str]) -> None:
+    with live_receiver(tmp_path, extra_routes=(CHOKES,)) as live:
+        statuses = attack(live)
+    assert {200, 400, 401, 403, 404, 500} <= statuses
+    text = "\n".join(lines)
+    assert [planted for planted in PLANTED if planted in text] == []
+    assert [secret for secret in live.secrets.values() if secret[4:] in text] == []
+    assert all(json.loads(line)["message"] for line in lines)
+
+
+def attack(live: Live) -> set[int]:
+    """Send the planted texts everywhere a caller can put them."""
+    event = {"type": "a.b", "occurred_at": "2026-11-23T08:00:00Z", "learner_id": LEARNER, "object_id": OBJECT}
+    good = event | {"seq": 1, "data": {"note": DATA}}
+    bad = event | {"seq": 2, "data": [DATA], "learner_id": f"{LEARNER} {LEARNER}"}
+    other = event | {"seq": 1, "data": {"note": DATA + "2"}}
+    device, admin = live.client("device"), live.client("admin")
+    answers = [
+        device.post("/api/events", json={"device_id": DEVICE, "stream": "s", "events": [good, bad]}),
+        device.post("/api/events", json={"device_id": DEVICE, "stream": "s", "events": [other]}),
+        device.post("/api/events", json={"device_id": "x", "stream": "s", "events": [good]}),
+        device.post("/api/events", content=DATA, headers={"Content-Type": "application/json"}),
+        device.post("/api/sync-event", json={"device_id": DEVICE, "timestamp": DATA}),
+        device.post("/api/enroll", json={"code": CODE, "device_id": LEARNER}),
+        device.post("/chokes", json={"learner_id": LEARNER}),
+        admin.get(f"/api/events?learner_id={LEARNER}&object_id={OBJECT}&limit={DATA}"),
+        admin.get(f"/api/events?learner_id={LEARNER}", headers={"Accept": "text/csv"}),
+        admin.get(f"/{LEARNER}/{DATA}"),
+        admin.get(f"/api/devices/{LEARNER}"),
+        *(live.client(kind).get("/api/devices") for kind in live.secrets),
+    ]
+    return {answer.status_code for answer in answers}
+
+
+def test_each_request_has_one_line_with_its_id_route_status_and_device(tmp_path: Path, lines: list[str]) -> None:
+    with live_receiver(tmp_path) as live:
+        live.client("device").get(f"/api/sync-event/device/{DEVICE}/sync-history?limit=5")
+    (line,) = [found for text in lines if (found := json.loads(text))["logger"] == "pisync_receiver.access"]
+    assert line["route"] == "/api/sync-event/device/{device_id}/sync-history"
+    assert (line["status"], line["method"], line["device_id"]) == (200, "GET", DEVICE)
+    assert line["request_id"] == "made-1"
+
+
+def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Path, lines: list[str]) -> None:
+    with live_receiver(tmp_path) as live:
+        client = live.client("device")
+        for hour, errors in enumerate((1, 1, 1, 1, 1, 0, 0)):
+            body = {
+                "device_id": DEVICE,
+                "timestamp": f"2026-11-23T0{hour}:00:00Z",
+                "total_files_synced": 0,
+                "total_errors": errors,
+                "internet_speed": 1,
+            }
+            assert client.post("/api/sync-event", json=body).status_code == 201
+    warnings = [found for text in lines if (found := json.loads(text))["level"] == "WARNING"]
+    assert [line["message"] for line in warnings] == [
+        "a device keeps failing: at least 3 sync events in a row",
+        "a device that kept failing has recovered",
+    ]
+    assert {line["device_id"] for line in warnings} == {DEVICE}

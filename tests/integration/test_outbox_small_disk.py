@@ -1,0 +1,117 @@
+"""A really full disk: a file system of 8 MiB, filled by others to the last byte while the outbox is in use."""
+
+import json
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pisync_agent.errors import OutboxFull
+from pisync_agent.outbox import Outbox, open_outbox
+from tests.support.outboxes import events, receipt, seqs
+
+SIZE = 8 * 1024 * 1024
+
+
+@pytest.fixture(params=["tmpfs", "ext4"])
+def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A small file system of its own, where root may mount one."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting needs root")
+    place = tmp_path / "disk"
+    place.mkdir()
+    if request.param == "tmpfs":
+        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(place)]
+    else:
+        image = tmp_path / "image"
+        with image.open("wb") as file:
+            file.truncate(SIZE)
+        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True)
+        command = ["mount", "-o", "loop", str(image), str(place)]
+    if subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("mounting is not allowed here")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def use_up(disk: Path) -> Path:
+    """Fill the disk to the last byte, as another program would."""
+    file = disk / "others"
+    with file.open("ab", buffering=0) as stream:
+        for size in (65536, 4096, 512, 1):
+            try:
+                while True:
+                    stream.write(b"x" * size)
+            except OSError:
+                continue
+    return file
+
+
+def fill(outbox: Outbox, most: int = 100_000) -> int:
+    for _ in range(most):
+        try:
+            outbox.append(events(10, size=300))
+        except OutboxFull:
+            break
+    return outbox.state().last_seq
+
+
+def drain(outbox: Outbox) -> None:
+    """Deliver everything; some of it is rejected."""
+    while outbox.state().waiting:
+        batch = [seq for seq, _ in outbox.read(outbox.delivered, max_events=200, max_bytes=10**6)]
+        answer = receipt(outbox, batch[-1], rejected=[(batch[0], "invalid_event")])
+        assert outbox.settle(batch[-1], answer, batch) == batch[-1]
+    outbox.trim()
+
+
+def test_the_outbox_alone_leaves_half_of_the_disk(disk: Path) -> None:
+    outbox = open_outbox(disk)
+    assert fill(outbox) > 2000
+    free = os.statvfs(disk)
+    assert free.f_bavail * free.f_frsize > SIZE // 8
+    drain(outbox)
+    assert outbox.append(events(1)) != []
+    outbox.close()
+
+
+@pytest.mark.parametrize("opened_again", [False, True])
+def test_filled_by_others_it_refuses_and_still_drains(disk: Path, opened_again: bool) -> None:
+    outbox = open_outbox(disk)
+    outbox.append(events(2000, size=300))
+    use_up(disk)
+    last = fill(outbox)
+    assert seqs(outbox) == list(range(1, last + 1))
+    if opened_again:
+        outbox.close()
+        use_up(disk)
+        outbox = open_outbox(disk)
+        use_up(disk)
+    drain(outbox)
+    assert outbox.delivered == last
+    # What was delivered makes room for new work, without a byte more of the disk.
+    assert outbox.append(events(20, size=300)) == list(range(last + 1, last + 21))
+    (disk / "others").unlink()
+    drain(outbox)
+    outbox.close()
+    outbox = open_outbox(disk)
+    assert outbox.delivered == last + 20
+    assert outbox.state().salvaged == ()
+    outbox.close()
+
+
+def test_recording_goes_on_after_others_made_room(disk: Path) -> None:
+    outbox = open_outbox(disk)
+    outbox.append(events(100, size=300))
+    others = use_up(disk)
+    last = fill(outbox)
+    with pytest.raises(OutboxFull, match="is kept"):
+        outbox.append(events(500, size=300))
+    others.unlink()
+    assert outbox.append(events(500, size=300)) == list(range(last + 1, last + 501))
+    assert [json.loads(body)["seq"] for _, body in outbox.read(0, max_events=5, max_bytes=10**6)] == [1, 2, 3, 4, 5]
+    outbox.close()

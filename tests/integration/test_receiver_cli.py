@@ -1,0 +1,454 @@
+"""Every command of `pisync-receiver`, as a process: what it prints where, and how it ends."""
+
+import json
+import os
+import re
+import shlex
+import shutil
+import socket
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.devices import MadeUpDevice
+from tests.support.receiver_process import ReceiverProcess
+
+CODE = re.compile(r"([0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}\n")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReceiverProcess]:
+    """A receiver that serves for all tests of this module that only add to it."""
+    with ReceiverProcess(tmp_path_factory.mktemp("receiver")) as receiver:
+        yield receiver
+
+
+@pytest.fixture(scope="module")
+def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReceiverProcess]:
+    with ReceiverProcess(tmp_path_factory.mktemp("filled")) as receiver:
+        code = receiver.enrollment_code("--uses", "2", "--site", "Nakuru")
+        with (
+            MadeUpDevice(receiver.url, code, device_id="well") as well,
+            MadeUpDevice(receiver.url, code, device_id="ill") as ill,
+        ):
+            for minute in range(5):
+                at = f"2026-11-23T10:0{minute}:00.000Z"
+                assert well.post_sync_event(timestamp=at).status_code == 201
+                assert ill.post_sync_event(timestamp=at, total_errors=2, errors={"tls": 2}).status_code == 201
+        yield receiver
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> ReceiverProcess:
+    """A receiver that does not serve, and has no database yet."""
+    return ReceiverProcess(tmp_path / "receiver")
+
+
+def get(receiver: ReceiverProcess, path: str, token: str) -> httpx.Response:
+    return httpx.get(receiver.url + path, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=60)
+
+
+class TestTokens:
+    def test_a_token_made_while_it_serves_works_at_once(self, served: ReceiverProcess) -> None:
+        made = served.run("token", "create", "--role", "admin")
+        assert re.fullmatch(r"psa_[A-Za-z0-9_-]{43}\n", made.stdout)
+        assert made.returncode == 0
+        assert made.stdout.strip() not in made.stderr
+        assert get(served, "/api/devices", made.stdout.strip()).status_code == 200
+
+    def test_a_revoked_token_stops_at_once(self, served: ReceiverProcess) -> None:
+        made = served.run("token", "create", "--role", "viewer")
+        token, token_id = made.stdout.strip(), made.stderr.split()[4].rstrip(".")
+        assert get(served, "/api/devices", token).status_code == 200
+        assert token_id in served.command("token", "revoke", token_id)
+        assert get(served, "/api/devices", token).status_code == 401
+        rows = {row["id"]: row for row in served.json("token", "list")}
+        assert rows[token_id]["revoked_at"] is not None
+
+    def test_no_list_shows_a_secret(self, served: ReceiverProcess) -> None:
+        token = served.admin_token()
+        for flags in ((), ("--json",)):
+            shown = served.command("token", "list", *flags)
+            assert token not in shown
+            assert "hash" not in shown
+
+    def test_a_replaced_token_ends_after_the_overlap(self, served: ReceiverProcess) -> None:
+        first = served.run("token", "create", "--role", "viewer")
+        token, token_id = first.stdout.strip(), first.stderr.split()[4].rstrip(".")
+        second = served.run("token", "create", "--role", "viewer", "--replaces", token_id, "--overlap", "1h")
+        assert get(served, "/api/devices", token).status_code == 200
+        assert get(served, "/api/devices", second.stdout.strip()).status_code == 200
+        assert "works until 20" in second.stderr
+        third = served.run("token", "create", "--role", "viewer", "--replaces", token_id, "--overlap", "0s")
+        assert third.returncode == 0, third.stderr
+        assert get(served, "/api/devices", token).status_code == 401
+
+    def test_what_is_not_there_is_not_found(self, served: ReceiverProcess) -> None:
+        for arguments in (("revoke", "nobody"), ("create", "--role", "admin", "--replaces", "nobody")):
+            done = served.run("token", *arguments)
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "nobody" in done.stderr
+
+    def test_a_secret_where_an_id_belongs_is_not_repeated(self, served: ReceiverProcess) -> None:
+        token = served.admin_token()
+        done = served.run("token", "revoke", token)
+        assert done.returncode == 2
+        assert token not in done.stderr + served.log()
+
+    def test_it_works_before_the_first_start_and_while_nothing_serves(self, idle: ReceiverProcess) -> None:
+        early = idle.admin_token()
+        with idle:
+            assert get(idle, "/api/devices", early).status_code == 200
+        late = idle.admin_token()
+        with idle:
+            assert get(idle, "/api/devices", late).status_code == 200
+
+
+class TestEnrollment:
+    def test_a_code_is_printed_alone_and_enrolls(self, served: ReceiverProcess) -> None:
+        made = served.run("enrollment", "create", "--site", "Nakuru Primary")
+        assert CODE.fullmatch(made.stdout)
+        with MadeUpDevice(served.url, made.stdout.strip(), device_id="pibook-site"):
+            pass
+        sites = {row["device_id"]: row["site"] for row in served.json("devices")}
+        assert sites["pibook-site"] == "Nakuru Primary"
+
+    def test_a_code_counts_down(self, served: ReceiverProcess) -> None:
+        code = served.enrollment_code("--uses", "2")
+        for _ in range(2):
+            MadeUpDevice(served.url, code).close()
+        with pytest.raises(AssertionError, match="enrollment_code"):
+            MadeUpDevice(served.url, code)
+
+    def test_a_code_may_be_typed_carelessly(self, served: ReceiverProcess) -> None:
+        code = served.enrollment_code()
+        MadeUpDevice(served.url, " " + code.lower().replace("-", " ")).close()
+
+    def test_a_taken_id_needs_a_code_made_for_it(self, served: ReceiverProcess) -> None:
+        MadeUpDevice(served.url, served.enrollment_code(), device_id="pibook-taken").close()
+        with pytest.raises(AssertionError, match="device_id_taken"):
+            MadeUpDevice(served.url, served.enrollment_code(), device_id="pibook-taken")
+        consent = served.enrollment_code("--device-id", "pibook-taken")
+        MadeUpDevice(served.url, consent, device_id="pibook-taken").close()
+
+    def test_a_code_that_has_expired_is_refused(self, served: ReceiverProcess) -> None:
+        code = served.enrollment_code("--expires", "0s")
+        with pytest.raises(AssertionError, match="enrollment_code"):
+            MadeUpDevice(served.url, code)
+
+
+class TestQuestions:
+    @pytest.mark.parametrize(
+        ("command", "path"),
+        [
+            (("devices",), "/api/devices"),
+            (("devices", "--site", "Nakuru", "--limit", "1"), "/api/devices?site=Nakuru&limit=1"),
+            (("devices", "--silent-for", "3d"), "/api/devices?silent_for=3d"),
+            (("history", "ill"), "/api/sync-event/device/ill/sync-history"),
+            (
+                ("history", "ill", "--since", "2026-11-23T10:02:00Z", "--failed", "true", "--limit", "2"),
+                "/api/sync-event/device/ill/sync-history?since=2026-11-23T10:02:00Z&failed=true&limit=2",
+            ),
+            (("failures",), "/api/sync-event/devices/repeated-failures"),
+            (
+                ("failures", "--mode", "total", "--min-failures", "5"),
+                "/api/sync-event/devices/repeated-failures?mode=total&min_failures=5",
+            ),
+        ],
+    )
+    def test_the_same_answer_as_the_api(self, filled: ReceiverProcess, command: tuple[str, ...], path: str) -> None:
+        answer = get(filled, path, filled.admin_token())
+        assert answer.status_code == 200
+        assert filled.json(*command) == answer.json()
+
+    def test_a_table_for_people(self, filled: ReceiverProcess) -> None:
+        head, row = filled.command("failures").splitlines()
+        assert head.split()[:2] == ["device", "id"]
+        assert row.split()[:3] == ["ill", "Nakuru", "5"]
+        assert "tls=" in row
+        assert "well" in filled.command("devices")
+        assert len(filled.command("history", "well").splitlines()) == 6
+
+    def test_pages_are_named_and_followed(self, filled: ReceiverProcess) -> None:
+        done = filled.run("history", "ill", "--limit", "2", "--json")
+        cursor = re.search(r"--cursor (\S+)", done.stderr)
+        assert cursor
+        following = filled.json("history", "ill", "--limit", "2", "--cursor", cursor[1])
+        everything = filled.json("history", "ill", "--limit", "2", "--all")
+        assert everything == filled.json("history", "ill")
+        assert json.loads(done.stdout) + following == everything[:4]
+
+    def test_nothing_is_said_on_standard_error_alone(self, filled: ReceiverProcess) -> None:
+        done = filled.run("failures", "--min-failures", "100")
+        assert (done.returncode, done.stdout) == (0, "")
+        assert filled.json("failures", "--min-failures", "100") == []
+
+    def test_an_unknown_device(self, filled: ReceiverProcess) -> None:
+        done = filled.run("history", "nobody")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "device" in done.stderr
+
+    def test_they_are_answered_while_nothing_serves(self, filled: ReceiverProcess, tmp_path: Path) -> None:
+        copy = ReceiverProcess(tmp_path)
+        filled.command("backup", str(copy.database))
+        assert copy.json("failures") == filled.json("failures")
+
+    def test_a_reader_that_stops_reading_is_no_error_to_print(self, filled: ReceiverProcess) -> None:
+        done = subprocess.run(
+            ["sh", "-c", f"{shlex.join(filled.program)} history ill --json | true"],
+            env=filled.environ(),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert "Traceback" not in done.stderr
+        assert "Error" not in done.stderr
+
+
+class TestBackup:
+    def test_a_backup_while_it_serves_is_whole_and_opens(self, idle: ReceiverProcess, tmp_path: Path) -> None:
+        copy = ReceiverProcess(tmp_path / "copy")
+        with idle, MadeUpDevice(idle.url, idle.enrollment_code(), device_id="pibook-1") as device:
+            assert device.post_batch(device.events(500)).json()["stored"] == 500
+            said = idle.command("backup", str(copy.database))
+            assert str(copy.database) in said
+            assert device.post_batch(device.events(5)).json()["watermark"] == 505
+        assert stat.S_IMODE(copy.database.stat().st_mode) == 0o600
+        connection = sqlite3.connect(copy.database)
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        connection.close()
+        with copy:
+            answer = get(copy, "/api/devices/pibook-1/completeness", copy.admin_token())
+            assert answer.json()["streams"][0]["watermark"] == 500
+
+    def test_a_file_that_is_there_is_left_alone(self, served: ReceiverProcess, tmp_path: Path) -> None:
+        there = tmp_path / "precious"
+        there.write_text("precious")
+        done = served.run("backup", str(there))
+        assert done.returncode == 1
+        assert "left as it is" in done.stderr
+        assert there.read_text() == "precious"
+
+    def test_a_folder_that_is_not_there(self, served: ReceiverProcess, tmp_path: Path) -> None:
+        done = served.run("backup", str(tmp_path / "nowhere" / "x.db"))
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+
+
+class TestSchema:
+    def change(self, receiver: ReceiverProcess, sql: str) -> None:
+        connection = sqlite3.connect(receiver.database, isolation_level=None)
+        connection.execute(sql)
+        connection.close()
+
+    def test_a_newer_schema_is_refused(self, idle: ReceiverProcess) -> None:
+        idle.admin_token()
+        self.change(idle, "INSERT INTO migrations SELECT max(number) + 1, 'later', 'x', 0 FROM migrations")
+        for command in (("serve", "--port", "0"), ("devices",), ("migrate",), ("token", "create", "--role", "admin")):
+            done = idle.run(*command)
+            assert (done.returncode, done.stdout) == (1, ""), command
+            assert "newer than this program" in done.stderr
+            assert "Traceback" not in done.stderr
+
+    def test_an_older_schema_is_refused_and_says_what_to_run(self, idle: ReceiverProcess) -> None:
+        idle.admin_token()
+        self.change(idle, "DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)")
+        for command in (("serve", "--port", "0"), ("devices",), ("token", "create", "--role", "admin")):
+            done = idle.run(*command)
+            assert (done.returncode, done.stdout) == (1, ""), command
+            assert "pisync-receiver migrate" in done.stderr
+
+    def test_migrate_says_that_there_is_nothing_to_do(self, idle: ReceiverProcess) -> None:
+        idle.admin_token()
+        assert "nothing to do" in idle.command("migrate")
+
+    def test_migrate_while_it_serves_is_refused(self, served: ReceiverProcess) -> None:
+        done = served.run("migrate")
+        assert done.returncode == 1
+        assert "in use by pisync-receiver serve" in done.stderr
+
+    def test_a_file_that_is_no_database_is_refused_and_kept(self, idle: ReceiverProcess) -> None:
+        idle.database.write_bytes(b"a letter to my mother " * 500)
+        for command in (("serve", "--port", "0"), ("devices",), ("token", "create", "--role", "admin")):
+            done = idle.run(*command)
+            assert done.returncode == 1, command
+            assert "Traceback" not in done.stderr
+        assert idle.database.read_bytes() == b"a letter to my mother " * 500
+
+
+class TestConfig:
+    def test_each_value_and_where_it_came_from(self, idle: ReceiverProcess, tmp_path: Path) -> None:
+        file = tmp_path / "receiver.toml"
+        file.write_text("idle_timeout = '2m'\n")
+        rows = {row["name"]: row for row in idle.json("config", "--port", "9", "--config", str(file))}
+        assert rows["port"] == {"name": "port", "value": "9", "source": "flag --port"}
+        assert rows["idle_timeout"]["source"] == f"file {file}"
+        assert rows["database_url"]["source"] == "variable PISYNC_RECEIVER_DATABASE_URL"
+        assert rows["host"]["source"] == "default"
+        assert "idle_timeout" in idle.command("config").replace(" ", "_")
+
+    def test_a_mistyped_key_is_refused(self, idle: ReceiverProcess, tmp_path: Path) -> None:
+        file = tmp_path / "receiver.toml"
+        file.write_text("idle_timeut = '2m'\n")
+        done = idle.run("config", "--config", str(file))
+        assert done.returncode == 2
+        assert "did you mean idle_timeout?" in done.stderr
+
+
+class TestServeRefuses:
+    def test_auth_off_beyond_loopback(self, idle: ReceiverProcess) -> None:
+        done = idle.run("serve", "--auth", "off", "--host", "0.0.0.0", "--port", "0")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "could read and write everything" in done.stderr
+
+    def test_auth_off_on_loopback_lets_anyone_ask(self, tmp_path: Path) -> None:
+        with ReceiverProcess(tmp_path, "--auth", "off") as receiver:
+            assert httpx.get(receiver.url + "/api/devices", trust_env=False).status_code == 200
+
+    def test_several_workers(self, idle: ReceiverProcess) -> None:
+        done = idle.run("serve", "--workers", "2")
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "SQLite has exactly one writer" in done.stderr
+
+    def test_postgresql_and_keeps_its_password_to_itself(self, idle: ReceiverProcess) -> None:
+        done = idle.run("serve", "--database-url", "postgresql://ann:hunter2@db/pisync")
+        assert done.returncode == 2
+        assert "stores in SQLite only" in done.stderr
+        assert "hunter2" not in done.stderr
+
+    def test_a_second_serve_on_one_database_and_says_who_holds_it(self, served: ReceiverProcess) -> None:
+        done = served.run("serve", "--port", "0")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"in use by pisync-receiver serve (process {served.pid})" in done.stderr
+
+    def test_a_port_that_is_taken(self, idle: ReceiverProcess) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            done = idle.run("serve", "--port", str(taken.getsockname()[1]))
+        assert done.returncode == 1
+        assert "cannot listen on 127.0.0.1" in done.stderr
+        assert not idle.database.exists()
+
+    def test_a_folder_that_cannot_be_made(self, idle: ReceiverProcess) -> None:
+        (idle.home / "file").touch()
+        done = idle.run("serve", "--port", "0", "--database-url", f"sqlite:///{idle.home}/file/x.db")
+        assert done.returncode == 1
+        assert "Traceback" not in done.stderr
+
+
+def test_it_serves_without_httptools_and_uvloop_too(tmp_path: Path) -> None:
+    without = (
+        "import sys; sys.modules |= dict(httptools=None, uvloop=None); from pisync_receiver.cli import main; main()"
+    )
+    with ReceiverProcess(tmp_path, program=(sys.executable, "-c", without)) as receiver:
+        assert get(receiver, "/api/devices", receiver.admin_token()).status_code == 200
+        assert "httptools is not installed" in receiver.log()
+        assert "uvloop is not installed" in receiver.log()
+
+
+class TestFirstStart:
+    def test_it_says_how_to_go_on_and_only_once(self, idle: ReceiverProcess) -> None:
+        with idle:
+            assert "token create --role admin" in idle.log()
+            assert "enrollment create" in idle.log()
+        said = idle.log()
+        with idle:
+            pass
+        assert "token create" not in idle.log().removeprefix(said)
+
+    def test_what_it_makes_is_its_owners_alone(self, idle: ReceiverProcess) -> None:
+        with idle:
+            for file in idle.home.glob("receiver.db*"):
+                assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
+
+    def test_the_log_is_json_and_holds_no_secret(self, idle: ReceiverProcess) -> None:
+        with idle:
+            token = idle.admin_token()
+            code = idle.enrollment_code()
+            get(idle, f"/api/devices?token={token}", token)
+            with MadeUpDevice(idle.url, code, device_id="pibook-1") as device:
+                device.post_batch(device.events(3))
+                device_token = device.token
+            idle.stop()
+        lines = idle.log().splitlines()
+        assert [json.loads(line)["message"] for line in lines if line.startswith("{")]
+        for secret in (token, code, device_token, "math/v1"):
+            assert secret not in idle.log()
+
+
+WRONG = [
+    ("serve", "extra"),
+    ("serve", "--port", "seventy"),
+    ("serve", "--log-level", "loud"),
+    ("token",),
+    ("token", "create"),
+    ("token", "create", "--role", "device"),
+    ("token", "create", "--role", "admin", "--overlap", "1h"),
+    ("token", "create", "--role", "admin", "--replaces", "x", "--overlap", "soon"),
+    ("token", "list", "--all"),
+    ("token", "revoke"),
+    ("token", "revoke", "no such id!"),
+    ("enrollment",),
+    ("enrollment", "create", "--uses", "0"),
+    ("enrollment", "create", "--expires", "later"),
+    ("enrollment", "create", "--expires", "999999999d"),
+    ("enrollment", "create", "--site", ""),
+    ("enrollment", "create", "--device-id", "a b"),
+    ("devices", "--silent-for", "long"),
+    ("devices", "--limit", "0"),
+    ("history",),
+    ("history", "a/b"),
+    ("history", "pibook-1", "--failed", "perhaps"),
+    ("failures", "--mode", "some"),
+    ("failures", "--min-failures", "none"),
+    ("backup",),
+    ("migrate", "now"),
+    ("config", "--port", "-1"),
+    ("config", "--config", "/nowhere.toml"),
+    ("devices", "--database-url", "receiver.db"),
+    (),
+    ("dance",),
+]
+
+
+@pytest.mark.parametrize("arguments", WRONG, ids=" ".join)
+def test_wrong_usage_ends_with_2_and_says_so_on_standard_error(
+    served: ReceiverProcess, arguments: tuple[str, ...]
+) -> None:
+    done = served.run(*arguments)
+    assert (done.returncode, done.stdout) == (2, ""), done.stderr
+    assert done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("devices",), ("history", "x"), ("failures",), ("token", "list"), ("migrate",)])
+def test_without_a_database_nothing_is_made(idle: ReceiverProcess, command: tuple[str, ...]) -> None:
+    done = idle.run(*command)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "no database at" in done.stderr
+    assert not idle.database.exists()
+
+
+def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
+    if (verifier := shutil.which("systemd-analyze")) is None:
+        pytest.skip("systemd is not installed")
+    unit = Path(__file__).parents[2] / "receiver/systemd/pisync-receiver.service"
+    text = unit.read_text().replace("/usr/local/bin/pisync-receiver", shutil.which("true") or "/bin/true")
+    copy = tmp_path / unit.name
+    copy.write_text(text)
+    done = subprocess.run(
+        [verifier, "verify", str(copy)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
+    )
+    assert (done.returncode, done.stderr) == (0, "")

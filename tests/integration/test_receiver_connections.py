@@ -1,0 +1,117 @@
+"""Connections cannot be held open for nothing."""
+
+import asyncio
+import contextlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import uvicorn
+
+from pisync_common.settings import load
+from pisync_receiver import config, connections
+from pisync_receiver.connections import HEAD_BYTES, bounded
+from pisync_receiver.server import CannotListen, listening_socket
+from tests.support.receiver_process import wait_until
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"hi"})
+
+
+@contextlib.contextmanager
+def serving(max_connections: int = 100) -> Iterator[int]:
+    """The port of a server in a thread of this process."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        settings = uvicorn.Config(hello, http=bounded(max_connections), ws="none", lifespan="off", log_config=None)
+        server = uvicorn.Server(settings)
+        thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
+        port: int = listener.getsockname()[1]
+        thread.start()
+        wait_until(lambda: server.started, "the server listens")
+        try:
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
+
+
+def everything(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    received = b""
+    with contextlib.suppress(ConnectionResetError):
+        while data := connection.recv(65536):
+            received += data
+    return received
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow:"])
+def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    with serving() as port, connect(port) as slow:
+        slow.sendall(sent)
+        assert everything(slow) == b""
+
+
+def test_the_second_head_of_a_connection_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    with serving() as port, connect(port) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        while not slow.recv(65536).endswith(b"hi"):
+            pass
+        slow.sendall(b"GET / HT")
+        assert everything(slow) == b""
+
+
+def test_an_endless_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 3600.0)
+    with serving() as port, connect(port) as endless:
+        endless.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
+        with contextlib.suppress(OSError):
+            endless.sendall(b"x" * HEAD_BYTES * 100)
+        assert everything(endless)[:12] in (b"HTTP/1.1 431", b"")
+        with connect(port) as other:
+            other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            assert everything(other).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_too_many_is_told_when_to_come_back() -> None:
+    with serving(max_connections=2) as port, contextlib.ExitStack() as stack:
+        for _ in range(2):
+            held = stack.enter_context(connect(port))
+            held.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert held.recv(65536).startswith(b"HTTP/1.1 200")
+        with connect(port) as one_more:
+            one_more.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
+            head, _, body = everything(one_more).partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 503")
+        assert b"connection: close" in head.lower()
+        after = int(head.lower().partition(b"retry-after: ")[2].split(b"\r\n")[0])
+        assert 30 <= after <= 60
+        assert json.loads(body)["type"] == "urn:pisync:problem:overloaded"
+
+
+def test_a_name_that_turns_out_to_mean_every_address_stays_closed_without_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+    everywhere = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("0.0.0.0", 0))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [everywhere])
+    settings = load(config.SETTINGS, prefix="", environ={}, flags={"host": "localhost", "auth": "off"}, toml_file=None)
+    config.check_serving(settings)
+    with pytest.raises(CannotListen, match="not a loopback address"):
+        listening_socket(settings)
+
+
+def test_a_connection_that_ended_makes_room() -> None:
+    with serving(max_connections=1) as port:
+        for _ in range(3):
+            with connect(port) as one:
+                one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert everything(one).startswith(b"HTTP/1.1 200")

@@ -1,0 +1,566 @@
+"""The device's command line: what it understands, what it prints, its exit codes; and its documentation."""
+
+import argparse
+import io
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from pisync_agent import cli, config, home, progress, status, words
+from pisync_agent.errors import (
+    BadAnswer,
+    InvalidEvent,
+    NotEnrolled,
+    OutboxFull,
+    Overloaded,
+    Refused,
+    StoreUnusable,
+    Unreachable,
+)
+from pisync_agent.outbox import NewEvent, Outbox, open_outbox, read_state
+from pisync_agent.outbox.glance import glance
+from pisync_common.errors import LockHeld, PiSyncError, SettingError
+from pisync_common.models import Receipt, Rejection, Stamp
+
+STAMP = Stamp(at_ms=1_700_000_000_000, boot_id="boot", boottime_ms=1, clock_synced=True)
+
+Commands = argparse._SubParsersAction
+
+
+class Ran(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Pisync:
+    """Runs commands in this process, in one home."""
+
+    def __init__(self, folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.home = folder
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments: str, stdin: str | None = None) -> Ran:
+        if stdin is not None:
+            file = self.home.with_name("stdin")
+            file.write_text(stdin)
+            self._monkeypatch.setattr(sys, "stdin", file.open())
+        try:
+            code = cli.main(arguments)
+        except SystemExit as ended:  # argparse's own way out
+            code = int(ended.code or 0)
+        finally:
+            if stdin is not None:
+                sys.stdin.close()
+        return Ran(code, *self._capsys.readouterr())
+
+
+@pytest.fixture
+def pisync(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Pisync:
+    for name in list(os.environ):
+        if name.startswith("PISYNC_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setattr(home, "SYSTEM_FILE", tmp_path / "no.toml")
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "no.toml")
+    monkeypatch.setenv("PISYNC_AGENT_HOME", str(tmp_path / "home"))
+    return Pisync(tmp_path / "home", capsys, monkeypatch)
+
+
+@pytest.fixture
+def outbox(pisync: Pisync) -> Iterator[Outbox]:
+    made = open_outbox(pisync.home)
+    yield made
+    made.close()
+
+
+def fill(outbox: Outbox, number: int) -> None:
+    outbox.append([NewEvent.create("note.taken", stamp=STAMP, learner_id=f"s-{n}") for n in range(number)])
+
+
+def reject(outbox: Outbox, seq: int) -> None:
+    """The receiver took the events up to `seq`, and rejected that one."""
+    receipt = Receipt(
+        device_id="d", stream=outbox.stream, stored=seq - 1, duplicates=0, watermark=seq, server_time="",
+        rejected=(Rejection(seq=seq, code="invalid_event", detail="too old"),),
+    )  # fmt: skip
+    outbox.settle(seq, receipt, range(1, seq + 1))
+
+
+# record
+
+
+def test_record_prints_the_bare_seq(pisync: Pisync) -> None:
+    assert pisync("record", "video.watched", "--learner", "s-17", "--object", "math/1", "--data", '{"a": 1}') == (
+        0, "1\n", "",
+    )  # fmt: skip
+    assert pisync("record", "video.watched").out == "2\n"
+    event = json.loads(pisync("queue", "show", "1", "--json").out)
+    assert (event["type"], event["learner_id"], event["object_id"], event["data"]) == (
+        "video.watched", "s-17", "math/1", {"a": 1},
+    )  # fmt: skip
+
+
+def test_the_same_id_twice_stores_once(pisync: Pisync) -> None:
+    assert [pisync("record", "note.taken", "--id", "app-1").out for _ in range(2)] == ["1\n", "1\n"]
+    again = pisync("record", "note.taken", "--id", "app-1", "--learner", "other")
+
+    assert (again.code, again.out) == (2, "")
+    assert "app-1" in again.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("Video",), "noun.verb"),
+        (("video.watched", "--learner", "no spaces"), "learner_id"),
+        (("video.watched", "--object", "a\nb"), "object_id"),
+        (("video.watched", "--id", ""), "id must be"),
+        (("video.watched", "--data", "{"), "--data is not JSON"),
+        (("video.watched", "--data", "[1]"), "object"),
+        (("video.watched", "--data", '{"a": NaN}'), "JSON"),
+        (("video.watched", "--data", json.dumps({"a": "x" * 70_000})), "limit"),
+        ((), "TYPE"),
+        (("-", "--learner", "s-1"), "whole event"),
+        (("note.taken", "--data", "-", "--id", "k"), "--id"),
+        (("video.watched", "--lear", "s-1"), "unrecognized"),
+    ],
+)
+def test_what_record_refuses(pisync: Pisync, arguments: Sequence[str], said: str) -> None:
+    ran = pisync("record", *arguments)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+    assert not (pisync.home / "outbox.db").exists() or pisync("status", "--json").json["last_seq"] == 0
+
+
+def test_many_events_of_one_type(pisync: Pisync) -> None:
+    ran = pisync("record", "note.taken", "--learner", "s-1", "--data", "-", stdin='{"n": 1}\n\n{"n": 2}\n{"n": 3}')
+
+    assert ran == (0, "1\n2\n3\n", "")
+    events = [json.loads(pisync("queue", "show", str(seq), "--json").out) for seq in (1, 2, 3)]
+    assert [(event["learner_id"], event["data"]) for event in events] == [("s-1", {"n": n}) for n in (1, 2, 3)]
+
+
+def test_many_whole_events(pisync: Pisync) -> None:
+    lines = [
+        {"type": "note.taken", "learner_id": "s-1", "object_id": "o", "data": {"n": 1}, "id": "k"},
+        {"type": "video.watched"},
+        {"type": "note.taken", "learner_id": "s-1", "object_id": "o", "data": {"n": 1}, "id": "k"},
+    ]
+    ran = pisync("record", "-", stdin="\n".join(map(json.dumps, lines)) + "\n")
+
+    assert ran == (0, "1\n2\n1\n", "")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        ("{", "not JSON"),
+        ("[]", "not a JSON object"),
+        ("{}", '"type"'),
+        ('{"type": "x"}', "noun.verb"),
+        ('{"type": "a.b", "learner": "s-1"}', "unknown field 'learner'"),
+        ('{"type": "a.b", "data": 7}', "data"),
+        ('{"type": "a.b", "learner_id": 7}', "learner_id"),
+        ("[" * 100_000, "not JSON"),
+    ],
+)
+def test_a_bad_line_ends_it_with_its_number_and_the_lines_before_it_are_stored(
+    pisync: Pisync, bad: str, said: str
+) -> None:
+    ran = pisync("record", "-", stdin=f'{{"type": "a.b"}}\n\n{{"type": "a.b"}}\n{bad}\n{{"type": "a.b"}}\n')
+
+    assert (ran.code, ran.out) == (2, "1\n2\n")
+    assert "line 4" in ran.err
+    assert said in ran.err
+    assert pisync("status", "--json").json["waiting"] == 2
+
+
+def test_a_key_used_for_something_else_ends_it_too(pisync: Pisync) -> None:
+    ran = pisync("record", "-", stdin='{"type": "a.b", "id": "k"}\n{"type": "a.c", "id": "k"}\n')
+
+    assert (ran.code, ran.out) == (2, "1\n")
+    assert "line 2" in ran.err
+
+
+def test_no_events_at_all_are_no_error(pisync: Pisync) -> None:
+    assert pisync("record", "-", stdin="") == (0, "", "")
+
+
+# status
+
+
+def test_the_status_of_a_new_device(pisync: Pisync) -> None:
+    shown, found = pisync("status"), pisync("status", "--json")
+
+    assert (shown.code, found.code) == (4, 4)
+    assert "not enrolled" in shown.out
+    assert (found.json["waiting"], found.json["enrolled"], found.json["service"]) == (0, False, False)
+    assert not pisync.home.exists(), "looking makes nothing"
+
+
+def test_the_fields_that_scripts_count_on(pisync: Pisync, outbox: Outbox) -> None:
+    fill(outbox, 3)
+    found = pisync("status", "--json").json
+
+    wanted = {"device_id", "stream", "waiting", "dead", "watermark", "enrolled", "service", "last_run", "next_run_in_s"}
+    assert wanted <= found.keys()
+    assert (found["waiting"], found["dead"], found["stream"]) == (3, 0, outbox.stream)
+
+
+def enrolled(folder: Path) -> None:
+    (folder / "identity.json").write_text('{"device_id": "pibook-1", "url": "https://r.example", "token": "psd_x"}')
+
+
+@pytest.mark.parametrize(
+    ("waiting", "dead", "failure", "code"),
+    [
+        (0, 0, None, 0),
+        (1, 0, None, 1),
+        (0, 1, None, 1),
+        (1, 0, "unreachable", 3),
+        (1, 0, "refused", 4),
+        (1, 0, "overloaded", 1),
+        (0, 0, "unreachable", 0),
+        (0, 1, "unreachable", 1),
+    ],
+)
+def test_the_exit_code_of_status_says_whether_all_is_well(
+    waiting: int, dead: int, failure: str | None, code: int
+) -> None:
+    run = {"failure": failure and {"code": failure}}
+
+    assert status.verdict({"enrolled": True, "waiting": waiting, "dead": dead, "last_run": run}) == code
+
+
+def test_status_says_what_a_technician_asks(pisync: Pisync, outbox: Outbox) -> None:
+    enrolled(pisync.home)
+    fill(outbox, 3)
+    reject(outbox, 2)
+    outbox.set_note(
+        status.LAST_RUN,
+        json.dumps(
+            {"at_ms": 1_700_000_000_000, "delivered": 1, "rejected": 1,
+             "failure": {"code": "unreachable", "kind": "portal", "detail": "a log-in page answered"}}
+        ),
+    )  # fmt: skip
+    ran = pisync("status")
+
+    assert ran.code == 3
+    for said in ("pibook-1", "https://r.example", "1 event waits", "1 to 2 delivered of 3", "1 event: see", "portal",
+                 "log-in page", "no service", "clock", "free"):  # fmt: skip
+        assert said in ran.out, said
+    assert "psd_x" not in ran.out + pisync("status", "--json").out, "the token is not shown"
+
+
+def test_a_broken_outbox_is_no_riddle(pisync: Pisync, outbox: Outbox) -> None:
+    outbox.close()
+    (pisync.home / "outbox.db").write_bytes(b"not a database, for sure" * 400)
+    ran = pisync("status")
+
+    assert (ran.code, ran.out) == (5, "")
+    assert "pisync run" in ran.err
+
+
+def test_a_glance_sees_what_the_other_readers_see(pisync: Pisync, outbox: Outbox) -> None:
+    fill(outbox, 5)
+    reject(outbox, 3)
+    outbox.start_new_stream("a test")
+    fill(outbox, 2)
+    state = read_state(pisync.home)
+    seen = glance(str(pisync.home / "outbox.db"))
+
+    assert state is not None
+    assert len(seen["salvaged"]) == 1
+    for name in ("stream", "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_used",
+                 "reports_waiting"):  # fmt: skip
+        assert seen[name] == getattr(state, name), name
+    assert [each["file"] for each in seen["salvaged"]] == [each.file for each in state.salvaged]
+
+
+# queue
+
+
+def test_the_queue_lists_what_waits(pisync: Pisync, outbox: Outbox) -> None:
+    fill(outbox, 5)
+    reject(outbox, 2)
+
+    rows = pisync("queue", "list", "--json").json
+    assert [(row["seq"], row["state"], row["learner_id"]) for row in rows] == [
+        (3, "waiting", "s-2"), (4, "waiting", "s-3"), (5, "waiting", "s-4"),
+    ]  # fmt: skip
+    everything = pisync("queue", "list", "--all", "--json").json
+    assert [row["state"] for row in everything] == ["delivered", "dead", "waiting", "waiting", "waiting"]
+    some = pisync("queue", "list", "--limit", "1", "--after", "3")
+    assert some.out.split()[:2] == ["4", "waiting"]
+    assert "--after 4" in some.out
+
+
+def test_dead_letters_are_listed_shown_and_queued_again(pisync: Pisync, outbox: Outbox) -> None:
+    fill(outbox, 2)
+    reject(outbox, 1)
+
+    (letter,) = pisync("queue", "dead", "--json").json
+    assert (letter["seq"], letter["code"], letter["detail"]) == (1, "invalid_event", "too old")
+    assert letter["requeued_as"] is None
+    assert "too old" in pisync("queue", "dead").out
+    outbox.close()
+    assert pisync("queue", "requeue", "1") == (0, "3\n", "")
+    assert pisync("queue", "requeue", "1", "--json").json == {"seq": 3}
+    assert json.loads(pisync("queue", "show", "3", "--json").out)["origin"]["seq"] == 1
+    assert "queued again as 3" in pisync("queue", "dead").out
+
+
+@pytest.mark.parametrize("arguments", [("list",), ("dead",)])
+def test_an_empty_queue_is_no_error(pisync: Pisync, arguments: Sequence[str]) -> None:
+    assert pisync("queue", *arguments) == (0, "", "")
+    assert pisync("queue", *arguments, "--json").json == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "7"), "no event 7"),
+        (("show", "seven"), "whole number"),
+        (("show", "-1"), "SEQ"),
+        (("show", "9" * 30), "whole number"),
+        (("requeue", "7"), "no dead letter 7"),
+        (("requeue", "x"), "whole number"),
+        (("list", "--limit", "many"), "--limit"),
+        (("list", "--after", "1.5"), "--after"),
+        (("dig",), "invalid choice"),
+        ((), "COMMAND"),
+    ],
+)
+def test_what_queue_refuses(pisync: Pisync, arguments: Sequence[str], said: str) -> None:
+    ran = pisync("queue", *arguments)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+# config
+
+
+def test_config_shows_values_and_sources(pisync: Pisync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('sync_interval = "5m"\n')
+    monkeypatch.setenv("PISYNC_AGENT_LOG_LEVEL", "debug")
+    rows = pisync("config", "--json", "--config", str(file), "--max-queue", "64MiB").json
+    found = {row["name"]: (row["value"], row["source"]) for row in rows}
+
+    assert [row["name"] for row in rows] == [setting.name for setting in config.SETTINGS]
+    assert found["sync_interval"] == ("5m", f"file {file}")
+    assert found["log_level"] == ("debug", "variable PISYNC_AGENT_LOG_LEVEL")
+    assert found["max_queue"] == ("64MiB", "flag --max-queue")
+    assert found["retry_cap"] == ("15m", "default")
+    assert "sync_interval" in pisync("config").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--max-queue", "1"), "max_queue = '1'"),
+        (("--sync-interval", "0"), "sync_interval"),
+        (("--retry-base", "soon"), "retry_base"),
+        (("--log-level", "loud"), "log_level"),
+        (("--home", ""), "home"),
+        (("--config", "/nowhere.toml"), "no such file"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_wrong_usage(pisync: Pisync, arguments: Sequence[str], said: str) -> None:
+    ran = pisync("config", *arguments)
+
+    assert (ran.code, ran.out) == (2, "")
+    assert said in ran.err
+
+
+def test_the_file_can_say_where_home_is(pisync: Pisync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PISYNC_AGENT_HOME")
+    file = tmp_path / "agent.toml"
+    file.write_text(f'home = "{tmp_path / "elsewhere"}"\n')
+
+    assert pisync("record", "a.b", "--config", str(file)).out == "1\n"
+    assert pisync("status", "--json", "--config", str(file)).json["home"] == str(tmp_path / "elsewhere")
+    assert (tmp_path / "elsewhere/outbox.db").exists()
+
+
+# Errors and exit codes
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (SettingError("x"), 2),
+        (cli.WrongUsage("x"), 2),
+        (InvalidEvent("x"), 2),
+        (NotEnrolled("x"), 4),
+        (Refused("x", kind="auth"), 4),
+        (Unreachable("x", kind="dns"), 3),
+        (Overloaded("x", kind="http_5xx"), 1),
+        (BadAnswer("x", kind="http_4xx"), 1),
+        (OutboxFull("x"), 5),
+        (StoreUnusable("x"), 5),
+        (LockHeld("x"), 5),
+    ],
+)
+def test_exit_codes(error: PiSyncError, code: int) -> None:
+    assert cli.exit_code(error) == code
+
+
+def test_a_home_that_cannot_be_made_is_the_store_that_is_unusable(pisync: Pisync, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for arguments in (("record", "a.b"), ("queue", "list")):
+        ran = pisync(*arguments, "--home", str(tmp_path / "file" / "home"))
+        assert (ran.code, ran.out) == ((5, "") if arguments[0] == "record" else (0, "")), arguments
+
+
+def test_ctrl_c_is_clean(pisync: Pisync, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(status, "status", interrupted)
+
+    assert pisync("status") == (130, "", "")
+
+
+def test_a_closed_pipe_is_clean(tmp_path: Path) -> None:
+    environ = os.environ | {"PISYNC_AGENT_HOME": str(tmp_path)}
+    code = f"{sys.executable} -m pisync_agent config --json | true"
+    done = subprocess.run(["bash", "-c", code], env=environ, capture_output=True, text=True, check=False)
+
+    assert done.stderr == ""
+
+
+# Words
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"), [(5, "5 s"), (89, "89 s"), (120, "2 min"), (3 * 3600 + 300, "3 h 5 min"), (9 * 86400, "9 days")]
+)
+def test_spans(given: float, shown: str) -> None:
+    assert words.span(given) == shown
+
+
+def test_a_clock_that_shows_no_time_is_still_shown() -> None:
+    assert "since 1970" in words.moment(10**25)
+
+
+def test_progress_is_one_live_line_on_a_terminal() -> None:
+    stream = io.StringIO()
+    meter = progress.Meter(stream, live=True)
+    meter.show({"step": "sending", "events": 10, "of": 100, "bytes": 2048, "speed_mbit": 1.25, "seconds_left": 90})
+    meter.show({"step": "sending", "events": 20, "of": 100, "bytes": 4096, "speed_mbit": 1.25, "seconds_left": 80})
+    meter.end()
+
+    shown = stream.getvalue()
+    assert "sending: 20 of 100 events, 4.0 KiB, 1.2 Mbit/s, 80 s left" in shown
+    assert "\n" not in shown
+    assert shown.endswith("\r\x1b[K")
+
+
+def test_progress_is_a_line_a_step_elsewhere() -> None:
+    stream = io.StringIO()
+    meter = progress.Meter(stream)
+    for events, step in ((0, "sending"), (5, "sending"), (9, "reporting")):
+        meter.show({"step": step, "events": events, "of": 9, "bytes": 0, "speed_mbit": None, "seconds_left": None})
+    meter.end()
+
+    assert stream.getvalue() == "sending: 0 of 9 events\nreporting: 9 of 9 events\n"
+
+
+# Documentation is tested
+
+
+def walk(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    """`parser` and every command below it."""
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, Commands):
+            for below in action.choices.values():
+                yield from walk(below)
+
+
+PARSERS = list(walk(cli.build_parser()))
+LEAVES = [parser for parser in PARSERS if not any(isinstance(action, Commands) for action in parser._actions)]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_every_command_says_what_it_does_and_shows_an_example(parser: argparse.ArgumentParser) -> None:
+    shown = parser.format_help()
+    assert parser.description
+    assert f"  {parser.prog}" in shown.partition("example")[2]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_every_flag_has_help(parser: argparse.ArgumentParser) -> None:
+    for action in parser._actions:
+        if not isinstance(action, Commands):
+            assert action.help, action.option_strings or action.dest
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
+def test_every_example_is_understood_and_its_command_exists(command: cli.Command) -> None:
+    typed = shlex.split(command.example)
+    for parser in (cli.build_parser(), cli.build_parser(only=typed[0])):
+        assert parser.parse_args(typed).run == command.run
+    module, function = command.run.split(".")
+    assert callable(getattr(__import__(f"pisync_agent.{module}", fromlist=[function]), function))
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
+def test_the_short_way_to_a_command_shows_the_same_help(command: cli.Command) -> None:
+    def shown(parser: argparse.ArgumentParser) -> str:
+        prog = f"{cli.PROGRAM} {' '.join(command.words)}"
+        (found,) = (each for each in walk(parser) if each.prog == prog)
+        return found.format_help()
+
+    assert shown(cli.build_parser()) == shown(cli.build_parser(only=command.words[0]))
+
+
+def test_the_help_of_home_is_the_table_s() -> None:
+    expected = f"{config.HOME.help} (default: {config.HOME.default_shown}; {config.HOME.variable(config.PREFIX)})"
+    assert expected == cli.HOME_HELP
+
+
+def test_the_settings_that_commands_name_exist() -> None:
+    known = {setting.name for setting in config.SETTINGS}
+    for command in cli.COMMANDS:
+        assert set(command.settings) <= known | set(cli.ALL), command.words
+
+
+def test_run_and_config_take_every_setting() -> None:
+    wanted = {setting.option for setting in config.SETTINGS}
+    for parser in LEAVES:
+        given = {option for action in parser._actions for option in action.option_strings}
+        assert {"--home", "--config"} <= given
+        if parser.prog.split()[-1] in ("run", "config"):
+            assert wanted <= given, parser.prog
+
+
+def test_no_flag_may_be_shortened() -> None:
+    assert not any(parser.allow_abbrev for parser in PARSERS)
+
+
+def test_status_imports_little() -> None:
+    code = (
+        "import sys; from pisync_agent.cli import main\n"
+        "main(['status', '--home', '/nowhere'])\n"
+        "slow = {'dataclasses', 'inspect', 'httpx', 'ssl', 'socket', 'logging', 'tomllib', 'platformdirs'}\n"
+        "print(sorted(slow & set(sys.modules)), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert done.stderr == "[]\n"

@@ -1,0 +1,263 @@
+"""The intake: groups form by themselves, nobody is answered before the commit, memory and waiting are bounded."""
+
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+import pytest
+
+from pisync_receiver.errors import Overloaded, StoreUnusable
+from pisync_receiver.intake import RETRY_AFTER_MAX, Backlog, Intake, IntakeLimits
+
+Scene = Callable[[Intake], Awaitable[None]]
+
+
+class GatedStore:
+    """A store whose commit waits until the test lets it go; the outcome of a submission is its double."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[Any]] = []
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.error: Exception | None = None
+
+    def write(self, submissions: Sequence[Any]) -> list[Any]:
+        self.groups.append(list(submissions))
+        self.entered.release()
+        assert self.go.acquire(timeout=30)
+        if self.error is not None:
+            raise self.error
+        return [value if isinstance(value, Exception) else value * 2 for value in submissions]
+
+
+class Groups:
+    """Hears of groups."""
+
+    def __init__(self) -> None:
+        self.heard: list[tuple[int, float]] = []
+
+    def group(self, size: int, waited: float) -> None:
+        self.heard.append((size, waited))
+
+
+def play(scene: Scene, store: Any, limits: IntakeLimits | None = None, watcher: Groups | None = None) -> None:
+    async def main() -> None:
+        intake = Intake(store, limits=limits or IntakeLimits(), clock=lambda: 5.0, random=lambda: 0.0, watcher=watcher)
+        intake.start()
+        try:
+            await scene(intake)
+        finally:
+            store.go.release(1000)
+            await intake.close()
+
+    asyncio.run(main())
+
+
+async def entered(store: GatedStore) -> None:
+    assert await asyncio.to_thread(store.entered.acquire, timeout=30)
+
+
+def submit(intake: Intake, value: Any, size: int = 0) -> "asyncio.Future[Any]":
+    return intake.submit(value, size)
+
+
+def test_what_arrives_while_the_disk_is_busy_is_the_next_group() -> None:
+    store, groups = GatedStore(), Groups()
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1)
+        await entered(store)
+        rest = [submit(intake, value) for value in (2, 3, 4)]
+        store.go.release()
+        assert await first == 2
+        store.go.release()
+        assert await asyncio.gather(*rest) == [4, 6, 8]
+
+    play(scene, store, watcher=groups)
+    assert store.groups == [[1], [2, 3, 4]]
+    assert [size for size, _ in groups.heard] == [1, 3]
+
+
+def test_nobody_is_answered_before_the_commit() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        future = submit(intake, 1)
+        await entered(store)
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not future.done()
+        store.go.release()
+        assert await future == 2
+
+    play(scene, store)
+
+
+def test_a_group_is_bounded_in_number_and_in_bytes() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        futures = [submit(intake, 0)]
+        await entered(store)
+        futures += [submit(intake, value) for value in (1, 2, 3, 4)]
+        futures += [submit(intake, 5, size=600), submit(intake, 6, size=600), submit(intake, 7)]
+        store.go.release(100)
+        await asyncio.gather(*futures)
+
+    play(scene, store, IntakeLimits(group=3, group_bytes=1000))
+    assert store.groups == [[0], [1, 2, 3], [4, 5, 6], [7]]
+
+
+def test_a_failed_commit_acknowledges_nobody_and_the_next_group_is_tried() -> None:
+    store = GatedStore()
+    store.error = StoreUnusable("disk full")
+    store.go.release(2)
+
+    async def scene(intake: Intake) -> None:
+        for future in (submit(intake, 1), submit(intake, 2)):
+            with pytest.raises(StoreUnusable):
+                await future
+        store.error = None
+        store.go.release()
+        assert await submit(intake, 3) == 6
+
+    play(scene, store)
+
+
+def test_one_submissions_error_is_its_own() -> None:
+    store = GatedStore()
+    store.go.release(10)
+
+    async def scene(intake: Intake) -> None:
+        good, bad, fine = submit(intake, 1), submit(intake, ValueError("mine")), submit(intake, 2)
+        assert (await good, await fine) == (2, 4)
+        with pytest.raises(ValueError, match="mine"):
+            await bad
+
+    play(scene, store)
+
+
+def test_a_cancelled_request_does_not_break_its_group() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        async def request(value: int) -> int:
+            return int(await submit(intake, value))
+
+        tasks = [asyncio.create_task(request(value)) for value in (1, 2, 3)]
+        await entered(store)
+        tasks[0].cancel()
+        tasks[1].cancel()
+        store.go.release(100)
+        assert await tasks[2] == 6
+        for task in tasks[:2]:
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert intake.waiting == 0
+
+    play(scene, store)
+    assert sorted(value for group in store.groups for value in group) == [1, 2, 3]
+
+
+def test_a_full_intake_refuses_at_once_and_takes_work_again_when_it_has_drained() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        taken = [submit(intake, 1), submit(intake, 2)]
+        with pytest.raises(Overloaded) as refused:
+            submit(intake, 3)
+        assert refused.value.retry_after >= 1
+        store.go.release(100)
+        await asyncio.gather(*taken)
+        assert await submit(intake, 4) == 8
+
+    play(scene, store, IntakeLimits(waiting=2))
+    assert 3 not in [value for group in store.groups for value in group]
+
+
+def test_waiting_bytes_are_bounded_and_given_back() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1, size=60)
+        with pytest.raises(Overloaded):
+            submit(intake, 2, size=41)
+        store.go.release(100)
+        await first
+        await submit(intake, 3, size=100)
+
+    play(scene, store, IntakeLimits(waiting_bytes=100))
+
+
+def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1)
+        await entered(store)
+        second = submit(intake, 2)
+        closing = asyncio.create_task(intake.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            submit(intake, 3)
+        store.go.release(100)
+        await closing
+        assert (await first, await second) == (2, 4)
+        await intake.close()
+
+    play(scene, store)
+    assert store.groups == [[1], [2]]
+
+
+def test_a_function_runs_on_the_writers_thread_and_never_beside_a_commit() -> None:
+    store = GatedStore()
+    ran: list[str] = []
+
+    def job() -> str:
+        ran.append(threading.current_thread().name)
+        return "done"
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1)
+        await entered(store)
+        running = asyncio.create_task(intake.run(job))
+        await asyncio.sleep(0)
+        assert ran == []
+        store.go.release(100)
+        assert await running == "done"
+        assert first.done()
+        with pytest.raises(ZeroDivisionError):
+            await intake.run(lambda: 1 // 0)
+
+    play(scene, store)
+    assert ran == ["pisync-writer"]
+
+
+def test_retry_after_is_the_backlog_over_the_drain_rate() -> None:
+    backlog = Backlog(clock=lambda: 0.0, random=lambda: 0.0)
+    for _ in range(200):
+        backlog.drained(100, 1.0)
+    assert backlog.retry_after(1000) == 10
+
+
+def test_each_refused_caller_gets_a_later_turn() -> None:
+    backlog = Backlog(clock=lambda: 0.0, random=lambda: 0.0)
+    for _ in range(200):
+        backlog.drained(100, 1.0)
+    turns = [backlog.retry_after(1000) for _ in range(1000)]
+    assert (turns[0], turns[449], turns[949]) == (10, 15, 20)
+
+
+def test_jitter_goes_on_top_and_never_below_the_turn() -> None:
+    lowest = Backlog(clock=lambda: 0.0, random=lambda: 0.0)
+    highest = Backlog(clock=lambda: 0.0, random=lambda: 0.999999)
+    assert lowest.retry_after(1000) == 10
+    assert highest.retry_after(1000) == 20
+
+
+def test_retry_after_is_at_least_a_second_and_bounded() -> None:
+    assert Backlog(clock=lambda: 0.0, random=lambda: 0.0).retry_after(0) == 1
+    slow = Backlog(clock=lambda: 0.0, random=lambda: 0.9)
+    slow.drained(1, 10_000.0)
+    assert slow.retry_after(10**9) == RETRY_AFTER_MAX

@@ -1,0 +1,111 @@
+"""The receiver's settings: each is understood or refused by name, and no door opens by accident."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+
+from pisync_common.errors import SettingError
+from pisync_common.settings import Settings, add_flags, document
+from pisync_receiver import config
+
+
+def settings(*flags: str, **environ: str) -> Settings:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config")
+    add_flags(parser, config.SETTINGS, prefix=config.PREFIX)
+    return config.settings_from(parser.parse_args(flags), environ)
+
+
+def test_the_defaults_work() -> None:
+    chosen = settings()
+    config.check_serving(chosen)
+    assert chosen[config.HOST] == "127.0.0.1"
+    assert chosen[config.PORT] == 8080
+    assert chosen[config.AUTH] is True
+    assert chosen[config.DATABASE].name == "receiver.db"
+
+
+class TestDatabaseUrl:
+    @pytest.mark.parametrize(
+        ("url", "path"),
+        [
+            ("sqlite:////var/lib/x.db", Path("/var/lib/x.db")),
+            ("sqlite:///x.db", Path.cwd() / "x.db"),
+            ("sqlite:////srv/a school/ü.db", Path("/srv/a school/ü.db")),
+        ],
+    )
+    def test_a_file(self, url: str, path: Path) -> None:
+        assert settings("--database-url", url)[config.DATABASE] == path
+
+    @pytest.mark.parametrize(
+        "url", ["", "x.db", "sqlite://x.db", "sqlite:///", "sqlite:///:memory:", "sqlite:///x?mode=ro", "mysql://x/y"]
+    )
+    def test_no_file(self, url: str) -> None:
+        with pytest.raises(SettingError, match="not the address of a database file"):
+            settings("--database-url", url)
+
+    def test_postgresql_is_named_and_its_password_is_not(self) -> None:
+        with pytest.raises(SettingError, match="stores in SQLite only") as caught:
+            settings(PISYNC_RECEIVER_DATABASE_URL="postgresql+psycopg://ann:hunter2@db/pisync")
+        assert "hunter2" not in str(caught.value)
+
+    def test_what_stands_beside_the_file(self) -> None:
+        paths = config.Paths(database=Path("/srv/receiver.db"))
+        assert paths.lock == Path("/srv/receiver.db.lock")
+        assert paths.control == Path("/srv/receiver.db.control")
+        assert settings("--database-url", paths.url)[config.DATABASE] == paths.database
+
+
+class TestServing:
+    @pytest.mark.parametrize("host", ["127.0.0.1", "127.8.9.10", "::1", "localhost"])
+    def test_auth_may_be_off_on_loopback(self, host: str) -> None:
+        config.check_serving(settings("--auth", "off", "--host", host))
+
+    @pytest.mark.parametrize(
+        "host", ["0.0.0.0", "::", "192.168.1.4", "school.example", "localhost.example", "::ffff:10.0.0.1", "127.1"]
+    )
+    def test_auth_may_not_be_off_anywhere_else(self, host: str) -> None:
+        with pytest.raises(SettingError, match="could read and write everything"):
+            config.check_serving(settings("--auth", "off", "--host", host))
+        config.check_serving(settings("--host", host))
+
+    def test_several_workers_are_refused_and_the_source_is_named(self) -> None:
+        with pytest.raises(SettingError, match=r"variable PISYNC_RECEIVER_WORKERS.*exactly one writer"):
+            config.check_serving(settings(PISYNC_RECEIVER_WORKERS="2"))
+
+    @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), ("--workers", "0")])
+    def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:
+        with pytest.raises(SettingError, match=f"flag {flags[0]}"):
+            settings(*flags)
+
+    def test_the_port_that_kubernetes_injects_is_explained(self) -> None:
+        with pytest.raises(SettingError, match="enableServiceLinks"):
+            settings(PISYNC_RECEIVER_PORT="tcp://10.0.0.7:8080")
+
+
+class TestFile:
+    def test_a_file_is_read(self, tmp_path: Path) -> None:
+        file = tmp_path / "receiver.toml"
+        file.write_text("port = 9000\nauth = false\n")
+        chosen = settings("--config", str(file))
+        assert (chosen[config.PORT], chosen[config.AUTH]) == (9000, False)
+        assert settings(PISYNC_RECEIVER_CONFIG=str(file)).source(config.PORT) == f"file {file}"
+
+    def test_a_file_that_was_named_and_is_not_there_is_refused(self, tmp_path: Path) -> None:
+        with pytest.raises(SettingError, match="no such file"):
+            settings("--config", str(tmp_path / "receiver.toml"))
+
+
+def test_every_setting_says_what_it_is_for_and_is_documented() -> None:
+    names = [setting.name for setting in config.SETTINGS]
+    assert len(set(names)) == len(names)
+    rows = document(config.SETTINGS, prefix=config.PREFIX)
+    for setting in config.SETTINGS:
+        assert len(setting.help) > 10
+        assert setting.metavar
+        assert f"`{setting.variable(config.PREFIX)}`" in rows
+
+
+def test_the_document_does_not_depend_on_the_machine() -> None:
+    assert str(Path.home()) not in document(config.SETTINGS, prefix=config.PREFIX)

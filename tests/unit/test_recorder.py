@@ -1,0 +1,394 @@
+"""The recorder where no service runs, and beside one that answers strangely."""
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pisync_agent import InvalidEvent, OutboxFull, Recorder, StoreUnusable
+from pisync_agent.outbox import OutboxLimits, files
+from pisync_agent.recorder import default_home
+from pisync_common import unix_socket
+from pisync_common.single_writer import WriterLock
+from tests.support.outboxes import Faults, StillClock, bodies, opened, seqs
+
+DEADLINE_S = 20
+
+
+def recorder(home: Path, **options: Any) -> Recorder:
+    return Recorder(home, clock=StillClock(), **options)
+
+
+def stored(home: Path) -> list[dict[str, Any]]:
+    outbox = opened(home)
+    found = [json.loads(body) for body in bodies(outbox)]
+    outbox.close()
+    return found
+
+
+def test_record_returns_the_seq_of_what_is_stored(tmp_path: Path) -> None:
+    with recorder(tmp_path / "made" / "by itself") as mine:
+        first = mine.record("video.watched", learner_id="s-17", object_id="math/g5", data={"progress": 0.6})
+        second = mine.record("note.taken")
+    assert (first, second) == (1, 2)
+    event, note = stored(tmp_path / "made" / "by itself")
+    assert (event["type"], event["learner_id"], event["object_id"], event["data"]) == (
+        "video.watched", "s-17", "math/g5", {"progress": 0.6},
+    )  # fmt: skip
+    assert event["occurred_at"] == "2026-11-23T09:00:00.000Z"
+    assert set(note) == {"seq", "type", "occurred_at", "boot_id", "boottime_ms", "clock_synced"}
+
+
+def test_a_repeat_with_the_same_id_is_harmless(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine:
+        assert [mine.record("note.taken", data={"n": 1}, id="k") for _ in range(3)] == [1, 1, 1]
+        with pytest.raises(InvalidEvent, match="something else"):
+            mine.record("note.taken", data={"n": 2}, id="k")
+    assert len(stored(tmp_path)) == 1
+
+
+def test_an_invalid_event_says_what_is_wrong_and_stores_nothing(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine:
+        with pytest.raises(InvalidEvent, match=r"noun\.verb"):
+            mine.record("Video")
+        with pytest.raises(ValueError, match="learner_id"):
+            mine.record("video.watched", learner_id="a b")
+        mine.record("video.watched")
+    assert len(stored(tmp_path)) == 1
+
+
+def test_many_at_once_each_with_its_own_result(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine:
+        results = mine.record_many(
+            [
+                {"type": "video.watched", "learner_id": "s-1"},
+                {"type": "bad"},
+                {"type": "note.taken", "id": "k", "data": {"a": 1}},
+                {"type": "note.taken", "id": "k", "data": {"a": 2}},
+                {"type": "note.taken", "colour": "red"},
+                {},
+                {"type": "note.taken", "id": "k", "data": {"a": 1}},
+            ]
+        )
+    assert [result if isinstance(result, int) else result.code for result in results] == [
+        1, "invalid_event", 2, "invalid_event", "invalid_event", "invalid_event", 2,
+    ]  # fmt: skip
+
+
+def test_more_than_one_message_holds_are_all_stored(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine:
+        small = mine.record_many({"type": "note.taken"} for _ in range(2500))
+        large = mine.record_many({"type": "note.taken", "data": {"x": "é" * 30_000}} for _ in range(60))
+        assert mine.record_many([]) == []
+    assert small == list(range(1, 2501))
+    assert large == list(range(2501, 2561))
+
+
+def test_full_reaches_the_caller_and_what_was_stored_stays(tmp_path: Path) -> None:
+    limits = OutboxLimits(max_bytes=100_000)
+    with recorder(tmp_path, limits=limits) as mine:
+        results = mine.record_many({"type": "note.taken", "data": {"x": "y" * 60}} for _ in range(1000))
+        recorded = [result for result in results if isinstance(result, int)]
+        assert recorded == list(range(1, len(recorded) + 1))
+        assert 100 < len(recorded) < 1000
+        with pytest.raises(OutboxFull, match="nothing was recorded"):
+            mine.record("note.taken", data={"x": "y" * 60_000})
+    assert [event["seq"] for event in stored(tmp_path)] == recorded
+
+
+def test_an_unusable_store_reaches_the_caller(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("no folder")
+    with recorder(tmp_path / "file") as mine, pytest.raises(StoreUnusable):
+        mine.record("note.taken")
+
+
+def test_threads_of_one_process_share_commits(tmp_path: Path) -> None:
+    faults = Faults()
+    commits: list[str] = []
+    faults.fault = lambda sql: commits.append(sql) if sql == "COMMIT" else None
+
+    def opening(home: Path, **options: Any) -> Any:
+        from pisync_agent.outbox import open_outbox
+
+        return open_outbox(home, connect=faults.connect, **options)
+
+    mine = recorder(tmp_path, open_outbox=opening)
+    found: list[int] = []
+    hold = WriterLock(files.lock(tmp_path))
+    hold.acquire(wait=True)
+    threads = [threading.Thread(target=lambda: found.append(mine.record("note.taken"))) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(mine._group._waiting) == 19)
+    commits.clear()
+    hold.release()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert sorted(found) == list(range(1, 21))
+    # The first caller's own, one for the other 19, and what making the file took.
+    assert len(commits) <= 4
+    mine.close()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(DEADLINE_S * 1000):
+        if condition():
+            return
+        pause.wait(0.001)
+    raise AssertionError("waited in vain")
+
+
+def test_it_waits_while_another_process_writes(tmp_path: Path) -> None:
+    hold = WriterLock(files.lock(tmp_path))
+    hold.acquire(wait=True)
+    slept: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        if len(slept) == 30:
+            hold.release()
+
+    with recorder(tmp_path, sleep=sleep) as mine:
+        assert mine.record("note.taken") == 1
+    assert len(slept) == 30
+    assert max(slept) <= 0.05
+
+
+def test_the_lock_is_free_between_records(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine, recorder(tmp_path) as theirs:
+        assert [mine.record("note.taken"), theirs.record("note.taken"), mine.record("note.taken")] == [1, 2, 3]
+        with WriterLock(files.lock(tmp_path)):
+            pass
+
+
+def test_a_file_another_process_put_in_place_is_opened(tmp_path: Path) -> None:
+    with recorder(tmp_path) as mine:
+        mine.record("note.taken", data={"n": 1})
+        other = opened(tmp_path)
+        other.start_new_stream("conflict")
+        assert mine.record("note.taken", data={"n": 2}) == 2
+        assert seqs(other) == [1, 2]
+        other.close()
+
+
+def test_it_can_be_used_again_after_close(tmp_path: Path) -> None:
+    mine = recorder(tmp_path)
+    mine.record("note.taken")
+    mine.close()
+    mine.close()
+    assert mine.record("note.taken") == 2
+    mine.close()
+
+
+def test_home_is_where_the_commands_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PISYNC_AGENT_HOME", str(tmp_path))
+    assert default_home() == tmp_path
+    monkeypatch.delenv("PISYNC_AGENT_HOME")
+    assert default_home().name == "pisync"
+
+
+def test_the_public_names() -> None:
+    import pisync_agent
+
+    assert sorted(pisync_agent.__all__) == ["InvalidEvent", "OutboxFull", "Recorder", "StoreUnusable"]
+    assert all(getattr(pisync_agent, name) for name in pisync_agent.__all__)
+    with pytest.raises(AttributeError):
+        _ = pisync_agent.nothing
+
+
+# A service that answers as told
+
+
+class Service:
+    """Listens on the agent's socket; `answer(message)` gives the bytes to send back, None closes."""
+
+    def __init__(self, home: Path, answer: Callable[[dict[str, Any]], bytes | None]) -> None:
+        self.messages: list[dict[str, Any]] = []
+        self._answer = answer
+        self._home = home
+        self._listener = unix_socket.listen(files.socket(home), mode=0o600)
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while True:
+            try:
+                peer, _ = self._listener.accept()
+            except OSError:
+                return
+            with peer, peer.makefile("rb") as lines:
+                for line in lines:
+                    message = json.loads(line)
+                    self.messages.append(message)
+                    answer = self._answer(message)
+                    if answer is None:
+                        break
+                    peer.sendall(answer)
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join(DEADLINE_S)
+        files.socket(self._home).unlink(missing_ok=True)
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Callable[[Callable[[dict[str, Any]], bytes | None]], Service]]:
+    made: list[Service] = []
+
+    def make(answer: Callable[[dict[str, Any]], bytes | None]) -> Service:
+        made.append(Service(tmp_path, answer))
+        return made[0]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+Make = Callable[[Callable[[dict[str, Any]], bytes | None]], Service]
+
+
+def test_with_a_service_everything_goes_through_it(tmp_path: Path, service: Make) -> None:
+    running = service(lambda message: b'{"seqs":[41]}\n')
+    with recorder(tmp_path) as mine:
+        assert mine.record("note.taken", data={"n": 1}) == 41
+        assert mine.record("note.taken", id="k") == 41
+    first, second = (message["events"][0] for message in running.messages)
+    assert (first["type"], first["data"]) == ("note.taken", '{"n":1}')
+    assert isinstance(first["attempt"], int)
+    assert (second["key"], second.get("attempt")) == ("k", None)
+    assert not (tmp_path / "outbox.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("invalid_event", InvalidEvent), ("outbox_full", OutboxFull), ("store_unusable", StoreUnusable)],
+)
+def test_the_services_errors_are_the_callers(tmp_path: Path, service: Make, code: str, kind: type[Exception]) -> None:
+    error = {"code": code, "detail": "what to do"}
+    whole = json.dumps({"error": error}).encode() + b"\n"
+    single = json.dumps({"seqs": [error]}).encode() + b"\n"
+    service(lambda message: whole if message["events"][0]["type"] == "a.a" else single)
+    with recorder(tmp_path) as mine:
+        for name in ("a.a", "b.b"):
+            with pytest.raises(kind, match="what to do"):
+                mine.record(name)
+
+
+@pytest.mark.parametrize("answer", [None, b"half a li", b"[]\n", b"not json\n", b"{}\n", b'{"seqs":[1,2]}\n'])
+def test_a_service_that_dies_or_stammers_neither_loses_nor_doubles(
+    tmp_path: Path, service: Make, answer: bytes | None
+) -> None:
+    """What was sent once may have been stored: it is asked about with the same attempt."""
+    running = service(lambda message: None if len(running.messages) < 3 else answer)
+    listening = files.socket(tmp_path)
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("nobody holds the lock")
+
+    def opening(home: Path, **options: Any) -> Any:
+        listening.unlink(missing_ok=True)
+        return opened(home)
+
+    with recorder(tmp_path, sleep=sleep, open_outbox=opening) as mine:
+        seq = mine.record("note.taken", data={"n": 1})
+    assert [event["data"] for event in stored(tmp_path)] == [{"n": 1}]
+    assert seq == 1
+    attempts = {message["events"][0]["attempt"] for message in running.messages}
+    assert len(attempts) == 1
+
+
+def test_what_the_dead_service_had_stored_is_found_again(tmp_path: Path, service: Make) -> None:
+    """It dies between commit and answer: the direct writer finds the event by its attempt."""
+    from pisync_agent.outbox import NewEvent
+
+    def commit_and_die(message: dict[str, Any]) -> bytes | None:
+        files.socket(tmp_path).unlink(missing_ok=True)
+        outbox = opened(tmp_path)
+        outbox.append([NewEvent.from_fields(fields) for fields in message["events"]])
+        outbox.close()
+        return None
+
+    service(commit_and_die)
+    with recorder(tmp_path) as mine:
+        assert mine.record("note.taken", data={"n": 1}) == 1
+        assert mine.record("note.taken", data={"n": 1}) == 2
+    assert [event["seq"] for event in stored(tmp_path)] == [1, 2]
+
+
+# Fork
+
+
+def test_a_child_makes_connections_of_its_own(tmp_path: Path) -> None:
+    mine = recorder(tmp_path)
+    assert mine.record("note.taken", data={"n": 1}) == 1
+    ours, theirs = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.write(theirs, str(mine.record("note.taken", data={"n": 2})).encode())
+            mine.close()
+        finally:
+            os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours) as pipe:
+        assert pipe.read() == "2"
+    os.waitpid(child, 0)
+    assert mine.record("note.taken", data={"n": 3}) == 3
+    mine.close()
+    assert [event["data"]["n"] for event in stored(tmp_path)] == [1, 2, 3]
+
+
+def test_a_child_forked_in_the_middle_of_a_commit_holds_no_lock(tmp_path: Path) -> None:
+    begun, go_on = threading.Event(), threading.Event()
+    faults = Faults()
+
+    def pause(sql: str) -> None:
+        if sql == "COMMIT" and faults_on:
+            begun.set()
+            assert go_on.wait(DEADLINE_S)
+
+    faults_on: list[bool] = []
+    faults.fault = pause
+
+    def opening(home: Path, **options: Any) -> Any:
+        from pisync_agent.outbox import open_outbox
+
+        return open_outbox(home, connect=faults.connect, **options)
+
+    mine = recorder(tmp_path, open_outbox=opening)
+    mine.record("note.taken")
+    faults_on.append(True)
+    thread = threading.Thread(target=lambda: mine.record("note.taken"))
+    thread.start()
+    assert begun.wait(DEADLINE_S)
+    ours, theirs = os.pipe()
+    alive, child_alive = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.write(child_alive, b"x")
+        os.read(ours, 1)  # lives on, and records nothing
+        os._exit(0)
+    assert os.read(alive, 1) == b"x"
+    go_on.set()
+    thread.join(DEADLINE_S)
+    faults_on.clear()
+
+    def sleep(seconds: float) -> None:
+        raise AssertionError("the child holds the lock")
+
+    try:
+        with recorder(tmp_path, sleep=sleep) as other:
+            assert other.record("note.taken") == 3
+    finally:
+        os.write(theirs, b"x")
+        os.waitpid(child, 0)
+        for end in (ours, theirs, alive, child_alive):
+            os.close(end)
+        mine.close()
