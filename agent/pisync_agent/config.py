@@ -75,7 +75,7 @@ RETRY_BASE = Setting(
     default="5s",
     parse=_positive,
     metavar="TIME",
-    help="the longest wait after a first failed sync run; it doubles with each further one",
+    help="the shortest wait after a failed sync run; the longest starts at twice that and doubles with each",
 )
 RETRY_CAP = Setting(
     name="retry_cap",

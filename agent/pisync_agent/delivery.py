@@ -66,7 +66,7 @@ class Delivery:
         tally = Tally(of=self._outbox.state().waiting, monotonic=self._clock.monotonic, show=progress)
         with closing(self._client):
             failure = self._send(tally, probe=probe or self._hello_due())
-            offline = isinstance(failure, Unreachable) and not (linked and self._link())
+            offline = _may_be_offline(failure, tally) and not (linked and self._link())
             if failure is not None and not offline:
                 tally.errors[failure.kind] += 1
             self._report(tally, failure, offline=offline, linked=linked, forced=probe)
@@ -125,6 +125,12 @@ class Delivery:
         if failure is not None:
             self._reporter.put_off(failure)
         if (linked or tally.contact) and not offline and worth_trying(failure, reached=tally.bytes > 0):
-            tally.show(REPORTING)
+            if self._reporter.waiting:
+                tally.show(REPORTING)
             if self._reporter.send(forced=forced and failure is None, stopping=self._stopping):
                 self._last_contact = self._clock.monotonic()
+
+
+def _may_be_offline(failure: DeliveryError | None, tally: Tally) -> bool:
+    """Whether a run ended, or did nothing, as one does without a link."""
+    return isinstance(failure, Unreachable) or (failure is None and not tally.contact)

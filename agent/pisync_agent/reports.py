@@ -160,6 +160,11 @@ class Reporter:
         """Whether the last thing reported was a failure."""
         return self._memory().failing
 
+    @property
+    def waiting(self) -> bool:
+        """Whether there is anything to send."""
+        return self._queue.next_report() is not None
+
     def learn(self, server_time: str) -> None:
         """The receiver's clock, a moment ago: for devices whose own is wrong."""
         try:

@@ -51,7 +51,7 @@ def dead_url() -> Iterator[str]:
 
 def stored(receiver: ReceiverProcess, agent: AgentProcess) -> list[int]:
     """The seqs that the receiver has of this device, in order."""
-    query = "SELECT e.seq FROM events e JOIN streams s ON s.id = e.stream_id WHERE s.DEVICE = ? ORDER BY e.seq"
+    query = "SELECT e.seq FROM events e JOIN streams s ON s.id = e.stream_id WHERE s.device_id = ? ORDER BY e.seq"
     with closing(sqlite3.connect(f"file:{receiver.database}?mode=ro", uri=True)) as database:
         return [row[0] for row in database.execute(query, (agent.status()["device_id"],))]
 

@@ -322,11 +322,14 @@ class _Connection:
         return _READ if self._proxy.rate is None else max(1, int(self._proxy.rate / 20))
 
     async def _while_black(self) -> None:
-        while self._proxy.blackhole:
+        while self._proxy.blackhole:  # noqa: ASYNC110 - it is changed from other threads
             await asyncio.sleep(0.02)
 
 
-_BAD_GATEWAY: Final = b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 33\r\n\r\n<html><h1>Bad Gateway</h1></html>"
+_BAD_GATEWAY: Final = (
+    b"HTTP/1.1 502 Bad Gateway\r\nContent-Type: text/html\r\nContent-Length: 33\r\n\r\n"
+    b"<html><h1>Bad Gateway</h1></html>"
+)
 
 
 def _request_line(head: bytes) -> tuple[str, str, int | None]:

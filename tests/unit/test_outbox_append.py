@@ -51,8 +51,8 @@ def test_numbers_go_on_when_every_event_was_trimmed(tmp_path: Path) -> None:
 
 def test_commits_are_durable_and_another_mode_is_refused(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    assert outbox._writer().execute("PRAGMA journal_mode").fetchone()[0] == "wal"
-    assert outbox._writer().execute("PRAGMA synchronous").fetchone()[0] == 2
+    assert outbox._file.connection.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
+    assert outbox._file.connection.execute("PRAGMA synchronous").fetchone()[0] == 2
     outbox.close()
 
     class NeverFull:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.outbox.pages import Pages, checksum, frames, frames_written, record, varint
+from pisync_agent.outbox.pages import Pages, checksum, frames, record, varint
 
 
 def make(
@@ -61,7 +61,7 @@ def test_the_log_is_read_as_sqlite_reads_it(tmp_path: Path) -> None:
     found = list(frames(log))
     with closing(sqlite3.connect(tmp_path / "copy.db")) as connection:
         read = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1]
-        assert len(found) == read == frames_written(log) > 10
+        assert len(found) == read > 10
     assert all(frame.sound for frame in found)
 
 

@@ -44,7 +44,7 @@ def fill(home: Path, *, close: bool = True) -> Outbox:
     outbox.settle(20, receipt(outbox, 20, rejected=[(3, "invalid_event")]), [20])
     outbox.add_report(Report(key="r1", stamp=STAMP, files=20))
     outbox.set_note("last_run", "then")
-    outbox._writer().execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    outbox._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     outbox.append([event(41, key="key-41")])
     for number in range(42, 61):
         outbox.append([event(number, size=200)])
@@ -350,8 +350,9 @@ def test_random_damage_never_loses_a_readable_event(sound: Path, killed: Path, t
         home = copy_files(rng.choice([sound, killed]), tmp_path / f"home{round_}")
         for _ in range(rng.choice([1, 1, 2, 5])):
             spoil(home, rng)
-        # A broken last commit of a log cannot be told from one that a power cut tore, which was not acknowledged.
-        readable = intact_events(home) - ({60} if (home / "outbox.db-wal").exists() else set())
+        # A broken last commit of a log cannot be told from one that a power cut tore, which was not acknowledged; nor
+        # can the last but one, where the mark is destroyed that ended it.
+        readable = intact_events(home) - ({59, 60} if (home / "outbox.db-wal").exists() else set())
         outbox = opened(home)
         for _ in range(3):  # damage that shows only later
             outbox.read(0, max_events=10**6, max_bytes=10**9)

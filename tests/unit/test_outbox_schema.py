@@ -23,7 +23,7 @@ def test_migrations_are_numbered_without_gaps_and_say_their_number() -> None:
 
 def test_a_new_file_has_the_latest_version(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    assert schema.version(outbox._writer()) == schema.latest()
+    assert schema.version(outbox._file.connection) == schema.latest()
     outbox.close()
 
 
@@ -37,7 +37,7 @@ def test_a_file_of_the_previous_version_is_migrated_with_its_data(
     newer = {**schema.migrations(), schema.latest() + 1: NEXT}
     monkeypatch.setattr(schema, "migrations", lambda: newer)
     outbox = opened(tmp_path)
-    assert schema.version(outbox._writer()) == 2
+    assert schema.version(outbox._file.connection) == 2
     assert (bodies(outbox), outbox.stream) == (before, stream)
     assert outbox.append(events(1)) == [6]
     outbox.close()
@@ -87,7 +87,7 @@ def test_every_query_is_sound_and_searches_instead_of_scanning(tmp_path: Path) -
         holes = [None] * max(sql.count("?"), sql.count("?1"))
         if "?1" in sql:
             holes = [None, None]
-        plan = outbox._writer().execute("EXPLAIN QUERY PLAN " + sql, holes).fetchall()
+        plan = outbox._file.connection.execute("EXPLAIN QUERY PLAN " + sql, holes).fetchall()
         scans = [row[3] for row in plan if row[3].startswith("SCAN events")]
         assert not scans or "LIMIT 1" in sql, f"{name}: {scans}"
     outbox.close()

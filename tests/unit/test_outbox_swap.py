@@ -40,7 +40,7 @@ def filled(home: Path) -> None:
     """30 events of which 10 are delivered; 10 more stand in the log, as after a SIGKILL."""
     outbox = opened(home / "running")
     outbox.append(events(20))
-    outbox._room.write_back()
+    outbox._file.room.write_back()
     outbox.append(events(10, first=21))
     deliver(outbox, 10)
     (home / "killed").mkdir()

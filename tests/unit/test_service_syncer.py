@@ -126,8 +126,14 @@ def test_a_failure_is_tried_again_as_the_policy_says_and_success_starts_it_over(
 
 
 def test_the_policy_sees_what_the_receiver_asked_for() -> None:
-    seen: list[BaseException | None] = []
-    bench = Bench(waits=lambda state: seen.append(state.outcome and state.outcome.exception()) or LONG)
+    seen: list[object] = []
+
+    def waits(state: RetryCallState) -> float:
+        assert state.outcome is not None
+        seen.append(state.outcome.exception())
+        return LONG
+
+    bench = Bench(waits=waits)
     bench.syncer.ask()
     bench.next()
     bench.end(failed(Overloaded("patience", kind="http_5xx", retry_after=77)))

@@ -11,31 +11,27 @@ How receipts move the delivered pointer, and when events are sent again, is said
 
 import dataclasses
 import functools
-import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from pisync_agent.clock import Clock
-from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull, StoreUnusable
-from pisync_agent.outbox import files, ledger, pointers, report_rows, salvage, schema, space
+from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
+from pisync_agent.outbox import ledger, pointers, report_rows, space
 from pisync_agent.outbox.connection import (
     Connect,
     Connection,
     Error,
-    is_damage,
     is_full,
-    make_durable,
     transaction,
 )
 from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.kept_file import KeptFile
 from pisync_agent.outbox.models import DeadLetter, OutboxLimits, OutboxState, Report
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.queries import queries
 from pisync_agent.outbox.reader import list_events, look
-from pisync_agent.outbox.room import Room
 from pisync_agent.outbox.settlement import Held, Rewinds, settled
-from pisync_agent.outbox.sound import BrokenOutbox
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt, Rejection
 
@@ -55,22 +51,23 @@ class Outbox:
         connect: Connect,
         free_bytes: space.FreeBytes,
     ) -> None:
-        self.path = files.database(home)
+        self._file = KeptFile(
+            home, limits=limits, clock=clock, random_hex=random_hex, connect=connect, free_bytes=free_bytes
+        )
         self._limits = limits
-        self._clock = clock
-        self._random_hex = random_hex
-        self._connect = connect
-        self._room = Room(self.path, limits=limits, free_bytes=free_bytes)
-        self._mutex = threading.RLock()
-        self._reading = threading.Lock()
         self._rewinds = Rewinds()
-        self._unsaved: tuple[int, int] | None = None
-        self._unsaved_dead: list[tuple[str, Rejection]] = []
-        self._reader: Connection | None = None
-        self._connection: Connection | None = None
-        self.stream = ""
-        with self._mutex:
-            self._open_sound()
+        self._unsaved: Pointers | None = None
+        self._unsaved_dead: list[Rejection] = []
+
+    @property
+    def path(self) -> Path:
+        """The database file."""
+        return self._file.path
+
+    @property
+    def stream(self) -> str:
+        """Changes when the outbox has to begin another file."""
+        return self._file.stream
 
     # Recording
 
@@ -80,26 +77,26 @@ class Outbox:
         If they do not fit together, those are recorded that do; the others' result is OutboxFull.
         Raises OutboxFull or StoreUnusable if nothing could be recorded.
         """
-        return self._guarded(lambda: self._append(events))
+        return self._file.guarded(lambda: self._append(events))
 
     def requeue(self, seq: int) -> int:
         """Record a dead letter's event anew; its new seq (the same one again if it was requeued before).
 
         Raises InvalidEvent if there is no such dead letter, or it is damaged.
         """
-        return self._guarded(lambda: self._with_room(lambda: self._requeue(seq), needed=0))
+        return self._file.guarded(lambda: self._with_room(lambda: self._requeue(seq), needed=0))
 
     # Delivering
 
     def begin_run(self) -> None:
         """A sync run begins: events the receiver lacks may be sent again (see `settlement`, rule 6)."""
-        with self._mutex:
+        with self._file.mutex:
             self._rewinds.begin_run()
 
     @property
     def delivered(self) -> int:
         """Read on from here: events 1 to this number need not be sent, as far as is known."""
-        return self._guarded(lambda: self._pointers().delivered)
+        return self._file.guarded(lambda: self._pointers().delivered)
 
     def read(self, after: int, *, max_events: int, max_bytes: int, stream: str | None = None) -> list[tuple[int, str]]:
         """(seq, text) of the events that follow `after`: one at least if there is any, none if `stream` is over.
@@ -107,17 +104,11 @@ class Outbox:
         `max_bytes` counts the texts in UTF-8 and a comma each. A caller that reads batch after batch names the
         stream it began with: the outbox may begin another one at any time.
         """
-        with self._reading:
-            try:
-                if stream is not None and stream != self.stream:
-                    return []
-                return ledger.read(self._read_connection(), after, max_events=max_events, max_bytes=max_bytes)
-            except Error as error:
-                self._close_reader()
-                failed = error
-        with self._mutex:
-            self._handle(failed)
-        return []
+
+        def rows(connection: Connection) -> list[tuple[int, str]]:
+            return ledger.read(connection, after, max_events=max_events, max_bytes=max_bytes)
+
+        return self._file.read(stream, rows, [])
 
     def settle(self, upto: int, receipt: Receipt, sent: Sequence[int]) -> int:
         """Take in the receipt for the batch `sent` (its seqs; empty for a probe): delivered and watermark move as
@@ -126,233 +117,113 @@ class Outbox:
         With not a byte left on the disk the pointers are kept in memory until there is room: delivery goes on, and
         what a crash forgets is sent again. A receipt of another stream changes nothing.
         """
-        return self._guarded(lambda: self._settle([seq for seq in sent if seq <= upto], receipt))
+        return self._file.guarded(lambda: self._settle([seq for seq in sent if seq <= upto], receipt))
 
     def set_aside(self, seq: int, code: str, detail: str) -> None:
         """Make a dead letter of an event that cannot be sent; delivery goes on behind it. Again: no change."""
-        self._guarded(lambda: self._room.maintained(lambda: self._set_aside(seq, code, detail)))
+        self._file.guarded(lambda: self._file.room.maintained(lambda: self._set_aside(seq, code, detail)))
 
     def trim(self) -> int:
         """Delete all but the newest `keep_delivered_bytes` of the delivered events; how many went."""
-        return self._guarded(lambda: self._trim(self._limits.keep_delivered_bytes))
+        return self._file.guarded(lambda: self._trim(self._limits.keep_delivered_bytes))
 
     def start_new_stream(self, reason: str) -> None:
         """Go on in a new stream: events that wait, and those in conflict, are carried into it with their origin;
         the file so far is set aside, whole. `stream` changes."""
-        self._guarded(lambda: self._renew(reason, broken=False))
+
+        def renew() -> None:
+            self._file.room.maintained(lambda: self._write_all(lambda connection, now: None))
+            self._file.renew(reason, broken=False)
+
+        self._file.guarded(renew)
 
     # Looking
 
     def dead(self) -> list[DeadLetter]:
         """All dead letters, oldest first."""
-        return self._guarded(lambda: ledger.dead_letters(self._writer()))
+        return self._file.guarded(lambda: ledger.dead_letters(self._file.connection))
 
     def event(self, seq: int) -> str | None:
         """The text of an event that is held, or of its dead letter."""
-        return self._guarded(lambda: self._event(seq))
+        return self._file.guarded(lambda: self._event(seq))
 
     def list_events(self, after: int, limit: int) -> list[tuple[int, str, str]]:
         """(seq, text, state) of the events that follow `after`; the state is an EventState."""
-        return self._guarded(lambda: list_events(self._writer(), self._pointers(), after, limit))
+        return self._file.guarded(lambda: list_events(self._file.connection, self._pointers(), after, limit))
 
     def state(self) -> OutboxState:
-        return self._guarded(lambda: look(self._writer(), self._pointers(), self._room.most))
+        return self._file.guarded(lambda: look(self._file.connection, self._pointers(), self._file.room.most))
 
     # Reports and notes
 
     def add_report(self, report: Report) -> None:
         """Queue a report; when over 500 wait, older consecutive failures are folded."""
-        self._guarded(lambda: self._room.maintained(lambda: self._write(lambda c: report_rows.add(c, report))))
+        self._file.guarded(
+            lambda: self._file.room.maintained(lambda: self._file.write(lambda c: report_rows.add(c, report)))
+        )
 
     def next_report(self) -> Report | None:
         """The oldest report that waits."""
-        return self._guarded(lambda: report_rows.oldest(self._writer()))
+        return self._file.guarded(lambda: report_rows.oldest(self._file.connection))
 
     def drop_report(self, report_id: int) -> None:
         """A report was delivered."""
-        self._guarded(lambda: self._room.maintained(lambda: self._write(lambda c: report_rows.drop(c, report_id))))
+        self._file.guarded(
+            lambda: self._file.room.maintained(lambda: self._file.write(lambda c: report_rows.drop(c, report_id)))
+        )
 
     def note(self, name: str) -> str | None:
         """A small value kept under `name`."""
-        row = self._guarded(lambda: self._writer().execute(queries()["note"], (name,)).fetchone())
+        row = self._file.guarded(lambda: self._file.connection.execute(queries()["note"], (name,)).fetchone())
         return None if row is None else str(row[0])
 
     def set_note(self, name: str, value: str) -> None:
         """Keep a small value."""
-        row = (name, value)
-        self._guarded(
-            lambda: self._room.maintained(lambda: self._write(lambda c: c.execute(queries()["set_note"], row)))
-        )
+        self._keep(lambda connection: connection.execute(queries()["set_note"], (name, value)))
 
     def check_writable(self) -> None:
         """Prove that the file can be written, without writing; raise StoreUnusable."""
 
         def prove() -> None:
-            with transaction(self._writer()):
-                pointers.load(self._writer())
+            with transaction(self._file.connection):
+                pointers.load(self._file.connection)
 
-        self._guarded(prove)
+        self._file.guarded(prove)
 
     def is_current(self) -> bool:
         """Whether the file in place is still the one that is open (another process may have swapped it)."""
-        try:
-            return files.identity(self.path) == self._identity
-        except OSError:
-            return False
+        return self._file.is_current()
 
     def close(self) -> None:
         """Close the file; harmless when it is closed."""
-        with self._reading:
-            self._close_reader()
-        with self._mutex:
-            self._close_writer()
-
-    # The file
-
-    def _open_sound(self) -> None:
-        """Open the file; if it is broken, salvage it and open the one that follows."""
-        with files.errors(self.path):
-            files.finish_swap(self.path)
-            found = salvage.hidden_damage(self.path)
-        try:
-            if found:
-                raise BrokenOutbox(found)
-            self._room.sparing(self._open)
-        except Error as error:
-            self._handle(error)
-
-    def _open(self) -> None:
-        self._close_writer()
-        self._room.before_opening()
-        files.touch(self.path)
-        self._connection = self._connect(self.path, readonly=False)
-        make_durable(self._connection, self.path)
-        schema.migrate(self._connection, self.path)
-        self._begin_stream()
-        salvage.check(self._connection, self.path)
-        self.stream = pointers.load(self._connection).stream
-        self._room.opened(self._connection)
-        self._identity = files.identity(self.path)
-
-    def _begin_stream(self) -> None:
-        connection = self._writer()
-        if schema.is_empty(connection):
-            with transaction(connection):
-                salvage.begin_stream(connection, self._random_hex(8))
-
-    def _renew(self, reason: str, *, broken: bool) -> None:
-        """Replace the file by one with a new stream; see `salvage` for what is carried and why no step can lose."""
-        if not broken:
-            self._room.maintained(lambda: self._write_all(lambda connection, now: None))
-        with self._reading:
-            self._close_reader()
-            with files.errors(self.path):
-                target = self._room.sparing(lambda: self._build(reason, broken=broken))
-                files.swap(self.path, target)
-            # Closed after its file was renamed, so SQLite leaves what was set aside as it is.
-            self._close_writer()
-            self._unsaved, self._unsaved_dead = None, []
-            self._room.sparing(self._open)
-
-    def _build(self, reason: str, *, broken: bool) -> Path:
-        return salvage.build(
-            self.path,
-            salvage.read_file(self.path),
-            broken=broken,
-            reason=reason,
-            stream=self._random_hex(8),
-            at_ms=self._clock.wall_ms(),
-            report_key=self._random_hex(16),
-            stamp=self._clock.stamp(),
-            connect=self._connect,
-        )
-
-    def _writer(self) -> Connection:
-        if self._connection is None:
-            raise StoreUnusable(f"{self.path} is closed")
-        return self._connection
-
-    def _read_connection(self) -> Connection:
-        if self._reader is None:
-            self._writer()
-            self._reader = self._connect(self.path, readonly=True)
-        return self._reader
-
-    def _close_reader(self) -> None:
-        if self._reader is not None:
-            files.close(self._reader)
-            self._reader = None
-
-    def _close_writer(self) -> None:
-        if self._connection is not None:
-            files.close(self._connection)
-            self._connection = None
-
-    # What can go wrong
-
-    def _guarded(self, action: Callable[[], T]) -> T:
-        with self._mutex:
-            try:
-                return action()
-            except Error as error:
-                self._handle(error)
-            try:
-                return action()
-            except Error as error:
-                raise self._unusable(error) from error
-
-    def _handle(self, error: Exception) -> None:
-        """Salvage a broken file; raise what anything else means."""
-        if not is_damage(error):
-            self._give_up_opening()
-            raise self._unusable(error) from error
-        try:
-            self._renew(f"{type(error).__name__}: {error}", broken=True)
-        except Error as again:
-            self._give_up_opening()
-            raise self._unusable(again) from again
-
-    def _give_up_opening(self) -> None:
-        if not self.stream:
-            self._close_writer()
-
-    def _unusable(self, error: Exception) -> AgentError:
-        if is_full(error):
-            return OutboxFull(
-                f"there is no room for the outbox on the disk of {self.path.parent} ({error}): nothing was recorded. "
-                "All that was recorded before is kept. Free some space, then try again."
-            )
-        return StoreUnusable(
-            f"{self.path} cannot be used ({error}): nothing was recorded, nothing is lost. "
-            "Check the disk and who may write there, then try again."
-        )
+        self._file.close()
 
     # One transaction each; called with the lock held
 
-    def _write(self, action: Callable[[Connection], T]) -> T:
-        connection = self._writer()
-        with transaction(connection):
-            return action(connection)
+    def _keep(self, action: Callable[[Connection], object]) -> None:
+        """Bookkeeping of its own, with room or without."""
+        self._file.guarded(lambda: self._file.room.maintained(lambda: self._file.write(action)))
 
     def _pointers(self) -> Pointers:
-        now = pointers.load(self._writer())
-        if self._unsaved is None:
+        now = pointers.load(self._file.connection)
+        kept = self._unsaved
+        if kept is None or kept.stream != now.stream:
+            self._unsaved, self._unsaved_dead = None, []
             return now
-        delivered, watermark = self._unsaved
-        return dataclasses.replace(now, delivered=delivered, watermark=watermark)
+        return dataclasses.replace(now, delivered=kept.delivered, watermark=kept.watermark)
 
     def _write_all(self, action: Callable[[Connection, Pointers], T]) -> T:
-        """Like `_write`; and what was kept in memory is written with it."""
+        """Write; and what was kept in memory is written with it."""
 
         def work(connection: Connection) -> T:
             now = self._pointers()
-            for stream, rejection in self._unsaved_dead:
-                ledger.bury(connection, stream, rejection.seq, rejection.code, rejection.detail, local=False)
+            for rejection in self._unsaved_dead:
+                ledger.bury(connection, now.stream, rejection.seq, rejection.code, rejection.detail, local=False)
             if self._unsaved is not None:
                 pointers.save(connection, now)
             return action(connection, now)
 
-        result = self._write(work)
+        result = self._file.write(work)
         self._unsaved, self._unsaved_dead = None, []
         return result
 
@@ -368,8 +239,8 @@ class Outbox:
 
     def _record(self, events: Sequence[NewEvent], needed: int) -> list[int | AgentError]:
         """Never so much that the reserve could not hold what still has to be written back."""
-        self._room.check(needed)
-        return self._write(functools.partial(ledger.record, events=events))
+        self._file.room.check(needed)
+        return self._file.write(functools.partial(ledger.record, events=events))
 
     def _append_halves(self, events: Sequence[NewEvent], full: OutboxFull) -> list[int | AgentError]:
         """What does not fit together is tried in halves, so that one large event does not refuse its neighbours."""
@@ -387,8 +258,8 @@ class Outbox:
         return results
 
     def _event(self, seq: int) -> str | None:
-        body = ledger.event(self._writer(), seq)
-        if body is None and (letter := ledger.dead_letter(self._writer(), self.stream, seq)):
+        body = ledger.event(self._file.connection, seq)
+        if body is None and (letter := ledger.dead_letter(self._file.connection, self.stream, seq)):
             return letter.body
         return body
 
@@ -399,7 +270,7 @@ class Outbox:
                 raise InvalidEvent(f"there is no dead letter {seq}; `pisync queue dead` lists them")
             return ledger.requeue(connection, letter)
 
-        return self._write(work)
+        return self._file.write(work)
 
     def _set_aside(self, seq: int, code: str, detail: str) -> None:
         def work(connection: Connection, now: Pointers) -> None:
@@ -417,17 +288,17 @@ class Outbox:
         if after == now and not receipt.rejected and self._unsaved is None:
             return now.delivered
         # In memory first: should no byte be left on the disk, it stays there until there is one.
-        self._unsaved = (after.delivered, after.watermark)
-        self._unsaved_dead += [(now.stream, rejection) for rejection in receipt.rejected]
+        self._unsaved = after
+        self._unsaved_dead += receipt.rejected
         try:
-            self._room.maintained(lambda: self._write_all(lambda connection, now: None))
+            self._file.room.maintained(lambda: self._write_all(lambda connection, now: None))
         except Error as error:
             if not is_full(error):
                 raise
         return after.delivered
 
     def _after(self, now: Pointers, sent: Sequence[int], receipt: Receipt) -> Pointers:
-        connection = self._writer()
+        connection = self._file.connection
         first = ledger.first_held(connection, now)
         aside = connection.execute(queries()["set_aside_here"], (now.stream, first)).fetchall()
         held = Held(
@@ -458,21 +329,21 @@ class Outbox:
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest delivered events: what is needed several times over, so that it is not done each time."""
-        self._room.measure()
-        connection, now = self._writer(), self._pointers()
+        self._file.room.measure()
+        connection, now = self._file.connection, self._pointers()
         first = ledger.first_held(connection, now)
         if first > now.delivered:
             return
-        self._room.recover()
+        self._file.room.recover()
         kept = ledger.upto(connection, now.delivered) - now.trimmed_upto
-        self._trim(max(0, kept - max(4 * needed, self._room.most // 16)))
+        self._trim(max(0, kept - max(4 * needed, self._file.room.most // 16)))
 
     def _trim(self, keep: int) -> int:
         """Delete delivered events but for the newest `keep` bytes, piece by piece; how many went."""
         before = self._pointers().trimmed
         try:
-            while self._room.maintained(
-                lambda: self._write_all(lambda c, now: ledger.trim_piece(c, now, keep, self._room.quarter))
+            while self._file.room.maintained(
+                lambda: self._write_all(lambda c, now: ledger.trim_piece(c, now, keep, self._file.room.quarter))
             ):
                 pass
         except Error as error:
@@ -481,7 +352,7 @@ class Outbox:
         return self._pointers().trimmed - before
 
     def _full(self) -> OutboxFull:
-        state = look(self._writer(), self._pointers(), self._room.most)
+        state = look(self._file.connection, self._pointers(), self._file.room.most)
         return OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "
             f"{state.waiting} events wait): nothing was recorded, all that was recorded before is kept. "

@@ -228,15 +228,6 @@ def frames(log: Path, page_size: int = _DEFAULT_SIZE) -> Iterator[Frame]:
             before = stated
 
 
-def frames_written(log: Path) -> int:
-    """How many frames the log's present round has, broken ones included; quick."""
-    header = _header(log, _DEFAULT_SIZE)
-    if header is None:
-        return 0
-    with log.open("rb") as file:
-        return _last_of_round(file, header)
-
-
 def _last_of_round(file: BinaryIO, header: LogHeader) -> int:
     """The number of the last whole frame with the header's salt. Leaves the file where the frames begin."""
     step = FRAME_HEADER + header.page_size

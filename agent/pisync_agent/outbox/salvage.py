@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pisync_agent.outbox import files, ledger, pointers, report_rows, schema
-from pisync_agent.outbox.connection import Connect, Connection, is_full, make_durable, transaction
+from pisync_agent.outbox.connection import Connect, Connection, make_durable, transaction
 from pisync_agent.outbox.events import carry, seq_of
 from pisync_agent.outbox.models import Report
-from pisync_agent.outbox.pages import WAL_HEADER, LogHeader, Pages, Row, frames, frames_written
+from pisync_agent.outbox.pages import WAL_HEADER, LogHeader, Pages, Row, frames
 from pisync_agent.outbox.pointers import Pointers, guard
 from pisync_agent.outbox.queries import queries
 from pisync_agent.outbox.sound import BrokenOutbox
@@ -67,19 +67,29 @@ class Carried:
 
 
 def hidden_damage(path: Path) -> str | None:
-    """What SQLite would pass over in silence, or destroy, when it opens `path`. None if all is well. Raises OSError."""
+    """What SQLite would pass over in silence, and destroy, when it opens `path`. None if all is well. Raises OSError.
+
+    It reads a log up to its first broken frame, says nothing about the rest, and deletes it when it closes the file.
+    A power cut tears the last commit only, and that one was not acknowledged: more commits behind a broken frame
+    are lost ones.
+    """
     log = files.companion(path, "-wal")
     if not log.exists() or log.stat().st_size <= WAL_HEADER:
         return None
     if not path.exists() or path.stat().st_size == 0:
         return "the database file is empty, its log is not"
     header = LogHeader.read(log)
-    return None if header is not None and header.sound else "the log's header is destroyed"
+    if header is None or not header.sound:
+        return "the log's header is destroyed"
+    broken, behind = False, 0
+    for frame in frames(log):
+        broken = broken or not frame.sound
+        behind += broken and frame.commits
+    return f"{behind} commits stand behind a broken frame of the log" if behind >= _CARRIED_ON else None
 
 
 def check(connection: Connection, path: Path) -> None:
     """Look where a broken file shows; raise BrokenOutbox or the connection's own error."""
-    _check_log(connection, files.companion(path, "-wal"))
     now = pointers.load(connection)
     last, _ = ledger.last_event(connection, now)
     first = ledger.first_held(connection, now)
@@ -90,25 +100,6 @@ def check(connection: Connection, path: Path) -> None:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
         if found != "ok":
             raise BrokenOutbox(found)
-
-
-def _check_log(connection: Connection, log: Path) -> None:
-    """SQLite reads a log up to its first broken frame and says nothing about the rest. A power cut tears the last
-    commit only, and that one was not acknowledged: more commits behind the broken frame are lost ones."""
-    if not log.exists() or log.stat().st_size <= WAL_HEADER:
-        return
-    try:
-        if connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()[1] >= frames_written(log):
-            return
-    except sqlite3.Error as error:
-        if not is_full(error):
-            raise
-    broken, behind = False, 0
-    for frame in frames(log):
-        broken = broken or not frame.sound
-        behind += broken and frame.commits
-    if behind >= _CARRIED_ON:
-        raise BrokenOutbox(f"{behind} commits stand behind a broken frame of the log")
 
 
 # Reading it

@@ -1,0 +1,230 @@
+"""What an answer means, from a table: the receiver's own words, and everybody else's."""
+
+import json
+from email.utils import formatdate
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pisync_agent.answers import Answer, check_sync_event, enrolled_from, fault, receipt_from
+from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
+from pisync_common.problems import CONTENT_TYPE, problem_type
+
+DEVICE, STREAM = "pibook-1", "9f3c1a7be2d04c55"
+RECEIPT: dict[str, Any] = {
+    "device_id": DEVICE,
+    "stream": STREAM,
+    "stored": 2,
+    "duplicates": 1,
+    "rejected": [{"seq": 3, "code": "invalid_event", "detail": "because"}],
+    "watermark": 4,
+    "server_time": "2026-11-23T10:00:00.480Z",
+}
+RECORD = {"id": 1, "device_id": DEVICE, "received_at": "2026-11-23T10:00:00.480Z"}
+
+
+def answer(status: int, body: object = None, *, kind: str = "application/json", **headers: str) -> Answer:
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    raw = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(status=status, headers={"content-type": kind} | named, body=raw)
+
+
+def ours(status: int, code: str = "some_code", detail: str = "do this", **headers: str) -> Answer:
+    body = {"type": problem_type(code), "title": "T", "status": status, "detail": detail, "request_id": "r-1"}
+    return answer(status, body, kind=CONTENT_TYPE, **headers)
+
+
+def page(status: int, **headers: str) -> Answer:
+    return answer(status, b"<html><h1>Hello</h1>", kind="text/html; charset=utf-8", **headers)
+
+
+TABLE: list[tuple[str, Answer, type[DeliveryError], str, float | None]] = [
+    ("redirect", page(302, location="http://login.example/?user=x"), Unreachable, "portal", None),
+    ("redirect of a POST", page(307), Unreachable, "portal", None),
+    ("not modified", answer(304, b""), Unreachable, "portal", None),
+    ("sign-in wanted", page(511), Unreachable, "portal", None),
+    ("our 401", ours(401, "unauthorized"), Refused, "auth", None),
+    ("our 403", ours(403, "forbidden"), Refused, "auth", None),
+    ("a portal's 401", page(401), Unreachable, "portal", None),
+    ("a filter's 403", page(403), Unreachable, "portal", None),
+    ("a gateway's 401", answer(401, {"message": "no"}), BadAnswer, "http_4xx", None),
+    (
+        "a problem of somebody else",
+        answer(403, {"type": "about:blank"}, kind=CONTENT_TYPE),
+        BadAnswer,
+        "http_4xx",
+        None,
+    ),
+    ("a problem that is none", answer(401, b"[", kind=CONTENT_TYPE), BadAnswer, "http_4xx", None),
+    ("a problem that is a list", answer(401, [], kind=CONTENT_TYPE), BadAnswer, "http_4xx", None),
+    ("407", page(407), BadAnswer, "http_4xx", None),
+    ("our 413", ours(413, "body_too_large"), TooLarge, "http_4xx", None),
+    ("a gateway's 413", page(413), TooLarge, "http_4xx", None),
+    ("our 408", ours(408, "body_too_slow"), Unreachable, "timeout", None),
+    ("our 429", ours(429, "slow_down", retry_after="7"), Overloaded, "http_4xx", 7.0),
+    ("a gateway's 429", page(429), Overloaded, "http_4xx", None),
+    ("our 503", ours(503, "overloaded", retry_after="30"), Overloaded, "http_5xx", 30.0),
+    ("a gateway's 503", page(503), Overloaded, "http_5xx", None),
+    ("503 with nonsense", page(503, retry_after="later"), Overloaded, "http_5xx", None),
+    ("503 for a week", page(503, retry_after="604800"), Overloaded, "http_5xx", 86400.0),
+    ("our 400", ours(400, "invalid_batch"), Declined, "http_4xx", None),
+    ("our 404", ours(404, "not_found"), Declined, "http_4xx", None),
+    ("a gateway's 404", page(404), BadAnswer, "http_4xx", None),
+    ("our 500", ours(500, "internal_error"), BadAnswer, "http_5xx", None),
+    ("a gateway's 502", page(502), BadAnswer, "http_5xx", None),
+    ("502 with a time", page(502, retry_after="9"), BadAnswer, "http_5xx", 9.0),
+    ("a status of no kind", page(799), BadAnswer, "http_5xx", None),
+]
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "kind", "code", "retry_after"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
+)
+def test_what_an_answer_means(
+    given_answer: Answer, kind: type[DeliveryError], code: str, retry_after: float | None
+) -> None:
+    error = fault(given_answer)
+
+    assert type(error) is kind
+    assert (error.kind, error.retry_after) == (code, retry_after)
+
+
+@pytest.mark.parametrize("given_answer", [row[1] for row in TABLE], ids=[row[0] for row in TABLE])
+def test_every_message_says_that_everything_is_kept_and_what_comes_next(given_answer: Answer) -> None:
+    text = str(fault(given_answer))
+
+    assert "Everything is kept" in text
+    assert any(words in text for words in ("tries again", "administrator", "Less is sent", "looked at"))
+    assert "\n" not in text
+
+
+def test_the_receivers_own_words_reach_the_user() -> None:
+    assert "do this" in str(fault(ours(400)))
+    assert "do this" in str(fault(ours(401)))
+
+
+def test_foreign_words_are_bounded_and_fit_for_a_log() -> None:
+    text = str(fault(ours(400, detail="a\x1b[31m\r\nb\u202e" + "x" * 100_000)))
+
+    assert text.isprintable()
+    assert len(text) < 1000
+
+
+def test_where_a_redirect_leads_is_told_without_its_path() -> None:
+    text = str(fault(page(302, location="http://login.example/s-17?session=abc")))
+
+    assert "login.example" in text
+    assert "session" not in text
+    assert "s-17" not in text
+    assert "elsewhere" in str(fault(page(302, location="http://[bad")))
+
+
+def test_a_date_in_retry_after_is_measured_by_the_answers_own_clock() -> None:
+    years_off = page(
+        503, retry_after=formatdate(1_000_000_042, usegmt=True), date=formatdate(1_000_000_000, usegmt=True)
+    )
+
+    assert fault(years_off).retry_after == 42.0
+
+
+def test_a_receipt_is_believed_if_it_is_for_this_device_and_stream() -> None:
+    receipt = receipt_from(answer(200, RECEIPT), device_id=DEVICE, stream=STREAM)
+
+    assert (receipt.stored, receipt.duplicates, receipt.watermark) == (2, 1, 4)
+    assert receipt.rejected[0].seq == 3
+
+
+@pytest.mark.parametrize(
+    "given_answer",
+    [
+        page(200),
+        answer(200, RECEIPT, kind="text/html"),
+        answer(200, RECEIPT, kind="text/plain"),
+        answer(200, RECEIPT, kind=""),
+        answer(200, RECEIPT | {"device_id": "pibook-2"}),
+        answer(200, RECEIPT | {"stream": "0000000000000000"}),
+        answer(200, RECEIPT | {"watermark": -1}),
+        answer(200, RECEIPT | {"rejected": 3}),
+        answer(200, {}),
+        answer(200, []),
+        answer(200, json.dumps(RECEIPT).encode()[:-10]),
+        answer(200, b"\xff\xfe"),
+        answer(200, b"[" * 200_000),
+        answer(200, b""),
+        answer(204, b"", kind=""),
+    ],
+)
+def test_anything_else_with_a_good_status_is_a_portal(given_answer: Answer) -> None:
+    with pytest.raises(Unreachable) as caught:
+        receipt_from(given_answer, device_id=DEVICE, stream=STREAM)
+
+    assert caught.value.kind == "portal"
+
+
+def test_a_json_answer_may_name_its_charset() -> None:
+    assert receipt_from(answer(200, RECEIPT, kind="Application/JSON; charset=utf-8"), device_id=DEVICE, stream=STREAM)
+
+
+@pytest.mark.parametrize("status", [200, 201])
+def test_a_stored_sync_event_is_believed(status: int) -> None:
+    check_sync_event(answer(status, RECORD), device_id=DEVICE)
+
+
+@pytest.mark.parametrize(
+    "given_answer",
+    [
+        page(200),
+        answer(201, RECORD, kind="text/html"),
+        answer(201, RECORD | {"device_id": "pibook-2"}),
+        answer(201, {"device_id": DEVICE}),
+        answer(201, [RECORD]),
+        answer(201, b"{"),
+        answer(201, b"[" * 200_000),
+    ],
+)
+def test_any_other_stored_sync_event_is_a_portal(given_answer: Answer) -> None:
+    with pytest.raises(Unreachable) as caught:
+        check_sync_event(given_answer, device_id=DEVICE)
+
+    assert caught.value.kind == "portal"
+
+
+def test_an_identity_is_taken_from_an_answer() -> None:
+    assert enrolled_from(answer(201, {"device_id": "a", "token": "psd_x"})) == ("a", "psd_x")
+
+
+@pytest.mark.parametrize(
+    "given_answer",
+    [
+        page(200),
+        answer(201, {}),
+        answer(201, {"device_id": 1, "token": "psd_secret"}),
+        answer(201, b'{"token":"psd_secret'),
+    ],
+)
+def test_no_identity_is_taken_from_a_portal(given_answer: Answer) -> None:
+    with pytest.raises(Unreachable) as caught:
+        enrolled_from(given_answer)
+
+    assert caught.value.kind == "portal"
+    assert "psd_secret" not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(("status", "code"), [(403, "enrollment_code"), (409, "device_id_taken"), (400, "invalid")])
+def test_a_code_that_opens_nothing_is_a_refusal(status: int, code: str) -> None:
+    with pytest.raises(Refused, match="do this"):
+        enrolled_from(ours(status, code))
+
+
+@given(
+    st.integers(100, 999),
+    st.sampled_from(["application/json", CONTENT_TYPE, "text/html", ""]),
+    st.binary(max_size=200)
+    | st.recursive(st.none() | st.integers() | st.text(), st.lists).map(lambda value: json.dumps(value).encode()),
+)
+def test_no_answer_is_mistaken_for_a_receipt(status: int, kind: str, body: bytes) -> None:
+    with pytest.raises(DeliveryError):
+        receipt_from(answer(status, body, kind=kind), device_id=DEVICE, stream=STREAM)

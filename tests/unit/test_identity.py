@@ -1,0 +1,196 @@
+"""Who the device is: kept whole, kept secret, and only for addresses that will do."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from pisync_agent import identity as identities
+from pisync_agent.errors import NotEnrolled
+from pisync_agent.identity import Identity, checked_url, is_loopback, suggested_device_id
+from pisync_common.errors import RuleError
+
+TOKEN = "psd_" + "s3cret" * 7
+
+
+def identity(**changed: object) -> Identity:
+    fields = {"url": "https://pisync.example.org", "device_id": "pibook-1", "token": TOKEN}
+    return Identity(**(fields | changed))  # type: ignore[arg-type]
+
+
+def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+    saved = identity(insecure_http=True, url="http://10.0.0.5:8080", ca_file="/etc/school.pem")
+
+    identities.save(tmp_path / "home", saved)
+
+    assert identities.load(tmp_path / "home") == saved
+
+
+def test_without_a_file_there_is_no_identity(tmp_path: Path) -> None:
+    assert identities.load(tmp_path) is None
+    assert identities.load(tmp_path / "nowhere") is None
+
+
+def test_only_its_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0)
+    try:
+        identities.save(tmp_path, identity())
+        identities.save(tmp_path, identity(device_id="pibook-2"))
+    finally:
+        os.umask(before)
+
+    assert identities.path(tmp_path).stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in tmp_path.iterdir()] == ["identity.json"]
+
+
+def test_a_failure_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    identities.save(tmp_path, identity())
+
+    def fail(fd: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="No space"):
+        identities.save(tmp_path, identity(device_id="pibook-2"))
+
+    assert identities.load(tmp_path) == identity()
+    assert [file.name for file in tmp_path.iterdir()] == ["identity.json"]
+
+
+def test_file_and_folder_are_flushed_in_that_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    flushed: list[str] = []
+    real = os.fsync
+
+    def note(fd: int) -> None:
+        flushed.append(Path(f"/proc/self/fd/{fd}").readlink().name)
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", note)
+    identities.save(tmp_path, identity())
+
+    assert len(flushed) == 2
+    assert flushed[0].startswith(".identity.json.")
+    assert flushed[1] == tmp_path.name
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "7", "null", '{"url": 3}', "[" * 100_000),
+        json.dumps({"url": "https://x.org", "device_id": "a"}),
+        json.dumps({"url": "https://x.org", "device_id": "a b", "token": TOKEN}),
+        json.dumps({"url": "ftp://x.org", "device_id": "a", "token": TOKEN}),
+        json.dumps({"url": "https://x.org", "device_id": "a", "token": TOKEN + "\n"}),
+    ],
+)
+def test_a_damaged_file_says_what_to_do_and_not_what_was_in_it(tmp_path: Path, text: str) -> None:
+    identities.path(tmp_path).write_text(text)
+
+    with pytest.raises(NotEnrolled, match="enroll this device again") as caught:
+        identities.load(tmp_path)
+
+    assert TOKEN not in str(caught.value)
+    assert caught.value.__cause__ is None
+
+
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+    identities.path(tmp_path).mkdir()
+
+    with pytest.raises(NotEnrolled, match="run this as the agent's user"):
+        identities.load(tmp_path)
+
+
+def test_its_text_hides_the_token() -> None:
+    assert TOKEN not in repr(identity())
+    assert TOKEN not in str(identity())
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("https://pisync.example.org", "https://pisync.example.org"),
+        ("https://pisync.example.org/", "https://pisync.example.org"),
+        ("https://example.org:8443/pisync/", "https://example.org:8443/pisync"),
+        ("http://127.0.0.1:8080", "http://127.0.0.1:8080"),
+        ("http://127.9.9.9", "http://127.9.9.9"),
+        ("http://localhost:1", "http://localhost:1"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("https://schule-süd.example", "https://schule-süd.example"),
+    ],
+)
+def test_addresses_that_will_do(url: str, expected: str) -> None:
+    assert checked_url(url, insecure_http=False) == expected
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "pisync.example.org",
+        "ftp://x.org",
+        "https://",
+        "https:///path",
+        "https://x.org:port",
+        "https://x.org:99999",
+        "https://x.org?a=1",
+        "https://x.org#a",
+        "https://x.org/a b",
+        "https://x.org/\n",
+        "https://" + "a" * 64 + ".org",
+        "https://[::1",
+        "https://x..org",
+    ],
+)
+def test_addresses_that_will_not_do(url: str) -> None:
+    with pytest.raises(RuleError, match="write it as https://"):
+        checked_url(url, insecure_http=True)
+
+
+@pytest.mark.parametrize("url", ["http://pisync.example.org", "http://10.0.0.5", "http://localhost.evil.org"])
+def test_plain_http_off_loopback_has_to_be_asked_for(url: str) -> None:
+    with pytest.raises(RuleError, match="--insecure-http"):
+        checked_url(url, insecure_http=False)
+
+    assert checked_url(url, insecure_http=True) == url
+    with pytest.raises(RuleError, match="--insecure-http"):
+        identity(url=url)
+
+
+@pytest.mark.parametrize("url", ["https://user:pa55@x.org", "https://user:pa55@x.org?a", "https://user@x.org"])
+def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
+    with pytest.raises(RuleError) as caught:
+        checked_url(url, insecure_http=False)
+
+    assert "pa55" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LocalHost"])
+def test_what_is_this_machine(host: str) -> None:
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize("host", ["128.0.0.1", "127.0.0.1.example.org", "", "0.0.0.0", "::2"])
+def test_what_may_be_another_machine(host: str) -> None:
+    assert not is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [("https://x.org:8443/a", "x.org"), ("http://[::1]:80", "::1"), ("http://127.0.0.1", "127.0.0.1")],
+)
+def test_the_host_is_without_port_and_brackets(url: str, host: str) -> None:
+    assert identity(url=url).host == host
+
+
+def test_a_name_is_suggested_from_the_board_then_the_machine_then_at_random(tmp_path: Path) -> None:
+    board, machine = tmp_path / "serial", tmp_path / "machine-id"
+    files = (board, machine)
+
+    assert suggested_device_id(serial_files=files, random_hex=lambda n: "ab" * n) == "pi-abababababab"
+    machine.write_text("0123456789abcdef0123456789abcdef\n")
+    assert suggested_device_id(serial_files=files) == "pi-456789abcdef"
+    board.write_text("10000000a1b2c3d4\0")
+    assert suggested_device_id(serial_files=files) == "pi-0000a1b2c3d4"
+    board.write_text("0000000000000000\0")
+    assert suggested_device_id(serial_files=files) == "pi-456789abcdef"
