@@ -12,7 +12,7 @@ Errors are DeliveryErrors; no message, and no log line, holds the token.
 
 import json
 import ssl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,7 @@ from pisync_agent.clock import Clock
 from pisync_agent.errors import DeliveryError
 from pisync_agent.identity import Identity, checked_url, is_loopback
 from pisync_common import __version__
+from pisync_common.errors import RuleError
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt
 
@@ -60,12 +61,10 @@ class Wire:
         """The answer, whatever it says. Raises Unreachable where none came, or one that is too long."""
         try:
             http = self._opened()
-            request = http.build_request(
-                "POST",
-                f"{self._url}{path}",
-                headers={"Content-Type": "application/json", "Content-Length": str(len(body)), **headers},
-            )
-            request.stream = _Counted(self, head_size(request), body, on_sent)
+            counted = _Counted(self, body, on_sent)
+            sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+            request = http.build_request("POST", f"{self._url}{path}", headers=sized, content=counted)
+            counted.head = head_size(request)
             response = http.send(request, stream=True)
             try:
                 return self._read(response)
@@ -74,7 +73,7 @@ class Wire:
                 http.cookies.clear()
         except httpx.TimeoutException as error:
             raise unreachable.too_slow(self._url.host) from error
-        except (httpx.TransportError, httpx.InvalidURL, ImportError, OSError, ValueError) as error:
+        except (httpx.TransportError, OSError, UnicodeError) as error:
             raise unreachable.meaning(error, self._url.host, clock_synced=self._clock.stamp().clock_synced) from error
 
     def close(self) -> None:
@@ -84,15 +83,17 @@ class Wire:
 
     def _opened(self) -> httpx.Client:
         if self._http is None:
-            loopback = is_loopback(self._url.host)
-            self._http = httpx.Client(
-                verify=self._trust(),
-                transport=self._transport,
-                trust_env=not loopback,
-                timeout=_TIMEOUTS,
-                limits=_LIMITS,
-                headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
-            )
+            try:
+                self._http = httpx.Client(
+                    verify=self._trust(),
+                    transport=self._transport,
+                    trust_env=not is_loopback(self._url.host),
+                    timeout=_TIMEOUTS,
+                    limits=_LIMITS,
+                    headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+                )
+            except (httpx.InvalidURL, ImportError, ValueError) as error:
+                raise unreachable.bad_proxy(error) from error
         return self._http
 
     def _trust(self) -> ssl.SSLContext:
@@ -105,7 +106,8 @@ class Wire:
     def _read(self, response: httpx.Response) -> Answer:
         until = self._clock.monotonic() + ANSWER_S
         body = bytearray()
-        for part in response.iter_raw():
+        assert isinstance(response.stream, httpx.SyncByteStream)
+        for part in response.stream:  # as it came: nothing is unpacked
             body += part
             if len(body) > ANSWER_BYTES:
                 raise answers.portal(f"its answer ({response.status_code}) is larger than any of the receiver's")
@@ -180,7 +182,10 @@ def enroll(
             given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
     finally:
         wire.close()
-    return Identity(url=url, device_id=given_id, token=token, insecure_http=insecure_http, ca_file=ca_file)
+    try:
+        return Identity(url=url, device_id=given_id, token=token, insecure_http=insecure_http, ca_file=ca_file)
+    except RuleError:
+        raise answers.portal("what came back is no identity") from None
 
 
 def private_trust(ca_file: str) -> ssl.SSLContext:
@@ -197,17 +202,18 @@ def head_size(request: httpx.Request) -> int:
     return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
 
 
-class _Counted(httpx.SyncByteStream):
+class _Counted(Iterable[bytes]):
     """A body in pieces. When the next piece is asked for, the one before is on its way: then it is counted."""
 
-    def __init__(self, wire: Wire, head: int, body: bytes, on_sent: OnSent | None) -> None:
+    def __init__(self, wire: Wire, body: bytes, on_sent: OnSent | None) -> None:
+        self.head = 0
+        """Bytes that went before the body."""
         self._wire = wire
-        self._head = head
         self._body = body
         self._on_sent = on_sent
 
     def __iter__(self) -> Iterator[bytes]:
-        self._count(self._head)
+        self._count(self.head)
         for at in range(0, len(self._body), _PIECE_BYTES):
             piece = self._body[at : at + _PIECE_BYTES]
             yield piece

@@ -76,7 +76,8 @@ class Packer:
             stream=self.stream,
             seqs=[seq for seq, _ in rows],
             size=len(plain) - len(self._opening),
-            start=rest.compress(plain),
+            # Flushed, so that its length is known; the end then costs some 20 bytes more.
+            start=rest.compress(plain) + rest.flush(zlib.Z_SYNC_FLUSH),
             rest=rest,
         )
 

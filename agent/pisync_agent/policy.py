@@ -22,6 +22,8 @@ MOST_BYTES: Final = 2 * MIB
 """A batch's events before compression. More would need more memory and save no bytes on the wire."""
 LEAST_BYTES: Final = 4 * KIB
 """Slowness alone makes no batch smaller than this: below it, the way there and back takes longest."""
+CAREFUL: Final = 8
+"""After a failure so many batches go well before a larger one is tried: what failed may well fail again."""
 AIM_S: Final = 10.0
 """About how long one request should take: a cut costs no more than that."""
 
@@ -63,14 +65,14 @@ class BatchSize:
         """Bytes of events before compression that the next batch may have."""
         self.events = BATCH_EVENTS
         """Events that the next batch may have."""
+        self._careful = 0
 
     def succeeded(self, *, events: int, bytes: int, seconds: float) -> None:
         """A batch of so many events went in so many seconds: grow or shrink towards the aim, at most twofold."""
         factor = min(2.0, max(0.5, self._aim / max(seconds, 0.001)))
         if factor > 1.0:
             if bytes * 2 >= self.bytes or events >= self.events:  # it says something about larger ones
-                self.bytes = min(self._most, int(self.bytes * factor))
-                self.events = min(BATCH_EVENTS, max(self.events + 1, int(self.events * factor)))
+                self._grow(factor)
         else:
             self.bytes = min(self.bytes, max(LEAST_BYTES, int(bytes * factor)))
 
@@ -78,6 +80,14 @@ class BatchSize:
         """A batch of so many events was too large, or took too long: halve it, down to one event."""
         self.events = max(1, events // 2)
         self.bytes = max(1, min(self.bytes, bytes) // 2)
+        self._careful = CAREFUL
+
+    def _grow(self, factor: float) -> None:
+        if self._careful:
+            self._careful -= 1
+            return
+        self.bytes = min(self._most, int(self.bytes * factor))
+        self.events = min(BATCH_EVENTS, max(self.events + 1, int(self.events * factor)))
 
 
 def parse_retry_after(header: str | None, now: datetime) -> float | None:

@@ -42,12 +42,11 @@ MESSAGE_EVENTS: Final = 1000
 MESSAGE_BYTES: Final = 8 * 1024 * 1024
 """About the size of one message; a line may have twice that."""
 
-_NOBODY_LISTENS: Final = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 _POLL_S: Final = (0.0005, 0.05)
 
 
 class Recorder:
-    """See the module. A context manager; thread-safe. `home` is the agent's folder (by default the commands' own)."""
+    """See the module. A context manager; thread-safe. `home` is the agent's folder; by default the settings' one."""
 
     def __init__(
         self,
@@ -58,7 +57,9 @@ class Recorder:
         sleep: Callable[[float], None] = time.sleep,
         open_outbox: Callable[..., Outbox] = open_outbox,
     ) -> None:
-        self._home = Path(home) if home is not None else default_home()
+        if home is None:
+            home, limits = _configured(limits)
+        self._home = Path(home)
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._open_outbox = functools.partial(open_outbox, limits=limits, clock=self._clock)
@@ -166,7 +167,7 @@ class Recorder:
         if self._link is None:
             try:
                 self._link = LineClient(files.socket(self._home))
-            except _NOBODY_LISTENS:
+            except local.NOBODY_LISTENS:
                 return False
             except OSError as error:
                 raise StoreUnusable(
@@ -230,14 +231,14 @@ class Recorder:
         self._group = self._new_group()
 
 
-def default_home() -> Path:
-    """The agent's folder: `PISYNC_AGENT_HOME`, else the user's data folder."""
-    named = os.environ.get("PISYNC_AGENT_HOME")
-    if named:
-        return Path(named).expanduser()
-    import platformdirs
+def _configured(limits: OutboxLimits | None) -> tuple[Path, OutboxLimits]:
+    """The folder and limits that the agent's commands use here: variables, then the TOML file, then the defaults."""
+    import argparse
 
-    return Path(platformdirs.user_data_dir("pisync"))
+    from pisync_agent import config  # most callers name the folder
+
+    settings = config.settings_from(argparse.Namespace(), os.environ)
+    return settings[config.HOME], limits or config.limits(settings)
 
 
 def _messages(events: Sequence[NewEvent]) -> Iterable[list[NewEvent]]:

@@ -1,9 +1,10 @@
 """The batches of one sync run: sent, settled, made smaller where they do not get through.
 
 Two batches at most are in memory, one on the wire and the next being packed. The receiver's receipt decides how the
-outbox moves on, or back. 413, and a time-out after something was sent, halve the batch and go on. An event that is
-refused with 413 all alone is set aside; so is one that the receiver declines alone while it takes an empty batch.
-Anything else ends the run: nothing is dropped, and sending the same events again is safe.
+outbox moves on, or back. 413, and a time-out after something was sent, halve the batch and go on; so does a connection
+that breaks off, if a batch has got through since the last one did. An event that is refused with 413 all alone is set
+aside; so is one that the receiver declines alone while it takes an empty batch. Anything else ends the run: nothing is
+dropped, and sending the same events again is safe.
 """
 
 import logging
@@ -50,6 +51,7 @@ class Sending:
         self._tally = tally
         self._heard = heard
         self._stopping = stopping
+        self._got_through = False
 
     def run(self, *, probe: bool) -> None:
         """Send all that waits; with `probe` ask for the watermark where nothing does.
@@ -99,8 +101,9 @@ class Sending:
             if error.kind not in ("timeout", "connect") or self._client.bytes_sent == sent_before:
                 raise
             self._smaller(batch)
-            if error.kind == "connect" or len(batch.seqs) == 1:
+            if len(batch.seqs) == 1 or (error.kind == "connect" and not self._got_through):
                 raise
+            self._got_through = False
             return batch.seqs[0] - 1
 
     def _smaller(self, batch: Batch) -> None:
@@ -126,6 +129,7 @@ class Sending:
             self._outbox.set_note(CONFLICT, batch.stream)
         delivered = self._outbox.settle(batch.seqs[-1] if batch.seqs else 0, receipt, batch.seqs)
         self._tally.receipt(receipt)
+        self._got_through = True
         if batch.seqs:
             self._size.succeeded(events=len(batch.seqs), bytes=batch.size, seconds=seconds)
         return delivered

@@ -76,8 +76,9 @@ def certificate(error: ssl.SSLCertVerificationError, host: str, *, clock_synced:
 
 
 def no_tls(error: ssl.SSLError, host: str) -> Unreachable:
+    reason = getattr(error, "reason", None) or _last_words(error)
     return Unreachable(
-        f"no secure connection to {host} ({error.reason or _last_words(error)}). {KEPT}; {BY_ITSELF}. Something in "
+        f"no secure connection to {host} ({reason}). {KEPT}; {BY_ITSELF}. Something in "
         "between may not let TLS pass, or there is no TLS at that port",
         kind="tls",
     )
@@ -88,6 +89,14 @@ def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
         f"the certificate authority named at enrollment, {ca_file}, cannot be used ({_last_words(error)}). {KEPT}. "
         "Put a PEM file there that this user can read, or enroll again with another one",
         kind="tls",
+    )
+
+
+def bad_proxy(error: Exception) -> Unreachable:
+    return Unreachable(
+        f"the proxy that the environment names cannot be used ({_last_words(error)}). {KEPT}. "
+        "Correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where the agent is started",
+        kind="connect",
     )
 
 

@@ -102,7 +102,10 @@ class Agent:
             self._service = subprocess.Popen(
                 [str(BIN / "pisync"), "run"], env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
-        until((self.home / "agent.sock").exists, "the agent's socket")
+        try:
+            until((self.home / "agent.sock").exists, "the agent's socket")
+        except TimeoutError as error:
+            raise RuntimeError(f"the service did not start:\n{(self.home / 'service.log').read_text()}") from error
 
     def memory_mib(self, field: str) -> float:
         """`VmRSS` (resident now) or `VmHWM` (the most it ever was) of the service."""

@@ -174,6 +174,17 @@ def test_failures_halve_down_to_one_event_and_successes_bring_it_back() -> None:
     size.failed(events=1, bytes=1)
     assert (size.events, size.bytes) == (1, 1)
 
-    for _ in range(30):
+    for _ in range(40):
         size.succeeded(events=size.events, bytes=size.bytes, seconds=0.1)
     assert (size.events, size.bytes) == (BATCH_EVENTS, 2 * MIB)
+
+
+def test_after_a_failure_a_larger_one_is_not_tried_at_once() -> None:
+    size = BatchSize(first=100 * KIB)
+    size.failed(events=400, bytes=100 * KIB)
+    seen = []
+    for _ in range(10):
+        size.succeeded(events=size.events, bytes=size.bytes, seconds=0.1)
+        seen.append(size.bytes // KIB)
+
+    assert seen == [50] * 8 + [100, 200]

@@ -10,9 +10,8 @@ from typing import Any
 
 import pytest
 
-from pisync_agent import InvalidEvent, OutboxFull, Recorder, StoreUnusable
+from pisync_agent import InvalidEvent, OutboxFull, Recorder, StoreUnusable, config
 from pisync_agent.outbox import OutboxLimits, files
-from pisync_agent.recorder import default_home
 from pisync_common import unix_socket
 from pisync_common.single_writer import WriterLock
 from tests.support.outboxes import Faults, StillClock, bodies, opened, seqs
@@ -187,10 +186,22 @@ def test_it_can_be_used_again_after_close(tmp_path: Path) -> None:
 
 
 def test_home_is_where_the_commands_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("PISYNC_AGENT_HOME", str(tmp_path))
-    assert default_home() == tmp_path
-    monkeypatch.delenv("PISYNC_AGENT_HOME")
-    assert default_home().name == "pisync"
+    """Variable, then TOML file, then the user's own folder; the outbox's limits with it."""
+    file = tmp_path / "agent.toml"
+    file.write_text(f'home = "{tmp_path}/from-file"\nmax_queue = "1MiB"\n')
+    for name in ("HOME", "CONFIG", "MAX_QUEUE"):
+        monkeypatch.delenv(f"PISYNC_AGENT_{name}", raising=False)
+    monkeypatch.setattr(config, "SYSTEM_FILE", file)
+    with Recorder(clock=StillClock()) as mine:
+        assert mine.record("note.taken") == 1
+        assert (tmp_path / "from-file" / "outbox.db").exists()
+        *_, last = mine.record_many({"type": "note.taken", "data": {"x": "y" * 60_000}} for _ in range(40))
+        assert isinstance(last, OutboxFull)
+        assert "of 1.0 MiB" in str(last)
+    monkeypatch.setenv("PISYNC_AGENT_HOME", str(tmp_path / "from-variable"))
+    with Recorder(clock=StillClock()) as mine:
+        mine.record("note.taken")
+    assert (tmp_path / "from-variable" / "outbox.db").exists()
 
 
 def test_the_public_names() -> None:

@@ -46,6 +46,7 @@ class Room:
         """From now on this connection's file is bounded, and a reserve is kept beside it."""
         self._connection = connection
         self.measure()
+        self.write_back()
         self._reserve.make()
 
     def measure(self) -> None:
