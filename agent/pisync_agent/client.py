@@ -5,12 +5,14 @@
   itself. Nothing else of the environment is used.
 - A named CA file is the only authority trusted; without one it is those of the system, or else httpx's own.
 - What is sent is counted as it is handed to the connection, request line and headers included (TLS adds about 1%).
+- Each request has an id, which the receiver gives back: an old answer, out of a proxy's memory, is not believed.
 - An answer is read up to `ANSWER_BYTES` and for `ANSWER_S` seconds. What it means is said in `answers`.
 
 Errors are DeliveryErrors; no message, and no log line, holds the token.
 """
 
 import json
+import secrets
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -36,6 +38,7 @@ SILENCE_S: Final = 30.0
 ANSWER_S: Final = 60.0
 ANSWER_BYTES: Final = 1 * MIB
 
+_REQUEST_ID: Final = "X-Request-Id"
 _PIECE_BYTES: Final = 16 * KIB
 _TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
 # Shorter than a server's own patience (uvicorn: 5 s), so that a request rarely meets a connection that is being closed.
@@ -62,12 +65,14 @@ class Wire:
         try:
             http = self._opened()
             counted = _Counted(self, body, on_sent)
-            sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}
+            request_id = secrets.token_hex(8)
+            sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), _REQUEST_ID: request_id}
+            sized |= headers
             request = http.build_request("POST", f"{self._url}{path}", headers=sized, content=counted)
             counted.head = head_size(request)
             response = http.send(request, stream=True)
             try:
-                return self._read(response)
+                return self._read(response, request_id)
             finally:
                 response.close()
                 http.cookies.clear()
@@ -103,7 +108,9 @@ class Wire:
             return private_trust(self._ca_file)
         return ssl.create_default_context() if _system_has_authorities() else httpx.create_ssl_context(trust_env=False)
 
-    def _read(self, response: httpx.Response) -> Answer:
+    def _read(self, response: httpx.Response, request_id: str) -> Answer:
+        if response.headers.get(_REQUEST_ID, request_id) != request_id:
+            raise answers.portal("what came back is the answer to another request")
         until = self._clock.monotonic() + ANSWER_S
         body = bytearray()
         assert isinstance(response.stream, httpx.SyncByteStream)

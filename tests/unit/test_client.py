@@ -69,6 +69,23 @@ def test_a_batch_goes_out_as_the_wire_has_it() -> None:
     assert "transfer-encoding" not in request.headers
 
 
+def test_the_answer_to_another_request_is_not_believed() -> None:
+    """A proxy that keeps answers would make the device believe that a batch arrived."""
+    kept: list[httpx.Response] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        headers = {"X-Request-Id": request.headers["X-Request-Id"]}
+        kept.append(httpx.Response(200, headers=headers, json=RECEIPT))
+        first = kept[0]
+        return httpx.Response(200, headers=first.headers, content=first.content)
+
+    with client(handler) as one:
+        one.post_batch(b"body", stream="s1")
+        with pytest.raises(Unreachable) as caught:
+            one.post_batch(b"body", stream="s1")
+    assert caught.value.kind == "portal"
+
+
 def test_a_sync_event_goes_out_with_its_key() -> None:
     seen: list[httpx.Request] = []
 

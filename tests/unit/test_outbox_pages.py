@@ -83,6 +83,29 @@ def test_a_log_without_a_header_is_read_by_its_first_frame(tmp_path: Path) -> No
     assert list(frames(log)) == whole
 
 
+def test_a_torn_commit_is_no_commit_where_an_old_frame_shows_through(tmp_path: Path) -> None:
+    """The log begins again at its start: where a frame of the torn commit is lost, one of the round before stands."""
+    path = tmp_path / "x.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("CREATE TABLE t (x)")
+        for _ in range(30):
+            connection.execute("INSERT INTO t VALUES (randomblob(3000))")
+        _copy(path)
+        old = (tmp_path / "copy.db-wal").read_bytes()
+        connection.execute("PRAGMA wal_checkpoint(RESTART)")
+        connection.execute("INSERT INTO t VALUES (randomblob(30000))")
+        _copy(path)
+    log = tmp_path / "copy.db-wal"
+    step = 24 + 4096
+    shown = next(at for at in range(32 + step, len(old), step) if old[at + 4 : at + 8] != bytes(4))
+    content = log.read_bytes()
+    log.write_bytes(content[:shown] + old[shown : shown + step] + content[shown + step :])
+    found = list(frames(log))
+    assert not all(frame.sound for frame in found)
+    assert [frame.commits for frame in found] == [False] * (len(found) - 1) + [True]
+
+
 def test_frames_of_an_earlier_round_do_not_count(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -99,6 +99,20 @@ def test_a_late_rejection_of_a_requeued_event_does_not_bring_it_back(tmp_path: P
     outbox.close()
 
 
+def test_requeue_finds_the_letters_of_two_streams_under_one_number(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    outbox.append(events(2))
+    outbox.set_aside(2, "too_large", "413")
+    outbox.start_new_stream("a test")
+    outbox.append([event(7), event(8)])
+    outbox.set_aside(2, "too_large", "413")
+    assert [outbox.requeue(2), outbox.requeue(2)] == [4, 5]
+    found = [json.loads(body)["data"]["n"] for body in bodies(outbox, 3)]
+    assert found == [7, 2]
+    assert all(letter.requeued_as for letter in outbox.dead())
+    outbox.close()
+
+
 def test_requeue_of_nothing_says_so(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(1))

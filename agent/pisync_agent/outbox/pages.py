@@ -219,11 +219,12 @@ def frames(log: Path, page_size: int = _DEFAULT_SIZE) -> Iterator[Frame]:
                 return
             stated = _two_words(head, 16)
             sums = checksum(content, header.order, checksum(head[:8], header.order, before)) if before else stated
+            ours = head[8:16] == header.salt  # else it is of a round before, and was never written over in this one
             yield Frame(
                 page=int.from_bytes(head[:4], "big"),
                 offset=file.tell() - header.page_size,
-                commits=head[4:8] != b"\0\0\0\0",
-                sound=head[8:16] == header.salt and sums == stated,
+                commits=ours and head[4:8] != b"\0\0\0\0",
+                sound=ours and sums == stated,
             )
             before = stated
 

@@ -56,8 +56,9 @@ ON CONFLICT (stream, seq) DO NOTHING;
 SELECT stream, seq, code, detail, body, requeued_as FROM dead ORDER BY id;
 
 -- name: dead_letter
--- A seq's dead letter: of this stream first, else of the newest earlier one.
-SELECT stream, seq, code, detail, body, requeued_as FROM dead WHERE seq = ?1 ORDER BY stream = ?2 DESC, id DESC LIMIT 1;
+-- A seq's dead letter: one that was not queued again first, then of this stream, else of the newest earlier one.
+SELECT stream, seq, code, detail, body, requeued_as FROM dead WHERE seq = ?1
+ORDER BY requeued_as IS NULL DESC, stream = ?2 DESC, id DESC LIMIT 1;
 
 -- name: dead_of_stream
 -- Which events of the stream within two numbers are dead letters.

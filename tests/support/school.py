@@ -1,0 +1,449 @@
+"""A school in miniature: devices whose outbox and delivery are the real ones, a receiver's real store, and a link
+between them that does what links do. Time, randomness and the network are injected; power can be cut on either side.
+
+The cloud checks every receipt against its database before it goes out, and remembers what it has promised.
+"""
+
+import gzip
+import json
+import shutil
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from random import Random
+from typing import Any, Final
+
+import httpx
+
+from pisync_agent.client import ReceiverClient
+from pisync_agent.delivery import Delivery, SyncResult
+from pisync_agent.errors import AgentError
+from pisync_agent.identity import Identity
+from pisync_agent.outbox import NewEvent, Outbox, OutboxLimits, open_outbox
+from pisync_agent.policy import BatchSize
+from pisync_common.models import Receipt, Stamp
+from pisync_common.problems import CONTENT_TYPE, problem_type
+from pisync_receiver.answers import json_answer
+from pisync_receiver.decoding import DecodedBatch, decode_batch, decode_sync_event
+from pisync_receiver.store import EventBatch, StoredSyncEvent, SyncReport
+from pisync_receiver.store.sqlite import SqliteStore, open_store
+from pisync_receiver.views import receipt_record, sync_event_record
+from tests.support.power_cut import Connection, Disk, PowerCut
+
+DEVICE: Final = "pibook-1"
+URL: Final = "http://127.0.0.1:9"
+EPOCH_MS: Final = 1_795_424_400_000
+
+
+class Hop(StrEnum):
+    """What happens to one request."""
+
+    ARRIVES = "arrives"
+    LOST = "lost on the way there"
+    ANSWER_LOST = "its answer is lost"
+    TWICE = "arrives twice"
+    LATE = "arrives after the device has given up"
+    OLD_ANSWER = "a proxy answers with an answer of before"
+    PORTAL = "a captive portal answers"
+    GATEWAY = "a gateway answers 502"
+    BUSY = "the receiver asks for patience"
+    TOO_LARGE = "a proxy finds it too large"
+    CLOUD_KILLED = "the receiver is killed while it stores it"
+    CLOUD_DARK = "the receiver's power is cut while it stores it"
+    DEVICE_KILLED = "the agent is killed while it waits for the answer"
+    DEVICE_DARK = "the device's power is cut while it waits for the answer"
+
+
+class DeviceClock:
+    """A device's clocks: boot time goes on, the wall clock jumps."""
+
+    def __init__(self) -> None:
+        self._boots = 0
+        self._ms = 0
+        self.ahead_ms = 0
+        self.synced = False
+        self.boot()
+
+    def boot(self) -> None:
+        self._boots += 1
+        self._booted_ms = self._ms
+
+    def stamp(self) -> Stamp:
+        self._ms += 1
+        return Stamp(
+            at_ms=self.wall_ms(),
+            boot_id=f"b0070000-0000-4000-8000-{self._boots:012}",
+            boottime_ms=self._ms - self._booted_ms,
+            clock_synced=self.synced,
+        )
+
+    def monotonic(self) -> float:
+        return (self._ms - self._booted_ms) / 1000
+
+    def wall_ms(self) -> int:
+        return EPOCH_MS + self._ms + self.ahead_ms
+
+    def pass_s(self, seconds: int) -> None:
+        self._ms += seconds * 1000
+
+
+@dataclass(frozen=True)
+class Promise:
+    """An event that a receipt accounted for."""
+
+    stream: str
+    seq: int
+    number: int
+
+
+class Cloud:
+    """The receiver's store, and what is true about it."""
+
+    def __init__(self, home: Path, *, random: Random, connection: type[Connection] = Connection) -> None:
+        self._path = home / "receiver.db"
+        self.disk = Disk(random=random, connection=connection)
+        self.promised: set[Promise] = set()
+        self._now_ms = EPOCH_MS
+        self._copies: list[tuple[Path, set[Promise]]] = []
+        self.store = self._open()
+
+    def _open(self) -> SqliteStore:
+        return open_store(self._path, create=True, connect=self.disk.connect, now_ms=lambda: self._now_ms)
+
+    def post_batch(self, body: bytes) -> bytes:
+        """As the receiver's handler does it; the answer's body. Raises PowerCut."""
+        batch = decode_batch(gzip.decompress(body))
+        receipt = self._write(
+            EventBatch(
+                device_id=batch.device_id,
+                stream=batch.stream,
+                sent=batch.sent,
+                agent=batch.agent,
+                events=batch.events,
+                invalid=batch.invalid,
+                received_ms=self._tick(),
+            )
+        )
+        assert isinstance(receipt, Receipt), receipt
+        self._check(batch, receipt)
+        return json_answer(receipt_record(receipt)).body
+
+    def post_sync_event(self, body: bytes, key: str) -> bytes:
+        event, at_ms = decode_sync_event(body)
+        stored = self._write(
+            SyncReport(
+                device_id=event.device_id,
+                timestamp=event.timestamp,
+                at_ms=at_ms,
+                total_files_synced=event.total_files_synced,
+                total_errors=event.total_errors,
+                internet_speed=event.internet_speed,
+                errors={str(name): count for name, count in event.errors.items()},
+                idempotency_key=key,
+                received_ms=self._tick(),
+            )
+        )
+        assert isinstance(stored, StoredSyncEvent), stored
+        return json_answer(sync_event_record(stored)).body
+
+    def restart(self, *, power_lost: bool) -> None:
+        """It ends without a word and comes again; all that it promised must be there."""
+        self.disk.restart(power_lost=power_lost)
+        self.store = self._open()
+        self._check_promises()
+
+    def copy(self) -> None:
+        """Keep a copy of the database as it is now."""
+        self.store.close()
+        target = self._path.with_name(f"copy-{len(self._copies)}.db")
+        shutil.copyfile(self._path, target)
+        self._copies.append((target, set(self.promised)))
+        self.store = self._open()
+
+    @property
+    def copies(self) -> int:
+        return len(self._copies)
+
+    def restore(self, number: int) -> None:
+        """Put a kept copy in the database's place: what came after it is gone."""
+        source, promised = self._copies[number]
+        self.store.close()
+        self._path.unlink()
+        shutil.copyfile(source, self._path)
+        self.promised = set(promised)
+        self.store = self._open()
+
+    def numbers(self) -> Counter[int]:
+        """How often each event is stored."""
+        rows = self._ask("SELECT data FROM events")
+        return Counter(json.loads(data)["n"] for (data,) in rows)
+
+    def stands_under(self, stream: str, seq: int) -> int | None:
+        """The number of the event that is stored under a seq."""
+        return self._stored(stream).get(seq)
+
+    def reports(self) -> int:
+        return int(self._ask("SELECT count(*) FROM sync_events")[0][0])
+
+    def close(self) -> None:
+        self.disk.close()
+
+    def _write(self, submission: EventBatch | SyncReport) -> object:
+        [outcome] = self.store.write([submission])
+        return outcome
+
+    def _tick(self) -> int:
+        self._now_ms += 1000
+        return self._now_ms
+
+    # What is true
+
+    def _check(self, batch: DecodedBatch, receipt: Receipt) -> None:
+        """A receipt is true: its events are all stored or kept as rejected, and 1 to its watermark, and no further."""
+        assert (receipt.device_id, receipt.stream) == (batch.device_id, batch.stream)
+        assert receipt.stored + receipt.duplicates + len(receipt.rejected) == len(batch.events)
+        stored, refused = self._stored(batch.stream), self._rejected(batch.stream)
+        accounted = stored.keys() | refused.keys()
+        assert all(seq in accounted for seq in range(1, receipt.watermark + 1))
+        assert receipt.watermark + 1 not in accounted
+        conflicts = {rejection.seq for rejection in receipt.rejected}
+        for event in batch.events:
+            number = _number(event.data)
+            held = refused.get(event.seq, set()) if event.seq in conflicts else {stored[event.seq]}
+            assert number in held
+            self.promised.add(Promise(batch.stream, event.seq, number))
+
+    def _check_promises(self) -> None:
+        streams = {promise.stream for promise in self.promised}
+        stored = {stream: self._stored(stream) for stream in streams}
+        refused = {stream: self._rejected(stream) for stream in streams}
+        for promise in self.promised:
+            kept = stored[promise.stream].get(promise.seq) == promise.number
+            kept = kept or promise.number in refused[promise.stream].get(promise.seq, ())
+            assert kept, f"{promise} was acknowledged and is gone"
+
+    def _stored(self, stream: str) -> dict[int, int]:
+        """Numbers by seq, those that are stored elsewhere and were carried here included."""
+        own = "SELECT e.seq, e.data FROM events e JOIN streams s ON s.id = e.stream_id WHERE s.stream = ?1"
+        carried = (
+            "SELECT c.seq, e.data FROM carried c JOIN streams s ON s.id = c.stream_id "
+            "JOIN events e ON e.id = c.event_id WHERE s.stream = ?1"
+        )
+        return {seq: _number(data) for seq, data in self._ask(f"{own} UNION ALL {carried}", (stream,))}
+
+    def _rejected(self, stream: str) -> dict[int, set[int]]:
+        sql = "SELECT r.seq, r.body FROM rejected r JOIN streams s ON s.id = r.stream_id WHERE s.stream = ?"
+        found: dict[int, set[int]] = {}
+        for seq, body in self._ask(sql, (stream,)):
+            found.setdefault(seq, set()).add(json.loads(body)["data"]["n"])
+        return found
+
+    def _ask(self, sql: str, parameters: tuple[Any, ...] = ()) -> list[Any]:
+        connection = self.disk.connect(self._path, readonly=True)
+        try:
+            return connection.execute(sql, parameters).fetchall()
+        finally:
+            connection.close()
+
+
+class Link(httpx.BaseTransport):
+    """What a device's requests meet: `hops` are used up one by one, then all arrive."""
+
+    def __init__(self, cloud: Cloud, device: "Device") -> None:
+        self._cloud = cloud
+        self._device = device
+        self.hops: deque[Hop] = deque()
+        self.late: list[httpx.Request] = []
+        self.operations = 0
+        """After how many of the receiver's writes CLOUD_KILLED and CLOUD_DARK strike."""
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        request.read()
+        match self.hops.popleft() if self.hops else Hop.ARRIVES:
+            case Hop.ARRIVES:
+                return self._arrive(request)
+            case Hop.LOST:
+                raise httpx.ReadTimeout("lost")
+            case Hop.ANSWER_LOST:
+                self._arrive(request)
+                raise httpx.ReadError("the answer is lost")
+            case Hop.TWICE:
+                self._arrive(request)
+                return self._arrive(request)
+            case Hop.LATE:
+                self.late.append(request)
+                raise httpx.ReadTimeout("late")
+            case Hop.OLD_ANSWER:
+                return self._device.old_answer() or self._arrive(request)
+            case Hop.PORTAL:
+                return httpx.Response(200, html="<h1>Welcome</h1>")
+            case Hop.GATEWAY:
+                return httpx.Response(502, html="<h1>Bad gateway</h1>")
+            case Hop.BUSY:
+                problem = {"type": problem_type("overloaded"), "detail": "later"}
+                headers = {"Retry-After": "7", "Content-Type": CONTENT_TYPE}
+                return httpx.Response(503, headers=headers, content=json.dumps(problem))
+            case Hop.TOO_LARGE:
+                return httpx.Response(413)
+            case Hop.CLOUD_KILLED | Hop.CLOUD_DARK as hop:
+                return self._arrive_at_dying(request, power_lost=hop is Hop.CLOUD_DARK)
+            case Hop.DEVICE_KILLED | Hop.DEVICE_DARK as hop:
+                self._arrive(request)
+                self._device.power_lost = hop is Hop.DEVICE_DARK
+                raise PowerCut
+
+    def deliver_late(self) -> None:
+        """What was under way arrives at last; nobody waits for the answers."""
+        for request in self.late:
+            self._arrive(request)
+        self.late.clear()
+
+    def _arrive(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/api/events":
+            answer = _answer(200, request, self._cloud.post_batch(request.content))
+        else:
+            key = request.headers["Idempotency-Key"]
+            answer = _answer(201, request, self._cloud.post_sync_event(request.content, key))
+        self._device.answers.append((request.url.path, answer))
+        return _again(answer)
+
+    def _arrive_at_dying(self, request: httpx.Request, *, power_lost: bool) -> httpx.Response:
+        self._cloud.disk.fail_after(self.operations)
+        try:
+            return self._arrive(request)
+        except PowerCut:
+            raise httpx.ReadError("the receiver is gone") from None
+        finally:
+            self._cloud.restart(power_lost=power_lost)
+
+
+class Device:
+    """One device: a folder on a disk, an agent that runs on it, and every event that `record` acknowledged here."""
+
+    def __init__(
+        self,
+        home: Path,
+        cloud: Cloud,
+        *,
+        random: Random,
+        connection: type[Connection] = Connection,
+        keep_delivered: int = 2**25,
+    ) -> None:
+        self.home = home
+        self.disk = Disk(random=random, connection=connection)
+        self.clock = DeviceClock()
+        self.link = Link(cloud, self)
+        self.recorded: dict[int, tuple[str, int]] = {}
+        """(stream, seq) of each acknowledged event as `append` returned it."""
+        self.answers: list[tuple[str, httpx.Response]] = []
+        self.power_lost = False
+        self._cloud = cloud
+        self._random = random
+        self._connection = connection
+        self._limits = OutboxLimits(keep_delivered_bytes=keep_delivered)
+        self._start()
+
+    def _start(self) -> None:
+        self.outbox: Outbox = open_outbox(
+            self.home,
+            limits=self._limits,
+            clock=self.clock,
+            connect=self.disk.connect,
+            random_hex=self._hex,
+            free_bytes=lambda folder: 2**30,
+        )
+        identity = Identity(url=URL, device_id=DEVICE, token="psd_" + "t" * 43)
+        self.delivery = Delivery(
+            self.outbox,
+            ReceiverClient(identity, clock=self.clock, transport=self.link),
+            clock=self.clock,
+            batch_size=BatchSize(first=600, most=1200),  # a few events a batch
+            link=lambda: True,
+            random_hex=self._hex,
+        )
+
+    def _hex(self, size: int) -> str:
+        return self._random.randbytes(size).hex()
+
+    def record(self, numbers: Iterable[int], *, keyed: bool = False) -> list[int | AgentError]:
+        """Record events in one call, as several apps at once do; with `keyed` each has its number for a key."""
+        wanted = list(numbers)
+        results = self.outbox.append([self._event(number, keyed=keyed) for number in wanted])
+        for number, result in zip(wanted, results, strict=True):
+            assert isinstance(result, int), result
+            self.recorded[number] = (self.outbox.stream, result)
+        return results
+
+    def _event(self, number: int, *, keyed: bool) -> NewEvent:
+        key = f"k-{number}" if keyed else None
+        return NewEvent.create("note.taken", stamp=self.clock.stamp(), learner_id="s-1", data={"n": number}, key=key)
+
+    def sync(self, hops: Iterable[Hop] = (), *, operations: int = 0) -> SyncResult:
+        """A sync run that somebody asked for. Raises PowerCut."""
+        self.link.hops = deque(hops)
+        self.link.operations = operations
+        try:
+            return self.delivery.run(probe=True)
+        finally:
+            self.link.hops.clear()
+
+    def requeue_dead(self) -> None:
+        """As a technician does with events that were refused alone, by a proxy say."""
+        for letter in self.outbox.dead():
+            if letter.requeued_as is None and letter.code == "too_large":
+                self.outbox.requeue(letter.seq)
+
+    def restart(self, *, power_lost: bool) -> None:
+        """The agent ends without a word, alone or with the whole device, and starts again."""
+        stream = self.outbox.stream
+        self.disk.restart(power_lost=power_lost)
+        if power_lost:
+            self.clock.boot()
+        self._start()
+        # No damage was done: if the outbox has begun another stream, then because a conflict asked for it.
+        assert self.outbox.stream == stream or not [
+            each for each in self.outbox.state().salvaged if "broken" in each.file
+        ]
+
+    def stop(self) -> None:
+        """The agent ends as it should."""
+        self.outbox.close()
+
+    def clone(self, home: Path) -> "Device":
+        """A second device from a copy of this one's card. This one stops for it, and starts again."""
+        self.stop()
+        shutil.copytree(self.home, home)
+        self._start()
+        twin = Device(home, self._cloud, random=self._random, connection=self._connection)
+        twin.recorded = dict(self.recorded)
+        return twin
+
+    def old_answer(self) -> httpx.Response | None:
+        """Some answer of before to a batch, of whatever stream."""
+        batches = [answer for path, answer in self.answers if path == "/api/events"]
+        return _again(self._random.choice(batches)) if batches else None
+
+    def numbers(self) -> set[int]:
+        """What the outbox holds, or has as dead letters that nobody has requeued."""
+        texts = [body for _, body, _ in self.outbox.list_events(0, 2**31)]
+        texts += [letter.body for letter in self.outbox.dead() if letter.requeued_as is None]
+        return {json.loads(text)["data"]["n"] for text in texts}
+
+    def close(self) -> None:
+        self.disk.close()
+
+
+def _answer(status: int, request: httpx.Request, body: bytes) -> httpx.Response:
+    headers = {"Content-Type": "application/json", "X-Request-Id": request.headers["X-Request-Id"]}
+    return httpx.Response(status, headers=headers, content=body)
+
+
+def _again(answer: httpx.Response) -> httpx.Response:
+    """The same answer, unread."""
+    return httpx.Response(answer.status_code, headers=answer.headers, content=answer.content)
+
+
+def _number(data: str | None) -> int:
+    return int(json.loads(data or "{}")["n"])
