@@ -1,8 +1,8 @@
 """Whatever happens to devices, link and receiver, in whatever order: every event that `record` acknowledged is stored
 exactly once, and every receipt is true.
 
-The outbox, the delivery and the store are the real ones; see `tests.support.school` for the rest. What may be missing
-in the end is said in `SchoolLife.beyond_recall`.
+The outbox, the delivery and the store are the real ones; for the rest see `simulated_device` and `simulated_cloud` in
+`tests.support`. What may be missing in the end is said in `SchoolLife.beyond_recall`.
 """
 
 import shutil
@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tests.support.power_cut import Connection, PowerCut
-from tests.support.school import Cloud, Device, Hop
+from tests.support.simulated_cloud import Cloud
+from tests.support.simulated_device import Device, Hop
 
 ROUNDS = 12
 DEVICES = 3
