@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 
 from pisync_agent.errors import DeliveryError, NotEnrolled, Refused, Unreachable
 from pisync_agent.home import PREFIX, SYSTEM_FILE
-from pisync_common import __version__
+from pisync_common import command_line
 from pisync_common.errors import PiSyncError, RuleError, SettingError
 
 PROGRAM: Final = "pisync"
@@ -203,41 +203,17 @@ def exit_code(error: PiSyncError) -> int:
 
 def build_parser(only: str | None = None) -> argparse.ArgumentParser:
     """The whole command line, from `COMMANDS`; with `only`, the flags of that command alone."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+    return command_line.build(
+        PROGRAM,
+        COMMANDS,
+        _GROUPS,
+        lambda where, command: _add_command(where, command, whole=only in (None, command.words[0])),
         description="PiSync's agent: keeps what learners do on this device, and delivers it when there is a link.",
         epilog=(
             f"examples:\n  {PROGRAM} status\n  {PROGRAM} sync\n\n"
             f"{PROGRAM} COMMAND --help shows each command's flags and an example.\n\n{EXIT_CODES}"
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    groups: dict[str, Any] = {}
-    for command in COMMANDS:
-        where = top
-        if len(command.words) == 2:
-            group = command.words[0]
-            if group not in groups:
-                groups[group] = _add_group(top, group)
-            where = groups[group]
-        _add_command(where, command, whole=only in (None, command.words[0]))
-    return parser
-
-
-def _add_group(top: Any, name: str) -> Any:
-    examples = "".join(f"\n  {PROGRAM} {command.example}" for command in COMMANDS if command.words[0] == name)
-    parser = top.add_parser(
-        name,
-        help=_GROUPS[name],
-        description=f"{_GROUPS[name].capitalize()}.",
-        epilog=f"examples:{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
 def _add_command(where: Any, command: Command, *, whole: bool) -> None:
@@ -245,14 +221,8 @@ def _add_command(where: Any, command: Command, *, whole: bool) -> None:
         where.add_parser(command.words[-1], help=command.about)
         return
     more = f"\n\n{command.more}" if command.more else ""
-    parser: argparse.ArgumentParser = where.add_parser(
-        command.words[-1],
-        help=command.about,
-        description=f"{command.about[0].upper()}{command.about[1:]}.",
-        epilog=f"example:\n  {PROGRAM} {command.example}{more}\n\n{EXIT_CODES}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    epilog = f"example:\n  {PROGRAM} {command.example}{more}\n\n{EXIT_CODES}"
+    parser = command_line.add_parser(where, command.words[-1], command.about, epilog=epilog)
     command.arguments(parser)
     parser.add_argument(
         "--config",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from pisync_common import __version__
+from pisync_common import command_line
 from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import Setting, add_flags
 from pisync_receiver import commands, config
@@ -184,49 +184,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole command line, from `COMMANDS`."""
-    parser = argparse.ArgumentParser(
-        prog=PROGRAM,
+    return command_line.build(
+        PROGRAM,
+        COMMANDS,
+        _GROUPS,
+        _add_command,
         description="PiSync's receiver: stores what devices send before it answers, and answers about them.",
         epilog=f"example:\n  {PROGRAM} serve\n\n{PROGRAM} COMMAND --help shows each command's flags and an example.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"{PROGRAM} {__version__}")
-    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    groups: dict[str, Any] = {}
-    for command in COMMANDS:
-        where = top
-        if len(command.words) == 2:
-            group = command.words[0]
-            if group not in groups:
-                groups[group] = _add_group(top, group)
-            where = groups[group]
-        _add_command(where, command)
-    return parser
-
-
-def _add_group(top: Any, name: str) -> Any:
-    examples = "".join(f"\n  {PROGRAM} {command.example}" for command in COMMANDS if command.words[0] == name)
-    parser = top.add_parser(
-        name,
-        help=_GROUPS[name],
-        description=f"{_GROUPS[name].capitalize()}.",
-        epilog=f"examples:{examples}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    return parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
 
 def _add_command(where: Any, command: Command) -> None:
-    parser: argparse.ArgumentParser = where.add_parser(
-        command.words[-1],
-        help=command.about,
-        description=f"{command.about[0].upper()}{command.about[1:]}.",
-        epilog=f"example:\n  {PROGRAM} {command.example}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    epilog = f"example:\n  {PROGRAM} {command.example}"
+    parser = command_line.add_parser(where, command.words[-1], command.about, epilog=epilog)
     command.arguments(parser)
     parser.add_argument(
         "--config",

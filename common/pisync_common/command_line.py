@@ -1,0 +1,68 @@
+"""What the command lines of both programs have in common: commands of one word or two, each with an example."""
+
+import argparse
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+from pisync_common import __version__
+
+
+class Command(Protocol):
+    """As much of a command as its place and its help need. `words` are what is typed."""
+
+    @property
+    def words(self) -> tuple[str, ...]: ...
+    @property
+    def about(self) -> str: ...
+    @property
+    def example(self) -> str: ...
+
+
+C = TypeVar("C", bound=Command)
+
+
+def build(
+    program: str,
+    commands: Sequence[C],
+    groups: Mapping[str, str],
+    add: Callable[[Any, C], None],
+    *,
+    description: str,
+    epilog: str,
+) -> argparse.ArgumentParser:
+    """The whole command line. `groups` says what those commands of two words are about that share the first; `add`
+    adds one command to its place."""
+    parser = argparse.ArgumentParser(
+        prog=program,
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"{program} {__version__}")
+    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    places: dict[str, Any] = {}
+    for command in commands:
+        first = command.words[0]
+        if len(command.words) == 1:
+            add(top, command)
+            continue
+        if first not in places:
+            examples = [f"\n  {program} {each.example}" for each in commands if each.words[0] == first]
+            group = add_parser(top, first, groups[first], epilog=f"examples:{''.join(examples)}")
+            places[first] = group.add_subparsers(title="commands", metavar="COMMAND", required=True)
+        add(places[first], command)
+    return parser
+
+
+def add_parser(where: Any, word: str, about: str, *, epilog: str) -> argparse.ArgumentParser:
+    """A parser for one more word, with what it is about as its help."""
+    parser: argparse.ArgumentParser = where.add_parser(
+        word,
+        help=about,
+        description=f"{about[0].upper()}{about[1:]}.",
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    return parser
