@@ -57,7 +57,10 @@ def record(arguments: argparse.Namespace) -> int:
 
 
 def sync(arguments: argparse.Namespace) -> int:
+    import logging
+
     settings = settings_of(arguments)
+    logging.getLogger("pisync_agent.syncer").setLevel(logging.ERROR)  # it tells of a next try, but this process ends
     meter = progress.Meter(sys.stderr)
     try:
         result = _sync(settings, meter)
@@ -159,12 +162,16 @@ def _sync(settings: Settings, meter: progress.Meter) -> dict[str, Any]:
 
     home, deadline = settings[config.HOME], time.monotonic() + START_S
     while True:
+        began = time.monotonic()
         try:
             if (result := local.sync(files.socket(home), meter.show)) is not None:
                 return result
             return Service(home, settings=settings).sync_once(meter.show)
-        except (LockHeld, ConnectionError):
-            if time.monotonic() > deadline:
+        except (LockHeld, ConnectionError, local.Stopped):
+            now = time.monotonic()
+            if now - began > START_S:  # it was at work, and ended before it was done
+                deadline = now + START_S
+            if now > deadline:
                 raise
             time.sleep(0.05)  # its socket opens, or its lock is freed, in a moment; neither can be waited for
 
@@ -174,7 +181,7 @@ def _verdict(result: Mapping[str, Any], err: TextIO) -> int:
     failure = result.get("failure")
     if failure:
         kind = failure.get("kind") or failure["code"]
-        print(f"pisync: the sync run failed ({kind}): {failure['detail']}. Everything is kept", file=err)
+        print(f"pisync: the sync run failed ({kind}): {failure['detail']}", file=err)
         return {"unreachable": UNREACHABLE, "refused": REFUSED}.get(failure["code"], WAITS)
     if result.get("offline"):
         print("pisync: this device has no link; everything is kept, and delivered when there is one", file=err)

@@ -35,8 +35,14 @@ class BadMessage(AgentError):
     code = "bad_message"
 
 
+class Stopped(AgentError):
+    """The process that was asked ends, and has not done it: another one may."""
+
+    code = "stopped"
+
+
 _ERRORS: Final[Mapping[str, type[AgentError]]] = {
-    kind.code: kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, NotEnrolled, BadMessage)
+    kind.code: kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, NotEnrolled, BadMessage, Stopped)
 }
 
 
@@ -95,7 +101,7 @@ def reload(socket: Path) -> bool:
 def sync(socket: Path, on_progress: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
     """Have the service make a sync run: its result; None if no service runs.
 
-    Raises the service's error (NotEnrolled, …), or OSError if it stopped before the run was over.
+    Raises the service's error (NotEnrolled, …): Stopped, or OSError, if it ended before the run was over.
     """
     try:
         client = LineClient(socket)

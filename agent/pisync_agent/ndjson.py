@@ -93,7 +93,8 @@ def _event(line: bytes, read: ReadLine, clock: Clock) -> NewEvent:
 
 def _at(place: int, error: AgentError) -> AgentError:
     kind = next(kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, AgentError) if isinstance(error, kind))
-    return kind(f"line {place}: {error}. It was not stored; each seq that was printed stands for a line that was")
+    said = str(error).rstrip(".")
+    return kind(f"line {place}: {said}. It was not stored; each seq that was printed stands for a line that was")
 
 
 def _groups(source: int) -> Iterator[list[bytes]]:

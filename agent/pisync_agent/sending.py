@@ -29,6 +29,10 @@ CONFLICT: Final = "conflict"
 STREAMS_A_RUN: Final = 3
 """How many streams one run may follow: the outbox begins another one when its file breaks, or after a conflict."""
 
+LATE_BATCHES: Final = 3
+"""How many batches of events a run may send that came while it was under way. Where one comes with every round trip the
+run would never end: never be reported, and never let them gather for a larger batch."""
+
 
 class Sending:
     """One run's use of outbox and client. `heard` is told of each receipt."""
@@ -72,9 +76,10 @@ class Sending:
     def _send_stream(self, stream: str, *, probe: bool) -> None:
         packer = Packer(self._outbox, device_id=self._client.device_id, stream=stream, agent=AGENT)
         with closing(Ahead(packer, self._size)) as ahead:
-            after = self._outbox.delivered
+            after, upto, late = self._outbox.delivered, self._outbox.state().last_seq, 0
             while not self._stopping() and self._outbox.stream == stream:
-                batch = ahead.take(after)
+                late += after >= upto
+                batch = ahead.take(after) if late <= LATE_BATCHES else None
                 if batch is None:
                     if not probe or self._tally.contact:
                         return

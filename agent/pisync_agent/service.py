@@ -165,7 +165,7 @@ class Service:
         if not self._syncer.ended:
             log.warning("a request was still under way; what it carried is sent again")
         self._woken()
-        self._answer_waiters(None, local.error_answer(AgentError(STOPPED)))
+        self._answer_waiters(None, local.error_answer(local.Stopped(STOPPED)))
         self._turn(0)
         deadline = self._clock.monotonic() + FLUSH_S
         self._loop(lambda: self._server.sending and self._clock.monotonic() < deadline, until=deadline)
@@ -318,7 +318,7 @@ class Service:
         if not self._runner.enrolled:
             raise NotEnrolled(NOT_ENROLLED)
         if self._ends:
-            raise AgentError(STOPPED)
+            raise local.Stopped(STOPPED)
         self._waiters.append((peer, self._syncer.ask()))
 
     def _requeue(self, message: Mapping[str, Any]) -> int:

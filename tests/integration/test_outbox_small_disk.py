@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,44 +10,15 @@ import pytest
 from pisync_agent.errors import OutboxFull
 from pisync_agent.outbox import Outbox, open_outbox
 from tests.support.outboxes import events, receipt, seqs
+from tests.support.small_disk import small_disk, use_up
 
 SIZE = 8 * 1024 * 1024
 
 
 @pytest.fixture(params=["tmpfs", "ext4"])
 def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
-    """A small file system of its own, where root may mount one."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    if request.param == "tmpfs":
-        command = ["mount", "-t", "tmpfs", "-o", f"size={SIZE}", "none", str(place)]
-    else:
-        image = tmp_path / "image"
-        with image.open("wb") as file:
-            file.truncate(SIZE)
-        subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", str(image)], check=True)
-        command = ["mount", "-o", "loop", str(image), str(place)]
-    if subprocess.run(command, capture_output=True, check=False).returncode:
-        pytest.skip("mounting is not allowed here")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-
-
-def use_up(disk: Path) -> Path:
-    """Fill the disk to the last byte, as another program would."""
-    file = disk / "others"
-    with file.open("ab", buffering=0) as stream:
-        for size in (65536, 4096, 512, 1):
-            try:
-                while True:
-                    stream.write(b"x" * size)
-            except OSError:
-                continue
-    return file
+    with small_disk(tmp_path, size=SIZE, kinds=[request.param]) as mounted:
+        yield mounted
 
 
 def fill(outbox: Outbox, most: int = 100_000) -> int:

@@ -165,6 +165,17 @@ def test_a_forced_run_with_events_does_not_ask_as_well(bench: Bench) -> None:
     assert bench.receiver.batches == [[1, 2, 3]]
 
 
+def test_a_run_ends_though_something_new_comes_with_every_batch(bench: Bench) -> None:
+    bench.record(5)
+    bench.receiver.hook = lambda: bench.record(1)
+
+    result = bench.run()
+
+    assert bench.receiver.batches == [[1, 2, 3, 4, 5], [6], [7], [8]]
+    assert (result.delivered, result.waiting, result.failure) == (8, 1, None)
+    assert bench.reported == [(8, {})]
+
+
 def test_after_hours_with_nothing_to_send_the_device_says_hello(bench: Bench) -> None:
     bench.later(HELLO_S - 1)
     bench.run()

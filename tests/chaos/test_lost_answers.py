@@ -1,0 +1,164 @@
+"""A link that breaks at the worst moment: after the receiver's commit, in mid-upload, in the middle of an answer.
+
+Whatever the device did not hear it sends again; the receiver counts that as duplicates and stores once.
+"""
+
+import itertools
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.agent_process import AgentProcess
+from tests.support.fault_proxy import FaultProxy
+from tests.support.learning_app import LearningApp, Note, record_lesson
+from tests.support.proof import Proof
+from tests.support.receiver_process import ReceiverProcess, wait_until
+
+NUMBERS = itertools.count(1)
+SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
+EVENTS = 300
+STORM = 12
+STORED = 'pisync_events_total{outcome="stored"}'
+DUPLICATES = 'pisync_events_total{outcome="duplicate"}'
+
+
+@pytest.fixture(scope="module")
+def receiver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReceiverProcess]:
+    with ReceiverProcess(tmp_path_factory.mktemp("receiver")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def code(receiver: ReceiverProcess) -> str:
+    """Enrolls every device of this file."""
+    return receiver.enrollment_code("--uses", "100")
+
+
+@pytest.fixture(scope="module")
+def proof(receiver: ReceiverProcess) -> Iterator[Proof]:
+    with Proof(receiver) as asking:
+        yield asking
+
+
+@pytest.fixture
+def link(receiver: ReceiverProcess) -> Iterator[FaultProxy]:
+    with FaultProxy("127.0.0.1", receiver.port) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def agent(link: FaultProxy, code: str, tmp_path: Path) -> Iterator[AgentProcess]:
+    """A device at the end of the link, enrolled under the name of its folder."""
+    settings = ("--sync-delay", "0s", "--retry-base", "0.02s", "--retry-cap", "0.1s")
+    with AgentProcess(tmp_path / f"pibook-{next(NUMBERS)}", *settings) as made:
+        made.enroll(link.url, code, device_id=made.home.name)
+        yield made
+
+
+def stored(proof: Proof, agent: AgentProcess) -> int:
+    return len(proof.events(agent.home.name))
+
+
+def check_failed_sync(agent: AgentProcess, waiting: int) -> None:
+    done = agent.run("sync")
+    assert done.returncode == 3
+    assert f"{waiting} events wait" in done.stdout
+    assert "what was under way is sent again" in done.stderr
+    status = agent.status()
+    assert (status["waiting"], status["dead"]) == (waiting, 0)
+
+
+def check_known_already(agent: AgentProcess, proof: Proof, notes: dict[Note, int]) -> None:
+    """The next sync learns that the receiver has had it all for long."""
+    found = agent.json("sync")
+    assert (found["delivered"], found["duplicates"], found["waiting"]) == (0, len(notes), 0)
+    proof.check_whole(agent.home.name, notes)
+
+
+def test_an_answer_that_is_lost_after_the_commit(agent: AgentProcess, link: FaultProxy, proof: Proof) -> None:
+    """Three times in a row: the receiver has it all from the first time on, and the device does not know."""
+    notes = record_lesson(agent, "s-1", EVENTS)
+    link.drop_answers_to = "/api/events"
+    link.drop_answers = 3
+    for lost in (1, 2, 3):
+        check_failed_sync(agent, EVENTS)
+        assert (link.answers_dropped, stored(proof, agent)) == (lost, EVENTS)
+
+    check_known_already(agent, proof, notes)
+
+
+def test_an_answer_that_breaks_off(agent: AgentProcess, link: FaultProxy, proof: Proof) -> None:
+    """Before its first byte, in its first line, in its headers, in its body."""
+    notes = record_lesson(agent, "s-1", EVENTS)
+    link.cut_down_after = 0
+    check_failed_sync(agent, EVENTS)
+    for bytes in (10, 100, 200):
+        before = link.bytes_down
+        link.cut_down_after = bytes
+        check_failed_sync(agent, EVENTS)
+        assert link.bytes_down >= before + bytes
+        assert stored(proof, agent) == EVENTS
+    link.heal()
+
+    check_known_already(agent, proof, notes)
+
+
+def test_an_upload_that_is_cut_stores_nothing(agent: AgentProcess, link: FaultProxy, proof: Proof) -> None:
+    """A batch is stored whole or not at all."""
+    notes = record_lesson(agent, "s-1", EVENTS, noise=100)
+    for after in (10, 300, 2_000):
+        link.cut_up_after = after
+        check_failed_sync(agent, EVENTS)
+        assert stored(proof, agent) == 0
+    link.heal()
+    found = agent.json("sync")
+
+    assert (found["delivered"], found["duplicates"], found["waiting"]) == (EVENTS, 0, 0)
+    proof.check_whole(agent.home.name, notes)
+
+
+def weather(rng: random.Random) -> dict[str, Any]:
+    """One thing after the other that a link can do to the next few connections."""
+    return rng.choice(
+        [
+            {"drop_answers": rng.randrange(1, 4), "drop_answers_to": rng.choice(["", "/api/events"])},
+            {"cut_up_after": rng.randrange(1, 3_000)},
+            {"cut_down_after": rng.randrange(1, 1_000)},
+            {"latency": rng.uniform(0.001, 0.02)},
+            {"bad_gateway": {"/api/events"}},
+        ]
+    )
+
+
+def test_a_service_on_a_link_that_gets_it_all_wrong(agent: AgentProcess, link: FaultProxy, proof: Proof) -> None:
+    print(f"PISYNC_CHAOS_SEED={SEED}")
+    rng = random.Random(SEED)
+    before = {name: proof.metric(name) for name in (STORED, DUPLICATES)}
+    app = LearningApp(agent.home, "s-1", pause=0.002)
+    agent.start()
+    app.start()
+    try:
+        for _ in range(STORM):
+            link.heal()
+            link.change(**weather(rng))
+            enough = link.connections + rng.randrange(2, 6)
+            wait_until(lambda enough=enough: link.connections >= enough, "the agent tries")  # type: ignore[misc]
+            if rng.random() < 0.5:
+                time.sleep(rng.uniform(0, 0.01))
+                link.cut()
+        link.heal()
+        app.stop()
+    finally:
+        app.discard()
+    agent.command("sync")
+
+    proof.check_whole(agent.home.name, app.notes)
+    assert proof.metric(STORED) - before[STORED] == len(app.notes)
+    assert proof.metric(DUPLICATES) > before[DUPLICATES]
+    assert agent.status()["dead"] == 0
+    assert "Traceback" not in agent.log()

@@ -1,0 +1,395 @@
+"""The client over real sockets and real TLS, against everything that answers in a receiver's place."""
+
+import os
+import socket
+import time
+from email.utils import formatdate
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from pisync_agent import client as clients
+from pisync_agent.client import ReceiverClient, enroll
+from pisync_agent.clock import SystemClock
+from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
+from pisync_agent.identity import Identity
+from pisync_common.problems import CONTENT_TYPE, problem_type
+from tests.support.certificates import Authority
+from tests.support.made_up_receiver import DEVICE, TOKEN
+from tests.support.raw_server import Peer, RawServer, Talk, answering, http
+from tests.support.receiver_process import wait_until
+
+STREAM = "9f3c1a7be2d04c55"
+RECEIPT: dict[str, Any] = {
+    "device_id": DEVICE,
+    "stream": STREAM,
+    "stored": 1,
+    "duplicates": 0,
+    "rejected": [],
+    "watermark": 1,
+    "server_time": "2026-11-23T10:00:00.480Z",
+}
+PAGE = "<html><h1>Welcome to the school's network</h1></html>"
+HTML = "text/html; charset=utf-8"
+
+
+def client(url: str, *, synced: bool | None = None, ca_file: Path | None = None) -> ReceiverClient:
+    identity = Identity(
+        url=url, device_id=DEVICE, token=TOKEN, insecure_http=True, ca_file=str(ca_file) if ca_file else None
+    )
+    clock = SystemClock() if synced is None else SystemClock(kernel_synced=lambda: synced)
+    return ReceiverClient(identity, clock=clock)
+
+
+def failure(url: str, *, body: bytes = b"batch", **given: Any) -> DeliveryError:
+    with client(url, **given) as one, pytest.raises(DeliveryError) as caught:
+        one.post_batch(body, stream=STREAM)
+    assert TOKEN not in str(caught.value)
+    assert "Everything is kept" in str(caught.value)
+    return caught.value
+
+
+def problem(status: int, code: str, **more: str) -> bytes:
+    body = {"type": problem_type(code), "title": "T", "status": status, "detail": "do this", "request_id": "r-1"}
+    return http(status, body, kind=CONTENT_TYPE, **more)
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever this machine's own way out is."""
+    for name in [each for each in os.environ if each.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For what never ends."""
+    monkeypatch.setattr(clients, "_TIMEOUTS", httpx.Timeout(1.0, connect=1.0))
+
+
+# Answers
+
+
+def test_a_receipt_comes_back_and_the_connection_is_used_again() -> None:
+    with RawServer(answering(http(200, RECEIPT))) as server, client(server.url) as one:
+        for _ in range(3):
+            assert one.post_batch(b"batch", stream=STREAM).watermark == 1
+
+        assert server.connections == 1
+        assert one.bytes_sent == sum(len(request) for request in server.requests)
+
+
+def test_every_byte_that_is_counted_was_sent() -> None:
+    body = bytes(range(256)) * 1000
+    with RawServer(answering(http(200, RECEIPT))) as server, client(server.url) as one:
+        one.post_batch(body, stream=STREAM)
+
+        assert one.bytes_sent == len(server.requests[0])
+        assert server.requests[0].endswith(b"\r\n\r\n" + body)
+
+
+@pytest.mark.parametrize(
+    ("answer", "kind", "code", "retry_after"),
+    [
+        (http(200, PAGE, kind=HTML), Unreachable, "portal", None),
+        (http(302, PAGE, kind=HTML, location="http://login.example/"), Unreachable, "portal", None),
+        (http(307, location="/api/events"), Unreachable, "portal", None),
+        (http(511, PAGE, kind=HTML), Unreachable, "portal", None),
+        (http(200, RECEIPT | {"device_id": "pibook-2"}), Unreachable, "portal", None),
+        (http(200, RECEIPT | {"stream": "0000000000000000"}), Unreachable, "portal", None),
+        (http(200, RECEIPT, kind="text/plain"), Unreachable, "portal", None),
+        (http(200, b"x" * 5_000_000), Unreachable, "portal", None),
+        (problem(401, "unauthorized"), Refused, "auth", None),
+        (problem(403, "forbidden"), Refused, "auth", None),
+        (http(401, PAGE, kind=HTML), Unreachable, "portal", None),
+        (http(401, {"error": "who are you?"}), BadAnswer, "http_4xx", None),
+        (problem(413, "body_too_large"), TooLarge, "http_4xx", None),
+        (http(413, PAGE, kind=HTML), TooLarge, "http_4xx", None),
+        (problem(400, "invalid_batch"), Declined, "http_4xx", None),
+        (http(404, PAGE, kind=HTML), BadAnswer, "http_4xx", None),
+        (http(502, PAGE, kind=HTML), BadAnswer, "http_5xx", None),
+        (problem(429, "slow_down", retry_after="7"), Overloaded, "http_4xx", 7.0),
+        (problem(503, "overloaded", retry_after="30"), Overloaded, "http_5xx", 30.0),
+        (http(503, PAGE, kind=HTML), Overloaded, "http_5xx", None),
+        (
+            http(
+                *(503, PAGE),
+                kind=HTML,
+                date=formatdate(1_000_000_000, usegmt=True),
+                retry_after=formatdate(1_000_000_060, usegmt=True),
+            ),
+            *(Overloaded, "http_5xx", 60.0),
+        ),
+    ],
+)
+def test_answers(answer: bytes, kind: type[DeliveryError], code: str, retry_after: float | None) -> None:
+    with RawServer(answering(answer)) as server:
+        error = failure(server.url)
+
+        assert len(server.requests) == 1
+
+    assert type(error) is kind
+    assert (error.kind, error.retry_after) == (code, retry_after)
+
+
+def test_a_retry_after_date_without_a_date_of_its_own_is_measured_by_the_devices_clock() -> None:
+    later = formatdate(time.time() + 600, usegmt=True)
+
+    with RawServer(answering(http(503, PAGE, kind=HTML, retry_after=later))) as server:
+        asked = failure(server.url).retry_after
+
+    assert asked is not None
+    assert 500 < asked <= 600
+
+
+def test_no_redirect_is_followed_wherever_it_leads() -> None:
+    with RawServer(answering(http(200, RECEIPT))) as elsewhere:
+        for status in (301, 302, 303, 307, 308):
+            with RawServer(answering(http(status, location=elsewhere.url + "/api/events"))) as server:
+                assert failure(server.url).kind == "portal"
+
+        assert elsewhere.connections == 0
+
+
+def test_a_413_that_comes_before_the_body_was_taken_is_heard() -> None:
+    def talk(peer: Peer) -> None:
+        peer.send(http(413, PAGE, kind=HTML, connection="close"))
+        peer.request()
+
+    with RawServer(talk) as server:
+        assert failure(server.url, body=b"x" * 2_000_000).kind == "http_4xx"
+
+
+# Connections
+
+
+def cut_in_head(peer: Peer) -> None:
+    peer.request()
+    peer.send(b"HTTP/1.1 200 OK\r\nContent-Ty")
+
+
+def cut_in_body(peer: Peer) -> None:
+    peer.request()
+    peer.send(http(200, RECEIPT)[:-10])
+
+
+def cut_before_answer(peer: Peer) -> None:
+    peer.request()
+
+
+def reset_before_answer(peer: Peer) -> None:
+    peer.request()
+    peer.reset()
+
+
+def reset_in_body(peer: Peer) -> None:
+    peer.request()
+    peer.send(http(200, RECEIPT)[:-10])
+    peer.reset()
+
+
+def nonsense(peer: Peer) -> None:
+    peer.request()
+    peer.send(b"SSH-2.0-OpenSSH_9.2\r\n")
+
+
+@pytest.mark.parametrize(
+    "talk", [cut_in_head, cut_in_body, cut_before_answer, reset_before_answer, reset_in_body, nonsense]
+)
+def test_an_answer_that_breaks_off_is_no_answer(talk: Talk) -> None:
+    with RawServer(talk) as server:
+        error = failure(server.url)
+
+    assert type(error) is Unreachable
+    assert error.kind == "connect"
+    assert "sent again" in str(error)
+
+
+def silent(peer: Peer) -> None:
+    peer.request()
+    peer.wait()
+
+
+def stuck_in_body(peer: Peer) -> None:
+    peer.request()
+    peer.send(http(200, RECEIPT)[:-10])
+    peer.wait()
+
+
+def deaf(peer: Peer) -> None:
+    peer.wait()
+
+
+@pytest.mark.usefixtures("impatient")
+@pytest.mark.parametrize(("talk", "size"), [(silent, 10), (stuck_in_body, 10), (deaf, 30_000_000)])
+def test_an_answer_that_does_not_come_is_a_time_out(talk: Talk, size: int) -> None:
+    with RawServer(talk) as server:
+        error = failure(server.url, body=b"x" * size)
+
+    assert type(error) is Unreachable
+    assert error.kind == "timeout"
+
+
+def test_an_answer_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "ANSWER_S", 0.5)
+
+    def drip(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+        while True:
+            peer.send(b" ")
+            time.sleep(0.01)
+
+    with RawServer(drip) as server:
+        assert failure(server.url).kind == "timeout"
+
+
+def test_a_slow_answer_is_waited_for() -> None:
+    def slow(peer: Peer) -> None:
+        peer.request()
+        for byte in http(200, RECEIPT):
+            peer.send(bytes((byte,)))
+
+    with RawServer(slow) as server, client(server.url) as one:
+        assert one.post_batch(b"batch", stream=STREAM).stored == 1
+
+
+def test_a_connection_that_was_closed_meanwhile_is_opened_anew() -> None:
+    def once(peer: Peer) -> None:
+        peer.request()
+        peer.send(http(200, RECEIPT))
+
+    with RawServer(once) as server, client(server.url) as one:
+        for number in range(1, 4):
+            assert one.post_batch(b"batch", stream=STREAM).stored == 1
+            assert server.connections == number
+            wait_until(lambda number=number: server.ended == number, "the server has closed")  # type: ignore[misc]
+
+
+def test_nobody_listens() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        error = failure(f"http://127.0.0.1:{taken.getsockname()[1]}")
+
+    assert error.kind == "connect"
+    assert "refused" in str(error)
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_host_that_does_not_answer_at_all() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        waiting = [socket.socket() for _ in range(8)]  # nobody accepts: the queue is full, further calls are dropped
+        for one in waiting:
+            one.setblocking(False)
+            one.connect_ex(("127.0.0.1", port))
+
+        error = failure(f"http://127.0.0.1:{port}")
+
+        for one in waiting:
+            one.close()
+
+    assert error.kind == "timeout"
+
+
+def test_a_name_that_nobody_knows() -> None:
+    error = failure("https://receiver.invalid")
+
+    assert error.kind == "dns"
+    assert "receiver.invalid" in str(error)
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("tls") / "authority")
+
+
+def test_a_private_authority_is_trusted_where_it_is_named(authority: Authority) -> None:
+    with (
+        RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server,
+        client(server.url, ca_file=authority.certificate) as one,
+    ):
+        assert one.post_batch(b"batch", stream=STREAM).stored == 1
+        assert one.post_batch(b"batch", stream=STREAM).stored == 1
+        assert server.connections == 1
+
+
+def test_and_nowhere_else(authority: Authority) -> None:
+    with RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server:
+        error = failure(server.url)
+
+        assert error.kind == "tls"
+        assert "--ca" in str(error)
+        assert server.requests == []
+
+
+def test_a_named_authority_is_the_only_one(authority: Authority, tmp_path: Path) -> None:
+    other = Authority(tmp_path / "other")
+
+    with RawServer(answering(http(200, RECEIPT)), tls=other.server()) as server:
+        assert failure(server.url, ca_file=authority.certificate).kind == "tls"
+
+
+@pytest.mark.parametrize("synced", [True, False])
+def test_a_certificate_that_is_not_valid_yet_is_the_clocks_fault(authority: Authority, synced: bool) -> None:
+    future = authority.server(start="20890101000000Z")
+
+    with RawServer(answering(http(200, RECEIPT)), tls=future) as server:
+        error = failure(server.url, ca_file=authority.certificate, synced=synced)
+
+    assert error.kind == "clock"
+    assert "clock" in str(error)
+
+
+@pytest.mark.parametrize(("synced", "code"), [(True, "tls"), (False, "clock")])
+def test_an_expired_one_is_the_clocks_fault_unless_the_clock_is_synchronised(
+    authority: Authority, synced: bool, code: str
+) -> None:
+    past = authority.server(end="20210101000000Z")
+
+    with RawServer(answering(http(200, RECEIPT)), tls=past) as server:
+        assert failure(server.url, ca_file=authority.certificate, synced=synced).kind == code
+
+
+def test_a_certificate_for_another_name_is_not_trusted(authority: Authority) -> None:
+    with RawServer(answering(http(200, RECEIPT)), tls=authority.server(), host="127.0.0.2") as server:
+        error = failure(f"https://127.0.0.2:{server.port}", ca_file=authority.certificate)
+
+    assert error.kind == "tls"
+
+
+def test_no_tls_at_the_port(authority: Authority) -> None:
+    def talk(peer: Peer) -> None:
+        peer.send(http(400, PAGE, kind=HTML))
+        peer.wait()
+
+    with RawServer(talk) as server:
+        url = server.url.replace("http://", "https://")
+
+        assert failure(url, ca_file=authority.certificate).kind == "tls"
+
+
+# Enrollment
+
+
+def test_enrolling_over_tls_keeps_the_authority(authority: Authority) -> None:
+    answer = http(201, {"device_id": "pi-1", "token": TOKEN})
+    with RawServer(answering(answer), tls=authority.server()) as server:
+        identity = enroll(server.url, "K7QP", ca_file=str(authority.certificate), clock=SystemClock())
+
+    assert (identity.device_id, identity.ca_file) == ("pi-1", str(authority.certificate))
+
+
+def test_a_portal_gives_no_identity() -> None:
+    with RawServer(answering(http(200, PAGE, kind=HTML))) as server, pytest.raises(Unreachable) as caught:
+        enroll(server.url, "K7QP", clock=SystemClock())
+
+    assert caught.value.kind == "portal"
+    assert "K7QP" not in str(caught.value)
