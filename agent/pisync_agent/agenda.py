@@ -49,7 +49,7 @@ class Agenda:
         self._asked = False
         self._news = self._link = self._retry = None
 
-    def succeed(self, now: float, *, waiting: int, offline: bool) -> None:
+    def succeed(self, now: float, *, waiting: bool, offline: bool) -> None:
         """A run went well, or found no link and did nothing."""
         self._retry = None
         self._floor = now

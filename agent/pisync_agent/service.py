@@ -151,6 +151,7 @@ class Service:
             wait_policy=RetryPolicy(base=settings[config.RETRY_BASE], cap=settings[config.RETRY_CAP]),
             tell=self._tell,
             monotonic=self._clock.monotonic,
+            waiting=lambda: self._outbox.state().waiting,
             enrolled=self._runner.enrolled,
         )
 

@@ -73,9 +73,11 @@ class Syncer:
         wait_policy: Callable[[RetryCallState], float],
         tell: Tell,
         monotonic: Callable[[], float],
+        waiting: Callable[[], int],
         enrolled: bool,
     ) -> None:
         self._run = run
+        self._waiting = waiting
         self._agenda = agenda
         self._policy = wait_policy
         self._tell = tell
@@ -244,15 +246,25 @@ class Syncer:
         self._finish(result, None, self._asked if late else covers)
 
     def _finish(self, result: "SyncResult | None", error: AgentError | None, covers: int) -> None:
+        left = error is None and self._something_left()
         with self._changed:
             self._running_forced = None
             self._last_error = error
             self._failures = 0 if error is None else self._failures + 1
             if error is None and result is not None:
-                self._agenda.succeed(self._monotonic(), waiting=result.waiting, offline=result.offline)
+                self._agenda.succeed(self._monotonic(), waiting=left or self._news, offline=result.offline)
             if self._asked > covers:
                 self._agenda.ask()
         self._tell(Finished(result=result, error=None if result else error, covers=covers))
+
+    def _something_left(self) -> bool:
+        """Whether anything waits that the run did not deliver. Counted after `news` is told to speak up again: else an
+        event that was recorded after the run's own count would be neither in it nor make itself heard."""
+        self._news = False
+        try:
+            return self._waiting() > 0
+        except AgentError:
+            return True
 
     def _finish_badly(self, error: AgentError) -> None:
         with self._changed:

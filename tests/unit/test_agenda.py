@@ -7,7 +7,7 @@ def agenda() -> Agenda:
     """Three seconds for company, fifteen minutes between runs; the start was at 100."""
     made = Agenda(now=100, delay=3, interval=900, first=1)
     made.begin()
-    made.succeed(110, waiting=0, offline=False)
+    made.succeed(110, waiting=False, offline=False)
     return made
 
 
@@ -35,7 +35,7 @@ def test_a_run_that_left_nothing_has_delivered_what_came_meanwhile() -> None:
     made = agenda()
     made.begin()
     made.news(300)
-    made.succeed(301, waiting=0, offline=False)
+    made.succeed(301, waiting=False, offline=False)
 
     assert made.due().at == 301 + 900
 
@@ -44,7 +44,7 @@ def test_a_run_that_left_something_is_followed_by_another() -> None:
     made = agenda()
     made.begin()
     made.news(300)
-    made.succeed(301, waiting=2, offline=False)
+    made.succeed(301, waiting=True, offline=False)
 
     assert made.due().at == 303
 
@@ -90,7 +90,7 @@ def test_somebody_who_asks_is_served_at_once_whatever_the_receiver_asked_for() -
 def test_without_a_link_it_looks_for_one_again_soon() -> None:
     made = agenda()
     made.begin()
-    made.succeed(300, waiting=5, offline=True)
+    made.succeed(300, waiting=True, offline=True)
 
     assert made.due().at == 300 + LINK_LOOK_S
 
@@ -99,6 +99,6 @@ def test_what_was_asked_for_is_done_once() -> None:
     made = agenda()
     made.ask()
     made.begin()
-    made.succeed(120, waiting=0, offline=False)
+    made.succeed(120, waiting=False, offline=False)
 
     assert made.due().at == 120 + 900

@@ -35,6 +35,7 @@ class Bench:
         self.begun: queue.Queue[bool] = queue.Queue()
         self.told: queue.Queue[Any] = queue.Queue()
         self.attempts: list[int] = []
+        self.waiting = 0
         self._results: queue.Queue[Any] = queue.Queue()
         self._waits = waits
         self.syncer = Syncer(
@@ -43,6 +44,7 @@ class Bench:
             wait_policy=self._policy,
             tell=self.told.put,
             monotonic=time.monotonic,
+            waiting=lambda: self.waiting,
             enrolled=enrolled,
         )
         self.syncer.start()
@@ -105,6 +107,29 @@ def test_new_events_bring_a_run_that_does_not_probe(bench: Bench) -> None:
 
     assert bench.next() is False
     bench.end(result())
+
+
+def test_an_event_recorded_as_a_run_ends_brings_another_run(bench: Bench) -> None:
+    """The run's own count was over, so the event is not in its result."""
+    bench.syncer.news()
+    bench.next()
+    bench.syncer.news()
+    bench.waiting = 1
+    bench.end(result(waiting=0))
+
+    assert bench.next() is False
+
+
+def test_an_event_that_the_run_under_way_delivered_brings_no_other(bench: Bench) -> None:
+    bench.syncer.news()
+    bench.next()
+    bench.syncer.news()
+    bench.end(result(waiting=0))
+    bench.settle()
+
+    assert bench.begun.empty()
+    bench.syncer.news()
+    assert bench.next() is False
 
 
 def test_a_failure_is_tried_again_as_the_policy_says_and_success_starts_it_over() -> None:
