@@ -166,16 +166,11 @@ def test_it_comes_back_by_itself_and_not_too_early(
     agent: AgentProcess, gateway: Gateway, proof: Proof, status: int, headers: dict[str, str]
 ) -> None:
     notes = record_lesson(agent, "s-1", 30)
-    refused: list[str] = []
-
-    def once(path: str, size: int) -> bytes | None:
-        refused.append(path)
-        return page(status, **headers) if len(refused) == 1 else None
-
-    gateway.answer = once
+    before = len(gateway.seen)
+    gateway.answer = lambda path, size: page(status, **headers) if len(gateway.seen) == before else None
     agent.start()
     wait_until(lambda: agent.status()["waiting"] == 0, "it is delivered")
-    first, then = gateway.seen[-len(refused) :][:2]
+    first, then = gateway.seen[before : before + 2]
 
     assert then.came - first.answered >= 2.0
     proof.check_whole(agent.home.name, notes)

@@ -25,11 +25,11 @@ from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess
 DEVICE = "pibook-1"
 SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
 VICTIMS = (
-    *(("agent",),) * 22,
-    *(("receiver",),) * 22,
+    *(("agent",),) * 20,
+    *(("receiver",),) * 20,
     *(("agent", "receiver"),) * 6,
-    *(("agent", "app"),) * 3,
-    *(("receiver", "app"),) * 3,
+    *(("agent", "app"),) * 2,
+    *(("receiver", "app"),) * 2,
 )
 STARTS = 4
 """Kills of a service, and of a receiver, that are just starting."""
@@ -44,7 +44,7 @@ class School:
         settings = ("--sync-delay", "0s", "--retry-base", "0.02s", "--retry-cap", "0.1s")
         self.agent = opened.enter_context(AgentProcess(folder / "device", *settings))
         self.agent.enroll(self.link.url, self.receiver.enrollment_code(), device_id=DEVICE)
-        self.apps = [LearningApp(self.agent.home, f"app-{number}", pause=0.004) for number in range(3)]
+        self.apps = [LearningApp(self.agent.home, f"app-{number}", pause=0.012) for number in range(3)]
         for app in self.apps:
             opened.callback(app.discard)
 
@@ -70,9 +70,9 @@ def school(tmp_path: Path) -> Iterator[School]:
 def kill(school: School, victims: tuple[str, ...], rng: random.Random) -> None:
     """Kill them in a random order at a moment of their work, and start them again."""
     if "receiver" in victims:
-        school.work_for(bytes=rng.randrange(1, 4000))
+        school.work_for(bytes=rng.randrange(1, 3000))
     else:
-        school.work_for(events=rng.randrange(1, 40), bytes=1)
+        school.work_for(events=rng.randrange(1, 25), bytes=1)
     time.sleep(rng.uniform(0, 0.004))  # somewhere between two bytes, or two events
     for victim in rng.sample(victims, len(victims)):
         match victim:

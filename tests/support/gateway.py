@@ -28,7 +28,7 @@ def passing(path: str, size: int) -> bytes | None:
 
 @dataclass(frozen=True)
 class Seen:
-    """A request: where it went, when it came and when its answer had gone (monotonic seconds)."""
+    """A request: where it went, when it came and when its answer was about to go (monotonic seconds)."""
 
     path: str
     came: float
@@ -41,7 +41,7 @@ class Gateway:
     def __init__(self, port: int) -> None:
         self.answer: Decide = passing
         self.seen: list[Seen] = []
-        """Every request that was answered, whoever answered it."""
+        """Every request, whoever answered it; it is here before its answer goes."""
         self._port = port
         self._server = RawServer(self._talk)
 
@@ -64,8 +64,9 @@ class Gateway:
             head, _, body = request.partition(b"\r\n\r\n")
             path = head.split(b" ", 2)[1].decode()
             answer = self.answer(path, len(body))
-            peer.send(self._passed_on(head, body) if answer is None else answer)
+            answer = self._passed_on(head, body) if answer is None else answer
             self.seen.append(Seen(path, came, time.monotonic()))
+            peer.send(answer)
 
     def _passed_on(self, head: bytes, body: bytes) -> bytes:
         answer = b""
