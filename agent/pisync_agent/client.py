@@ -187,6 +187,9 @@ def enroll(
     try:
         with _Masked(code):
             given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
+    except DeliveryError as error:
+        error.args = (str(error).replace(answers.BY_ITSELF, "this is not tried again by itself: enroll once more"),)
+        raise
     finally:
         wire.close()
     try:

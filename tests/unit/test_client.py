@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pisync_agent import answers
 from pisync_agent.client import ANSWER_BYTES, ANSWER_S, ReceiverClient, enroll
 from pisync_agent.errors import DeliveryError, Refused, Unreachable
 from pisync_agent.identity import Identity
@@ -288,6 +289,15 @@ def test_enrolling_gives_an_identity() -> None:
     assert identity == Identity(url="https://example.org", device_id="pi-1", token=TOKEN)
     assert json.loads(seen[0].content) == {"code": "K7QP", "device_id": "pi-1"}
     assert "authorization" not in seen[0].headers
+
+
+def test_a_failed_enrollment_does_not_promise_to_try_again() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("nobody there")
+
+    with pytest.raises(Unreachable, match="enroll once more") as caught:
+        enroll(URL, "K7QP-2M4X", clock=StillClock(), transport=httpx.MockTransport(handler))
+    assert answers.BY_ITSELF not in str(caught.value)
 
 
 def test_without_a_wish_the_receiver_names_the_device() -> None:
