@@ -161,7 +161,8 @@ class Day:
 
     def failures(self, when: str) -> list[str]:
         chapter(f"Admin: devices that keep failing, {when}")
-        say("$ pisync-receiver failures", self.receiver.command("failures"))
+        shown = self.receiver.run("failures")
+        say("$ pisync-receiver failures", shown.stdout + shown.stderr)
         return [row["device_id"] for row in self.receiver.json("failures")]
 
     def recovery(self) -> None:
