@@ -56,9 +56,11 @@ def receiver(disk: Ext4Disk, tmp_path: Path) -> Iterator[ReceiverProcess]:
 
 
 class Sender:
-    """A device that posts a batch, a sync event, the next batch and so on, and remembers what each 2xx said."""
+    """A device that posts a batch, a sync event, the next batch and so on, and remembers what each 2xx said while the
+    disk had power."""
 
-    def __init__(self, receiver: ReceiverProcess, code: str, name: str) -> None:
+    def __init__(self, disk: Ext4Disk, receiver: ReceiverProcess, code: str, name: str) -> None:
+        self._disk = disk
         self.device = MadeUpDevice(receiver.url, code, device_id=name)
         self.answers = 0
         self.watermark = 0
@@ -76,7 +78,7 @@ class Sender:
         """The batch that was not answered last time, or the next one; the answer's status."""
         self._batch = self._batch or [self._event(self.device.seq + 1) for _ in range(BATCH)]
         answer = self.device.post_batch(self._batch)
-        if answer.status_code == 200:
+        if answer.status_code == 200 and self._disk.powered:
             receipt = answer.json()
             assert (receipt["watermark"], receipt["rejected"]) == (self.device.seq, [])
             self.watermark, self._batch = self.device.seq, []
@@ -85,7 +87,7 @@ class Sender:
 
     def post_report(self) -> int:
         answer = self.device.post_sync_event(total_files_synced=self.device.seq, total_errors=self.answers % 2)
-        if answer.status_code == 201:
+        if answer.status_code == 201 and self._disk.powered:
             record = answer.json()
             self.reports[record["id"]] = record
             self.answers += 1
@@ -135,7 +137,7 @@ def test_whatever_a_2xx_said_is_so(disk: Ext4Disk, receiver: ReceiverProcess, se
     rng = random.Random(f"{SEED} receiver")
     receiver.start()
     code = receiver.enrollment_code("--uses", str(DEVICES))
-    senders += [Sender(receiver, code, f"pibook-{number}") for number in range(DEVICES)]
+    senders += [Sender(disk, receiver, code, f"pibook-{number}") for number in range(DEVICES)]
     with Proof(receiver) as proof:
         for _ in range(ROUNDS):
             work_until_the_cut(disk, receiver, senders, pause=rng.uniform(0, 0.1))
@@ -182,7 +184,7 @@ def test_the_very_first_writes_are_there(disk: Ext4Disk, receiver: ReceiverProce
     receiver.start()
     code = receiver.enrollment_code()
     cut()
-    senders.append(Sender(receiver, code, "pibook-1"))
+    senders.append(Sender(disk, receiver, code, "pibook-1"))
     cut()
     assert senders[0].post_report() == 201
     cut()
@@ -214,7 +216,7 @@ def test_a_receiver_that_commits_with_less_loses(
     disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender], program: tuple[str, ...], survive: bool
 ) -> None:
     receiver.start()
-    senders.append(Sender(receiver, receiver.enrollment_code(), "pibook-1"))
+    senders.append(Sender(disk, receiver, receiver.enrollment_code(), "pibook-1"))
     receiver.stop()
     receiver.program = program
     receiver.start()

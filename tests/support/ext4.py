@@ -9,6 +9,10 @@ with ext4_disk(tmp_path) as disk:
 What was written and not flushed lives in the kernel's memory alone. So that none of that memory can help, `restart`
 mounts a copy of the image, on another loop device. Only the cache inside a disk is not simulated: what has left the
 kernel counts as stored.
+
+Only what a process said while the disk was `powered` was said before the cut. One that is still alive for a moment may
+say more, and it may be wrong: an fdatasync that had begun answers 0 although the shutdown came before the file's new
+blocks counted (measured: one cut of twenty). Without power there is no such process.
 """
 
 import fcntl
@@ -39,10 +43,12 @@ class Ext4Disk:
     def __init__(self, folder: Path) -> None:
         self.path = folder / "disk"
         self.image = folder / "image-0"
+        self.powered = True
         self._restarts = 0
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk."""
+        self.powered = False
         root = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             fcntl.ioctl(root, _SHUTDOWN, struct.pack("I", _NOLOGFLUSH))
@@ -58,6 +64,7 @@ class Ext4Disk:
         before.unlink()
         done = self.mount()
         assert done.returncode == 0, f"the disk cannot be mounted again: {done.stderr}"
+        self.powered = True
 
     def mount(self) -> "subprocess.CompletedProcess[str]":
         command = ["mount", "-t", "ext4", "-o", _OPTIONS, str(self.image), str(self.path)]

@@ -147,10 +147,13 @@ def test_many_may_migrate_at_once(path: Path, steps: Path) -> None:
             applied.append(error)
 
     threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with closing(connect(path, readonly=False)) as held:
+        # SQLite waits for nobody where a file changes to WAL, or back as the last connection closes.
+        make_durable(held, path)
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert sorted(map(repr, applied)) == ["[1, 2]", "[]", "[]", "[]"]
     check(path, steps)
 
