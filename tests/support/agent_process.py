@@ -19,6 +19,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
+from pisync_common.unix_socket import LineClient
 from tests.support.receiver_process import DEADLINE_SECONDS, wait_until
 
 
@@ -48,11 +49,18 @@ class AgentProcess:
         with self.log_file.open("ab") as log:
             self._service = self.popen("run", *self._arguments, *arguments, stdout=log, stderr=log)
         service = self._service
-        wait_until(lambda: self.socket.exists() or service.poll() is not None, "the service listens")
+        wait_until(lambda: self._listens() or service.poll() is not None, "the service listens")
         if service.poll() is not None:
             self._service = None
             raise RuntimeError(f"the service ended with {service.returncode}:\n{self.log()}")
         return self
+
+    def _listens(self) -> bool:
+        try:
+            LineClient(self.socket, timeout=DEADLINE_SECONDS).close()
+        except OSError:  # not there yet, or bound and not listening yet
+            return False
+        return True
 
     def stop(self) -> int:
         """SIGTERM and wait; the exit code."""
