@@ -10,6 +10,7 @@ from typing import Final
 import pytest
 
 from pisync_receiver.errors import SchemaMismatch, StoreUnusable
+from pisync_receiver.store.migrations import load
 from pisync_receiver.store.sqlite import migrate, open_reader, open_store, schema
 from pisync_receiver.store.sqlite.connection import Connection, connect, make_durable, statements
 
@@ -45,13 +46,13 @@ def steps(tmp_path: Path) -> Path:
 def apply(path: Path, folder: Path, upto: int | None = None) -> list[int]:
     with closing(connect(path, readonly=False)) as connection:
         make_durable(connection, path)
-        applied = schema.migrate(connection, path, now_ms=1, migrations=schema.load(folder)[:upto])
+        applied = schema.migrate(connection, path, now_ms=1, migrations=load(folder)[:upto])
         return [migration.number for migration in applied]
 
 
 def check(path: Path, folder: Path, upto: int | None = None) -> None:
     with closing(connect(path, readonly=True)) as connection:
-        schema.check(connection, path, schema.load(folder)[:upto])
+        schema.check(connection, path, load(folder)[:upto])
 
 
 def test_released_migrations_stay_as_they_are() -> None:
@@ -125,7 +126,7 @@ def test_a_checksum_altered_in_the_database_is_noticed(path: Path) -> None:
 def test_migrations_count_without_gaps_and_repeats(steps: Path, name: str) -> None:
     (steps / "0002_second.sql").rename(steps / name)
     with pytest.raises(SchemaMismatch, match="gap"):
-        schema.load(steps)
+        load(steps)
 
 
 def test_a_migration_that_fails_leaves_nothing_behind(path: Path, steps: Path) -> None:

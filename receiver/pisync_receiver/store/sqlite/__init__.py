@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store.queries import queries
 from pisync_receiver.store.sqlite import schema
 from pisync_receiver.store.sqlite.backing_up import backup
 from pisync_receiver.store.sqlite.connection import (
@@ -22,10 +23,10 @@ from pisync_receiver.store.sqlite.connection import (
     transaction,
     unusable,
 )
-from pisync_receiver.store.sqlite.queries import queries
 from pisync_receiver.store.sqlite.reading import SqliteReader
-from pisync_receiver.store.sqlite.writing import write_group
+from pisync_receiver.store.sqlite.tables import SqliteTables
 from pisync_receiver.store.types import Outcome, Submission
+from pisync_receiver.store.writing import write_group
 
 __all__ = ["SqliteReader", "SqliteStore", "backup", "connect", "migrate", "open_reader", "open_store"]
 
@@ -49,7 +50,7 @@ class SqliteStore(SqliteReader):
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         with self._writing:
             try:
-                return write_group(self._connection, submissions)
+                return self._write_group(submissions)
             except Exception as error:
                 if len(submissions) == 1:
                     return [self._failure(error)]
@@ -58,7 +59,7 @@ class SqliteStore(SqliteReader):
 
     def ready(self) -> None:
         with self._writing, unusable(self.path, "written"), transaction(self._connection):
-            self._connection.execute(queries("intake")["beat"])
+            self._connection.execute(queries("sqlite", "intake")["beat"])
 
     def close(self) -> None:
         super().close()
@@ -67,9 +68,16 @@ class SqliteStore(SqliteReader):
                 self._closed = True
                 self._connection.close()
 
+    def _write_group(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        with transaction(self._connection):
+            tables = SqliteTables(self._connection)
+            outcomes = write_group(tables, submissions)
+            tables.finish()
+        return outcomes
+
     def _write_alone(self, submission: Submission) -> Outcome:
         try:
-            return write_group(self._connection, [submission])[0]
+            return self._write_group([submission])[0]
         except Exception as error:
             return self._failure(error)
 

@@ -1,16 +1,12 @@
-"""The schema's numbered migrations, each applied once and never altered.
+"""The schema's numbered migrations on SQLite."""
 
-The database keeps the number, name and checksum of each. A program works only on exactly the schema that it knows.
-"""
-
-import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Final
 
 from pisync_receiver.errors import SchemaMismatch, StoreUnusable
+from pisync_receiver.store.migrations import Migration, check_applied, load
 from pisync_receiver.store.sqlite.connection import Connection, statements, transaction
 
 FOLDER: Final = Path(__file__).with_name("migrations")
@@ -22,30 +18,6 @@ _CREATE: Final = (
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite~_%' ESCAPE '~'"
 _APPLIED: Final = "SELECT number, name, checksum FROM migrations ORDER BY number"
 _INSERT: Final = "INSERT INTO migrations (number, name, checksum, applied_ms) VALUES (?, ?, ?, ?)"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Migration:
-    """One file, `0001_initial.sql` say."""
-
-    number: int
-    name: str
-    sql: str
-
-    @property
-    def checksum(self) -> str:
-        return hashlib.sha256(self.sql.encode()).hexdigest()
-
-
-def load(folder: Path) -> tuple[Migration, ...]:
-    """The migrations of a folder in order. Raises SchemaMismatch unless they count from 1 without a gap."""
-    found = sorted(folder.glob("[0-9][0-9][0-9][0-9]_*.sql"))
-    migrations = tuple(
-        Migration(number=int(file.name[:4]), name=file.stem[5:], sql=file.read_text("utf-8")) for file in found
-    )
-    if [migration.number for migration in migrations] != list(range(1, len(migrations) + 1)):
-        raise SchemaMismatch(f"{folder}: migrations must count from 0001 without a gap or a repeat; reinstall PiSync")
-    return migrations
 
 
 @cache
@@ -90,15 +62,4 @@ def _pending(connection: Connection, path: Path, wanted: Sequence[Migration]) ->
     if tables and "migrations" not in tables:
         raise StoreUnusable(f"{path} is a database of something else; nothing was changed. Name another file.")
     applied = connection.execute(_APPLIED).fetchall() if tables else []
-    if len(applied) > len(wanted):
-        raise SchemaMismatch(
-            f"{path} has schema {len(applied)}, newer than this program, which knows {len(wanted)}; "
-            "install the newer PiSync again. Nothing was changed."
-        )
-    for (number, name, checksum), migration in zip(applied, wanted, strict=False):
-        if (number, checksum) != (migration.number, migration.checksum):
-            raise SchemaMismatch(
-                f"{path}: migration {number} ({name}) is not the one this program has ({migration.name}); "
-                "the database was made by another build. Nothing was changed."
-            )
-    return list(wanted[len(applied) :])
+    return check_applied(str(path), applied, wanted)

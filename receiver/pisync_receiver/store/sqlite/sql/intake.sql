@@ -27,12 +27,13 @@ FROM streams WHERE device_id = ? AND stream = ?;
 -- name: insert_stream
 -- Begin a stream.
 INSERT INTO streams (device_id, stream, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms)
-VALUES (?, ?, 0, 0, 0, 0, 0, 0, ?, ?);
+VALUES (?1, ?2, 0, 0, 0, 0, 0, 0, ?3, ?3) RETURNING id;
 
--- name: update_stream
+-- name: put_stream
 -- Move a stream's counters.
-UPDATE streams SET watermark = ?, highest = ?, stored = ?, carried = ?, rejected = ?, conflicts = ?, last_ms = ?
-WHERE id = ?;
+UPDATE streams SET watermark = ?2, highest = ?3, stored = ?4, carried = ?5, rejected = ?6, conflicts = ?7,
+    first_ms = ?8, last_ms = ?9
+WHERE id = ?1;
 
 -- name: last_event
 -- The newest event's id.
@@ -123,11 +124,14 @@ ON CONFLICT (stream_id, boot_id) DO UPDATE SET
     epoch_ms = min(epoch_ms, excluded.epoch_ms), boottime_ms = max(boottime_ms, excluded.boottime_ms);
 
 -- name: boots_overlap
--- Whether of this boot and another of the stream the one that began first was still alive after the other began.
-SELECT 1 FROM boots AS this JOIN boots AS other ON other.stream_id = this.stream_id AND other.boot_id <> this.boot_id
-WHERE this.stream_id = ?1 AND this.boot_id = ?2
-  AND (this.epoch_ms <= other.epoch_ms AND this.epoch_ms + this.boottime_ms > other.epoch_ms + ?3
-       OR other.epoch_ms <= this.epoch_ms AND other.epoch_ms + other.boottime_ms > this.epoch_ms + ?3)
+-- Whether of a boot, as it is now seen alive, and another of the stream the one that began first was still alive after
+-- the other began.
+WITH this (epoch_ms, boottime_ms) AS (
+    SELECT min(?3, ifnull((SELECT epoch_ms FROM boots WHERE stream_id = ?1 AND boot_id = ?2), ?3)),
+           max(?4, ifnull((SELECT boottime_ms FROM boots WHERE stream_id = ?1 AND boot_id = ?2), ?4)))
+SELECT 1 FROM this JOIN boots AS other ON other.stream_id = ?1 AND other.boot_id <> ?2
+WHERE this.epoch_ms <= other.epoch_ms AND this.epoch_ms + this.boottime_ms > other.epoch_ms + ?5
+   OR other.epoch_ms <= this.epoch_ms AND other.epoch_ms + other.boottime_ms > this.epoch_ms + ?5
 LIMIT 1;
 
 -- name: last_sync_event

@@ -2,7 +2,7 @@
 -- One device.
 SELECT device_id, site, agent, enrolled_ms, last_contact_ms, last_refused_ms, cloned_since_ms, conflicts,
        consecutive_failures, total_failures, failing_since_ms, last_sync_ms, last_success_ms, last_errors
-FROM devices WHERE device_id = ?;
+FROM devices WHERE device_id = :device;
 
 -- name: devices
 -- Devices by id; with a moment, only those without contact since.
@@ -54,29 +54,29 @@ ORDER BY failures DESC, device_id LIMIT :limit;
 -- name: streams
 -- A device's streams, the oldest first.
 SELECT id, stream, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms
-FROM streams WHERE device_id = ? ORDER BY id;
+FROM streams WHERE device_id = :device ORDER BY id;
 
 -- name: gaps
 -- The first missing ranges of a stream.
-SELECT first, last FROM gaps WHERE stream_id = ? ORDER BY first LIMIT ?;
+SELECT first, last FROM gaps WHERE stream_id = :number ORDER BY first LIMIT :limit;
 
 -- name: newest_rejected
 -- The newest of what was rejected of a stream.
-SELECT seq, code, detail FROM rejected WHERE stream_id = ? ORDER BY id DESC LIMIT ?;
+SELECT seq, code, detail FROM rejected WHERE stream_id = :number ORDER BY id DESC LIMIT :limit;
 
 -- name: rejected
 -- What was rejected of a device, in the order of arrival.
 SELECT r.id, s.device_id, s.stream, r.seq, r.code, r.detail, r.body, r.received_ms
 FROM streams AS s JOIN rejected AS r ON r.stream_id = s.id
-WHERE s.device_id = ? AND r.id > ? ORDER BY r.id LIMIT ?;
+WHERE s.device_id = :device AND r.id > :after ORDER BY r.id LIMIT :limit;
 
 -- name: stream_ids
 -- The streams of a device, or the one of that name, or those of that name on any device.
-SELECT id FROM streams WHERE (:device IS NULL OR device_id = :device) AND (:stream IS NULL OR stream = :stream);
+SELECT id, device_id, stream FROM streams WHERE (:device IS NULL OR device_id = :device) AND (:stream IS NULL OR stream = :stream);
 
 -- name: arrived
 -- The ids between which everything lies that arrived in some hours.
-SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= ? AND hour <= ?;
+SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= :from AND hour <= :to;
 
 -- name: events
 -- Events in the order of arrival.
@@ -106,7 +106,7 @@ SELECT e.id, s.device_id, d.site, s.stream, e.seq, e.type, e.learner_id, e.objec
        e.boottime_ms, e.clock_synced, e.data, e.received_ms, e.best_ms, e.quality
 FROM events AS e INDEXED BY events_by_stream CROSS JOIN streams AS s ON s.id = e.stream_id
      CROSS JOIN devices AS d ON d.device_id = s.device_id
-WHERE e.stream_id = :stream_id AND e.id > :after AND e.id <= :last
+WHERE e.stream_id = :number AND e.id > :after AND e.id <= :last
   AND e.received_ms >= :since AND e.received_ms < :until
   AND (:type IS NULL OR e.type = :type) AND (:object IS NULL OR e.object_id = :object)
   AND (:site IS NULL OR d.site = :site)
@@ -116,6 +116,11 @@ ORDER BY e.id LIMIT :limit;
 -- Every token, the oldest first.
 SELECT id, role, token_hash, device_id, label, created_ms, expires_ms, revoked_ms, last_refused_ms
 FROM tokens ORDER BY id;
+
+-- name: tokens_by_hash
+-- The tokens of some hashes.
+SELECT id, role, token_hash, device_id, label, created_ms, expires_ms, revoked_ms, last_refused_ms
+FROM json_each(:hashes) AS wanted CROSS JOIN tokens ON token_hash = wanted.value;
 
 -- name: enrollments
 -- Every enrollment code, the oldest first.

@@ -1,12 +1,7 @@
-"""One group of submissions, one transaction."""
+"""One group of submissions, inside one transaction: what is stored of each, whatever the engine."""
 
 from collections.abc import Sequence
 
-from pisync_receiver.store.sqlite import access
-from pisync_receiver.store.sqlite.batches import store_batch
-from pisync_receiver.store.sqlite.connection import Connection, transaction
-from pisync_receiver.store.sqlite.reports import store_report
-from pisync_receiver.store.sqlite.states import Group
 from pisync_receiver.store.types import (
     Enroll,
     EnrollmentCreate,
@@ -19,14 +14,18 @@ from pisync_receiver.store.types import (
     TokenRefused,
     TokenRevoke,
 )
+from pisync_receiver.store.writing import access
+from pisync_receiver.store.writing.batches import store_batch
+from pisync_receiver.store.writing.reports import store_report
+from pisync_receiver.store.writing.states import Group
+from pisync_receiver.store.writing.tables import Tables
 
 
-def write_group(connection: Connection, submissions: Sequence[Submission]) -> list[Outcome]:
-    """Store them all durably, or raise and store none. What is refused is an outcome, not an error."""
-    with transaction(connection):
-        group = Group(connection)
-        outcomes = [_write(group, submission) for submission in submissions]
-        group.finish()
+def write_group(tables: Tables, submissions: Sequence[Submission]) -> list[Outcome]:
+    """Carry them all out in the transaction that is open. What is refused is an outcome, not an error."""
+    group = Group(tables)
+    outcomes = [_write(group, submission) for submission in submissions]
+    group.finish()
     return outcomes
 
 

@@ -1,13 +1,10 @@
 """What one transaction works on: devices and streams, read once, changed in memory, written at its end."""
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from pisync_receiver.health import Health
-from pisync_receiver.store.sqlite.connection import Connection
-from pisync_receiver.store.sqlite.queries import queries
-
-HOUR_MS: Final = 3_600_000
+from pisync_receiver.store.writing.tables import Key, Tables
 
 
 @dataclass(kw_only=True, slots=True)
@@ -61,41 +58,39 @@ class Device:
 class Stream:
     """One row of `streams`."""
 
-    id: int
-    watermark: int
-    highest: int
-    stored: int
-    carried: int
-    rejected: int
-    conflicts: int
+    key: Key
+    """What names it in the engine's tables."""
+    watermark: int = 0
+    highest: int = 0
+    stored: int = 0
+    carried: int = 0
+    rejected: int = 0
+    conflicts: int = 0
     first_ms: int
     last_ms: int
 
     def row(self) -> tuple[Any, ...]:
-        """For `update_stream`."""
+        """For `put_stream`."""
         return (
+            *self.key,
             self.watermark,
             self.highest,
             self.stored,
             self.carried,
             self.rejected,
             self.conflicts,
+            self.first_ms,
             self.last_ms,
-            self.id,
         )
 
 
 class Group:
     """The submissions of one transaction. `finish` writes what is left before the commit."""
 
-    def __init__(self, connection: Connection) -> None:
-        self.connection = connection
-        self.sql = queries("intake")
+    def __init__(self, tables: Tables) -> None:
+        self.tables = tables
         self._devices: dict[str, Device] = {}
         self._streams: dict[tuple[str, str], Stream] = {}
-        self._arrivals: dict[int, list[int]] = {}
-        self._next_event: int | None = None
-        self._next_sync_event: int | None = None
 
     def device(self, device_id: str) -> Device:
         """A device, whatever is known of it; written at the end, so ask only for one that there is or shall be."""
@@ -105,49 +100,39 @@ class Group:
 
     def stream(self, device_id: str, stream: str) -> Stream | None:
         """A stream, if anything of it ever arrived."""
-        key = (device_id, stream)
-        if (state := self._streams.get(key)) is None:
-            row = self.connection.execute(self.sql["stream"], key).fetchone()
+        name = (device_id, stream)
+        if (state := self._streams.get(name)) is None:
+            row = self.tables.one("stream", *name)
             if row is None:
                 return None
-            state = self._streams[key] = _stream(row)
+            number, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms = row
+            state = self._streams[name] = Stream(
+                key=self.tables.key(device_id, stream, number),
+                watermark=watermark,
+                highest=highest,
+                stored=stored,
+                carried=carried,
+                rejected=rejected,
+                conflicts=conflicts,
+                first_ms=first_ms,
+                last_ms=last_ms,
+            )
         return state
 
     def stream_made(self, device_id: str, stream: str, now_ms: int) -> Stream:
         """A stream, made if need be."""
         if (state := self.stream(device_id, stream)) is None:
-            self.connection.execute(self.sql["insert_stream"], (device_id, stream, now_ms, now_ms))
-            state = self.stream(device_id, stream)
-        assert state is not None
+            key = self.tables.begin_stream(device_id, stream, now_ms)
+            state = self._streams[device_id, stream] = Stream(key=key, first_ms=now_ms, last_ms=now_ms)
         return state
 
-    def event_ids(self, count: int, received_ms: int) -> range:
-        """Ids for so many events, which arrived then."""
-        first = self._next_event
-        if first is None:
-            first = 1 + (self.connection.execute(self.sql["last_event"]).fetchone()[0] or 0)
-        self._next_event = first + count
-        ids = self._arrivals.setdefault(received_ms // HOUR_MS, [first, first])
-        ids[1] = first + count - 1
-        return range(first, first + count)
-
-    def sync_event_id(self) -> int:
-        """The id of one more sync event."""
-        number = self._next_sync_event
-        if number is None:
-            number = 1 + (self.connection.execute(self.sql["last_sync_event"]).fetchone()[0] or 0)
-        self._next_sync_event = number + 1
-        return number
-
     def finish(self) -> None:
-        """Write every device, stream and hour that was touched."""
-        self.connection.executemany(self.sql["put_device"], [device.row() for device in self._devices.values()])
-        self.connection.executemany(self.sql["update_stream"], [stream.row() for stream in self._streams.values()])
-        arrivals = [(hour, *ids) for hour, ids in self._arrivals.items()]
-        self.connection.executemany(self.sql["put_arrivals"], arrivals)
+        """Write every device and stream that was touched."""
+        self.tables.put("put_device", [device.row() for device in self._devices.values()])
+        self.tables.put("put_stream", [stream.row() for stream in self._streams.values()])
 
     def _read_device(self, device_id: str) -> Device:
-        row = self.connection.execute(self.sql["device"], (device_id,)).fetchone()
+        row = self.tables.one("device", device_id)
         if row is None:
             return Device(device_id=device_id, exists=False)
         site, agent, enrolled, contact, refused, cloned, conflicts, *health = row
@@ -175,19 +160,4 @@ def _health(row: list[Any]) -> Health:
         last_success_ms=success,
         last_failure_ms=failure,
         last_errors=errors,
-    )
-
-
-def _stream(row: tuple[Any, ...]) -> Stream:
-    number, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms = row
-    return Stream(
-        id=number,
-        watermark=watermark,
-        highest=highest,
-        stored=stored,
-        carried=carried,
-        rejected=rejected,
-        conflicts=conflicts,
-        first_ms=first_ms,
-        last_ms=last_ms,
     )

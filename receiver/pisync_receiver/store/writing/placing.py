@@ -4,7 +4,6 @@ Under each seq the first version stands: an event, an event that is stored elsew
 again is a duplicate (a rejection is given again); any other is a conflict, kept beside it once.
 """
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import chain
@@ -13,9 +12,9 @@ from typing import Any, Final
 from pisync_common.models import Rejection
 from pisync_receiver.store.content import Content, body_of, canonical, canonical_body, content_of, same
 from pisync_receiver.store.ranges import runs
-from pisync_receiver.store.sqlite import streams
-from pisync_receiver.store.sqlite.states import Device, Group, Stream
 from pisync_receiver.store.types import EventBatch, IncomingEvent, InvalidEvent
+from pisync_receiver.store.writing import streams
+from pisync_receiver.store.writing.states import Device, Group, Stream
 
 CONFLICT: Final = "conflict"
 _DETAIL: Final = (
@@ -77,9 +76,9 @@ class Placing:
         if not seen:
             return
         for query in ("stored_versions", "carried_versions"):
-            for seq, _, *content in self._select(query, self._stream.id, seqs=seen):
+            for seq, _, *content in self._select(query, *self._stream.key, seqs=seen):
                 self._held[seq] = tuple(content)
-        for seq, code, detail, body in self._select("rejected_versions", self._stream.id, seqs=seen):
+        for seq, code, detail, body in self._select("rejected_versions", *self._stream.key, seqs=seen):
             rejected = _Rejected(Rejection(seq=seq, code=code, detail=detail), body)
             if code == CONFLICT:
                 self._conflicts[seq].append(rejected)
@@ -95,8 +94,8 @@ class Placing:
                 seqs[event.origin.stream].add(event.origin.seq)
         for name, wanted in seqs.items():
             if (origin := self._group.stream(device_id, name)) is not None:
-                self._note("stored_versions", origin.id, name=name, seqs=wanted)
-                self._note("carried_versions", origin.id, name=name, seqs=wanted)
+                self._note("stored_versions", *origin.key, name=name, seqs=wanted)
+                self._note("carried_versions", *origin.key, name=name, seqs=wanted)
         if streams.has_copies(self._group, device_id, here):
             seqs[here].update(event.seq for event in self._batch.events)
         for name, wanted in seqs.items():
@@ -107,15 +106,16 @@ class Placing:
             self._elsewhere[name, seq].append((event_id, tuple(content)))
 
     def _select(self, query: str, *keys: object, seqs: Iterable[int]) -> list[tuple[Any, ...]]:
-        wanted = json.dumps(sorted(seqs))
-        return self._group.connection.execute(self._group.sql[query], (*keys, wanted)).fetchall()
+        return self._group.tables.all(query, *keys, sorted(seqs))
 
     # One event after the other.
 
     def _place_event(self, event: IncomingEvent) -> None:
         content = content_of(event)
         held = self._held.get(event.seq)
-        if held is None:
+        if held is None and self._accounted(event.seq):
+            self.duplicates += 1  # its content was archived, so nothing is left to compare it with
+        elif held is None:
             self._place_new(event, content)
         elif isinstance(held, _Rejected):
             self._answer_again(held, event.seq, canonical(content), body_of(event))
@@ -123,6 +123,13 @@ class Placing:
             self.duplicates += 1
         else:
             self._conflict(event.seq, canonical(content), body_of(event))
+
+    def _accounted(self, seq: int) -> bool:
+        """Whether the stream's account has a seq under which nothing is held."""
+        if seq <= self._stream.watermark or seq > self._stream.highest:
+            return seq <= self._stream.watermark
+        gap = self._group.tables.one("gap_around", *self._stream.key, seq)
+        return gap is None or seq > gap[1]
 
     def _place_new(self, event: IncomingEvent, content: Content) -> None:
         self._held[event.seq] = content
@@ -148,7 +155,9 @@ class Placing:
     def _place_invalid(self, bad: InvalidEvent) -> None:
         version = canonical_body(bad.body)
         held = self._held.get(bad.seq)
-        if held is None:
+        if held is None and self._accounted(bad.seq):
+            self.duplicates += 1
+        elif held is None:
             rejection = Rejection(seq=bad.seq, code=bad.code, detail=bad.detail)
             self._held[bad.seq] = _Rejected(rejection, bad.body)
             self._invalid.add(bad.seq)
@@ -180,7 +189,7 @@ class Placing:
 
     def _reject(self, rejection: Rejection, body: str) -> None:
         self.rejections.append(rejection)
-        row = (self._stream.id, rejection.seq, rejection.code, rejection.detail, body, self._batch.received_ms)
+        row = (*self._stream.key, rejection.seq, rejection.code, rejection.detail, body, self._batch.received_ms)
         self._rejected_rows.append(row)
 
     # Into the database.
@@ -193,10 +202,10 @@ class Placing:
             for seq, event in self._fresh.items()
             if event.origin is not None
         ]
-        carried = [(stream.id, seq, ids[-ref] if ref < 0 else ref) for seq, ref in self._carried.items()]
-        group.connection.executemany(group.sql["insert_origin"], origins)
-        group.connection.executemany(group.sql["insert_carried"], carried)
-        group.connection.executemany(group.sql["insert_rejected"], self._rejected_rows)
+        carried = [(*stream.key, seq, ids[-ref] if ref < 0 else ref) for seq, ref in self._carried.items()]
+        group.tables.put("insert_origin", origins)
+        group.tables.put("insert_carried", carried)
+        group.tables.put("insert_rejected", self._rejected_rows)
         stream.carried += len(carried)
         stream.rejected += len(self._invalid)
         streams.account(group, stream, sorted({*self._fresh, *self._carried, *self._invalid}))

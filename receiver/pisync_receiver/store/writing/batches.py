@@ -11,10 +11,10 @@ from typing import Final
 from pisync_common.limits import RECEIPT_RANGES
 from pisync_common.models import Receipt, Rejection
 from pisync_common.times import format_ms
-from pisync_receiver.store.sqlite import streams
-from pisync_receiver.store.sqlite.placing import Placing
-from pisync_receiver.store.sqlite.states import Group, Stream
 from pisync_receiver.store.types import EventBatch
+from pisync_receiver.store.writing import streams
+from pisync_receiver.store.writing.placing import Placing
+from pisync_receiver.store.writing.states import Group, Stream
 
 _seq: Final = attrgetter("seq")
 _origin: Final = attrgetter("origin")

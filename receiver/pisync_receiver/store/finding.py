@@ -4,33 +4,30 @@ from heapq import merge
 from itertools import islice
 from typing import Any, Final
 
-from pisync_receiver.store.sqlite.connection import Connection
-from pisync_receiver.store.sqlite.queries import queries
-from pisync_receiver.store.sqlite.states import HOUR_MS
 from pisync_receiver.store.types import EventFilter, EventRow
+from pisync_receiver.store.writing.tables import HOUR_MS, Select
 from pisync_receiver.times import QUALITIES
 
 _LARGEST: Final = 2**63 - 1
 
 
-def select_events(connection: Connection, wanted: EventFilter, *, after: int, limit: int) -> list[EventRow]:
+def select_events(select: Select, wanted: EventFilter, *, after: int, limit: int) -> list[EventRow]:
     """The first `limit` events whose id is over `after`."""
-    sql = queries("queries")
-    values = _values(connection, wanted, after, limit)
+    values = _values(select, wanted, after, limit)
     if values["last"] <= values["after"]:
         return []
     if wanted.learner_id is not None:
-        return [_event(row) for row in connection.execute(sql["events_of_learner"], values)]
+        return [_event(row) for row in select("events_of_learner", values)]
     if wanted.device_id is None and wanted.stream is None:
-        return [_event(row) for row in connection.execute(sql["events"], values)]
-    streams = connection.execute(sql["stream_ids"], values).fetchall()
+        return [_event(row) for row in select("events", values)]
     found = [
-        connection.execute(sql["events_of_stream"], {**values, "stream_id": number}).fetchall() for (number,) in streams
+        select("events_of_stream", {**values, "number": number, "device": device_id, "stream": stream})
+        for number, device_id, stream in select("stream_ids", values)
     ]
     return [_event(row) for row in islice(merge(*found), limit)]
 
 
-def _values(connection: Connection, wanted: EventFilter, after: int, limit: int) -> dict[str, Any]:
+def _values(select: Select, wanted: EventFilter, after: int, limit: int) -> dict[str, Any]:
     """What the queries ask for by name; the ids narrowed to the hours in question."""
     since = 0 if wanted.since_ms is None else wanted.since_ms
     until = _LARGEST if wanted.until_ms is None else wanted.until_ms
@@ -48,8 +45,7 @@ def _values(connection: Connection, wanted: EventFilter, after: int, limit: int)
         "last": _LARGEST,
     }
     if wanted.since_ms is not None or wanted.until_ms is not None:
-        hours = since // HOUR_MS, until // HOUR_MS
-        first, last = connection.execute(queries("queries")["arrived"], hours).fetchone()
+        first, last = select("arrived", {"from": since // HOUR_MS, "to": until // HOUR_MS})[0]
         values["after"] = max(after, (first or 1) - 1)
         values["last"] = last or 0
     return values

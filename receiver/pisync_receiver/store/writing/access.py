@@ -3,7 +3,6 @@
 from typing import Any
 
 from pisync_receiver.errors import DeviceIdTaken, EnrollmentRefused, UnknownToken
-from pisync_receiver.store.sqlite.states import Device, Group
 from pisync_receiver.store.types import (
     Enroll,
     Enrolled,
@@ -15,19 +14,21 @@ from pisync_receiver.store.types import (
     TokenRevoke,
     TokenRow,
 )
+from pisync_receiver.store.writing.states import Device, Group
+from pisync_receiver.store.writing.tables import Row
 
 
 def create_token(group: Group, new: TokenCreate) -> TokenRow:
     row = (new.role, new.token_hash, new.device_id, new.label, new.created_ms, new.expires_ms)
-    group.connection.execute(group.sql["insert_token"], row)
+    group.tables.put("insert_token", [row])
     if new.device_id is not None:
         group.device(new.device_id).exists = True
-    return token_of(group.connection.execute(group.sql["token_by_hash"], (new.token_hash,)).fetchone())
+    return token_of(_there(group.tables.one("token_by_hash", new.token_hash)))
 
 
 def revoke_token(group: Group, revoke: TokenRevoke) -> TokenRow | UnknownToken:
     if (number := _number(revoke.token_id)) is not None:
-        group.connection.execute(group.sql["revoke_token"], (revoke.at_ms, number))
+        group.tables.put("revoke_token", [(revoke.at_ms, number)])
         if (token := _token(group, number)) is not None:
             return token
     return _unknown(revoke.token_id)
@@ -35,7 +36,7 @@ def revoke_token(group: Group, revoke: TokenRevoke) -> TokenRow | UnknownToken:
 
 def expire_token(group: Group, expire: TokenExpire) -> TokenRow | UnknownToken:
     if (number := _number(expire.token_id)) is not None:
-        group.connection.execute(group.sql["end_token"], (expire.expires_ms, number))
+        group.tables.put("end_token", [(expire.expires_ms, number)])
         if (token := _token(group, number)) is not None:
             return token
     return _unknown(expire.token_id)
@@ -46,7 +47,7 @@ def refuse_token(group: Group, refused: TokenRefused) -> None:
     token = None if number is None else _token(group, number)
     if token is None:
         return
-    group.connection.execute(group.sql["refuse_token"], (refused.at_ms, number))
+    group.tables.put("refuse_token", [(refused.at_ms, number)])
     if token.device_id is not None:
         device = group.device(token.device_id)
         device.last_refused_ms = max(refused.at_ms, device.last_refused_ms or 0)
@@ -54,13 +55,13 @@ def refuse_token(group: Group, refused: TokenRefused) -> None:
 
 def create_enrollment(group: Group, new: EnrollmentCreate) -> EnrollmentRow:
     row = (new.code_hash, new.created_ms, new.expires_ms, new.uses, new.site, new.device_id)
-    group.connection.execute(group.sql["insert_enrollment"], row)
-    return enrollment_of(group.connection.execute(group.sql["enrollment"], (new.code_hash,)).fetchone())
+    group.tables.put("insert_enrollment", [row])
+    return enrollment_of(_there(group.tables.one("enrollment", new.code_hash)))
 
 
 def enroll(group: Group, wish: Enroll) -> Enrolled | EnrollmentRefused | DeviceIdTaken:
     """A refusal uses nothing up."""
-    row = group.connection.execute(group.sql["enrollment"], (wish.code_hash,)).fetchone()
+    row = group.tables.one("enrollment", wish.code_hash)
     code = None if row is None else enrollment_of(row)
     if code is None or code.uses_left <= 0 or code.expires_ms <= wish.at_ms:
         return EnrollmentRefused("this code is unknown, expired or used up; ask an admin for a new one")
@@ -73,7 +74,7 @@ def enroll(group: Group, wish: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
             f"there is a device {device_id!r} already; choose another id, or, if this is the same device, have an "
             f"admin make a code for it: pisync-receiver enrollment create --device-id {device_id}"
         )
-    group.connection.execute(group.sql["use_enrollment"], (int(code.id),))
+    group.tables.put("use_enrollment", [(int(code.id),)])
     _admit(device, code, wish.at_ms)
     ending = _end_tokens(group, device_id, wish)
     token = TokenCreate(role="device", token_hash=wish.token_hash, created_ms=wish.at_ms, device_id=device_id)
@@ -114,17 +115,23 @@ def _admit(device: Device, code: EnrollmentRow, at_ms: int) -> None:
 
 
 def _end_tokens(group: Group, device_id: str, wish: Enroll) -> tuple[TokenRow, ...]:
-    live = group.connection.execute(group.sql["live_tokens"], (device_id, wish.at_ms)).fetchall()
+    live = group.tables.all("live_tokens", device_id, wish.at_ms)
     end_ms = wish.at_ms + wish.overlap_ms
     for (number,) in live:
-        group.connection.execute(group.sql["end_token"], (end_ms, number))
+        group.tables.put("end_token", [(end_ms, number)])
     ended = (_token(group, number) for (number,) in live)
     return tuple(token for token in ended if token is not None)
 
 
 def _token(group: Group, number: int) -> TokenRow | None:
-    row = group.connection.execute(group.sql["token"], (number,)).fetchone()
+    row = group.tables.one("token", number)
     return None if row is None else token_of(row)
+
+
+def _there(row: Row | None) -> Row:
+    """What was just put in."""
+    assert row is not None
+    return row
 
 
 def _unknown(token_id: str) -> UnknownToken:

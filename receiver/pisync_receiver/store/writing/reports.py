@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from pisync_receiver.health import Crossing, Failures, Health, after_failure, after_success, crossing
-from pisync_receiver.store.sqlite.states import Group
 from pisync_receiver.store.types import StoredSyncEvent, SyncReport
+from pisync_receiver.store.writing.states import Group
 
 
 def store_report(group: Group, report: SyncReport) -> StoredSyncEvent:
@@ -15,15 +15,17 @@ def store_report(group: Group, report: SyncReport) -> StoredSyncEvent:
     device.contact(report.received_ms)
     if report.idempotency_key is not None:
         key = (report.device_id, report.idempotency_key)
-        if (first := group.connection.execute(group.sql["sync_event_by_key"], key).fetchone()) is not None:
+        if (first := group.tables.one("sync_event_by_key", *key)) is not None:
             return sync_event_of(first)
-    number = group.sync_event_id()
+    number = group.tables.sync_event_id(report.device_id)
     errors = json.dumps(dict(report.errors), separators=(",", ":")) if report.errors else None
-    group.connection.execute(group.sql["insert_sync_event"], _row(number, report, errors))
+    group.tables.put("insert_sync_event", [_row(number, report, errors)])
     before = device.health
     device.health = _after(group, before, report, errors)
     streak = device.health.consecutive_failures
-    return _stored(number, report, streak, crossing(before.consecutive_failures, streak))
+    if (crossed := crossing(before.consecutive_failures, streak)) is not None:
+        group.tables.crossed(report.device_id, crossed, report.received_ms, device.health)
+    return _stored(number, report, streak, crossed)
 
 
 def errors_of(text: str | None) -> Mapping[str, int]:
@@ -52,8 +54,8 @@ def _after(group: Group, before: Health, report: SyncReport, errors: str | None)
         return after_failure(before, report.at_ms, errors)
 
     def failures_after(at_ms: int) -> Failures:
-        found = group.connection.execute(group.sql["failures_after"], (report.device_id, at_ms)).fetchone()
-        return Failures(count=found[0], oldest_ms=found[1])
+        count, oldest_ms = group.tables.all("failures_after", report.device_id, at_ms)[0]
+        return Failures(count=count, oldest_ms=oldest_ms)
 
     return after_success(before, report.at_ms, failures_after)
 

@@ -1,0 +1,115 @@
+"""The store on PostgreSQL: any number of receivers write one database, each over a few connections.
+
+`open_store` is for receivers and commands alike; nobody holds a lock beyond one transaction.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store.postgres import schema
+from pisync_receiver.store.postgres.connection import (
+    PostgresUrl,
+    check_durable,
+    connect,
+    open_pool,
+    reason,
+    unusable,
+)
+from pisync_receiver.store.postgres.reading import PostgresReader
+from pisync_receiver.store.postgres.writing import Writer
+from pisync_receiver.store.types import Outcome, Submission
+
+__all__ = ["PostgresStore", "PostgresUrl", "migrate", "open_store"]
+
+log = logging.getLogger(__name__)
+
+PATIENCE_S: Final = 10.0
+"""How long a request waits for a database that is away before it is answered 503."""
+WRITERS: Final = 2
+READERS: Final = 4
+
+
+class PostgresStore(PostgresReader):
+    """`store.Store` says what each call means. `write` may be called from several threads at once."""
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        *,
+        writers: int = WRITERS,
+        readers: int = READERS,
+        patience_s: float = PATIENCE_S,
+        prepare: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`prepare` lets the server keep statements' plans: faster, and not behind PgBouncer before 1.21."""
+        super().__init__(url, open_pool(url, name="readers", size=readers, wait_s=patience_s, prepare=prepare))
+        self.writers = writers
+        self._writers = open_pool(url, name="writers", size=writers, wait_s=patience_s, prepare=prepare)
+        self._writer = Writer(
+            self._writers,
+            url,
+            patience_s=patience_s,
+            timeout_ms=round(patience_s * 1000),
+            clock=clock,
+            sleep=sleep,
+        )
+
+    def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        try:
+            return self._writer.write(submissions)
+        except Exception as error:
+            if len(submissions) == 1 or isinstance(error, StoreUnusable):
+                return [self._failure(error)] * len(submissions)
+        # One of them says what the server does not take: each by itself, so that it spoils no other.
+        return [self.write([submission])[0] for submission in submissions]
+
+    def ready(self) -> None:
+        self._writer.beat()
+
+    def close(self) -> None:
+        super().close()
+        self._writers.close()
+
+    def _failure(self, error: Exception) -> Exception:
+        if isinstance(error, StoreUnusable):
+            return error
+        failure = StoreUnusable(f"{self.url} cannot be written: {reason(error)}")
+        failure.__cause__ = error
+        return failure
+
+
+def open_store(
+    url: PostgresUrl,
+    *,
+    create: bool = False,
+    writers: int = WRITERS,
+    prepare: bool = False,
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+) -> PostgresStore:
+    """Open the database. `create` makes the schema in one that is empty.
+
+    Raises SchemaMismatch for a schema that is not this program's, StoreUnusable if it cannot be reached or a commit
+    would not survive a power cut.
+    """
+    with unusable(url, "opened"), connect(url) as connection:
+        check_durable(connection, url)
+        if create and schema.is_new(connection):
+            schema.migrate(connection, url, now_ms=now_ms())
+        schema.check(connection, url)
+        log.info("opened %s with PostgreSQL %s", url, connection.info.server_version)
+    return PostgresStore(url, writers=writers, prepare=prepare)
+
+
+def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> list[str]:
+    """Bring the schema up, making it in an empty database; return what was applied. Safe to repeat, and at once.
+
+    Raises SchemaMismatch for a database of a newer program or another build, changing nothing.
+    """
+    with unusable(url, "migrated"), connect(url) as connection:
+        applied = schema.migrate(connection, url, now_ms=now_ms())
+        return [f"{migration.number:04d}_{migration.name}" for migration in applied]

@@ -1,0 +1,134 @@
+"""Connections to PostgreSQL: pools that renew them, and what makes a commit durable.
+
+No session state is relied on and nothing is prepared on the server unless asked for, so that PgBouncer may stand in
+between in transaction mode.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, Final
+
+from pisync_receiver.errors import ReceiverError, StoreUnusable
+
+try:
+    import psycopg
+    from psycopg import RawCursor
+    from psycopg.adapt import AdaptersMap, Buffer, Loader
+    from psycopg.conninfo import conninfo_to_dict, make_conninfo
+    from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+except ImportError as error:
+    raise ReceiverError("PostgreSQL needs more; install it with: pip install 'pisync[postgres]'") from error
+
+log = logging.getLogger(__name__)
+
+Connection = psycopg.Connection[tuple[Any, ...]]
+Pool = ConnectionPool[Connection]
+
+LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests)
+"""The server, or the way to it, is not there (any more); a new connection may help."""
+
+_DURABLE: Final = ("on", "local", "remote_write", "remote_apply")
+_CONNECT_S: Final = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PostgresUrl:
+    """Where the database is. Its text never holds the password."""
+
+    conninfo: str = field(repr=False)
+    """A libpq URL or keyword string, password included."""
+
+    def __str__(self) -> str:
+        try:
+            parts = conninfo_to_dict(self.conninfo)
+        except psycopg.ProgrammingError:
+            return "postgresql://…"
+        place = f"{parts.get('host') or 'localhost'}{':' + str(parts['port']) if parts.get('port') else ''}"
+        return f"postgresql://{place}/{parts.get('dbname') or ''}"
+
+
+class _Number(Loader):
+    """A numeric as it was sent: an integer where it has no decimals."""
+
+    def load(self, data: Buffer) -> float:
+        text = bytes(data)
+        return float(text) if b"." in text else int(text)
+
+
+def _adapters() -> AdaptersMap:
+    adapters = AdaptersMap(psycopg.adapters)
+    adapters.register_loader("numeric", _Number)
+    return adapters
+
+
+def connect(url: PostgresUrl) -> Connection:
+    """One connection of its own, committing each statement by itself. Raises StoreUnusable."""
+    try:
+        return psycopg.connect(_conninfo(url), **_options(prepare=False))
+    except psycopg.Error as error:
+        raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
+
+
+def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare: bool) -> Pool:
+    """A pool of up to `size` connections, opened as they are needed; a caller waits `wait_s` for one."""
+    return ConnectionPool(
+        _conninfo(url),
+        connection_class=psycopg.Connection[tuple[Any, ...]],
+        kwargs=_options(prepare=prepare),
+        min_size=1,
+        max_size=size,
+        timeout=wait_s,
+        reconnect_timeout=wait_s,
+        max_lifetime=3600,
+        name=f"pisync {name}",
+        open=True,
+    )
+
+
+def check_durable(connection: Connection, url: PostgresUrl) -> None:
+    """Raise StoreUnusable if a commit would not survive a power cut."""
+    row = connection.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')").fetchone()
+    assert row is not None
+    fsync, synchronous_commit = row
+    if fsync != "on" or synchronous_commit not in _DURABLE:
+        raise StoreUnusable(
+            f"{url}: commits would not survive a power cut (fsync {fsync!r}, synchronous_commit "
+            f"{synchronous_commit!r}; both must be on). Change it in postgresql.conf, or for this role or database"
+        )
+
+
+@contextmanager
+def unusable(url: PostgresUrl, doing: str) -> Iterator[None]:
+    """Turn the driver's errors inside the block into StoreUnusable."""
+    try:
+        yield
+    except (psycopg.Error, *LOST) as error:
+        raise StoreUnusable(f"{url} cannot be {doing}: {reason(error)}") from error
+
+
+def reason(error: Exception) -> str:
+    """What the server or the driver said, without the values that it may quote after the first line."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+def _options(*, prepare: bool) -> dict[str, Any]:
+    return {
+        "autocommit": True,
+        "prepare_threshold": 2 if prepare else None,
+        "cursor_factory": RawCursor,
+        "context": SimpleNamespace(adapters=_adapters(), connection=None),
+    }
+
+
+def _conninfo(url: PostgresUrl) -> str:
+    try:
+        given = conninfo_to_dict(url.conninfo)
+        defaults: dict[str, Any] = {"connect_timeout": _CONNECT_S, "application_name": "pisync-receiver"}
+        # A server that is gone without a word is noticed within half a minute.
+        defaults |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
+        return make_conninfo(url.conninfo, **{name: value for name, value in defaults.items() if name not in given})
+    except psycopg.ProgrammingError as error:
+        raise StoreUnusable(f"this is no PostgreSQL address: {reason(error)}") from error

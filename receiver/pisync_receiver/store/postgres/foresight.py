@@ -1,0 +1,129 @@
+"""What a group's submissions will ask for, read in one exchange with the server while their devices are locked."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import psycopg
+
+from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.queries import queries
+from pisync_receiver.store.types import EventBatch, Submission, SyncReport
+from pisync_receiver.store.writing.streams import OVERLAP_MS
+from pisync_receiver.store.writing.tables import Row
+
+_Cursor = psycopg.Cursor[tuple[Any, ...]]
+
+_ANSWERS: Final = {"lock_streams": 2, "find_copies": 2, "find_boots": 3, "find_overlaps": 5, "find_keys": 2}
+"""How many of a row's values say what was asked for; the rest is the answer."""
+_QUERIES: Final = {
+    "lock_streams": "stream",
+    "find_copies": "has_copies",
+    "find_boots": "boot",
+    "find_overlaps": "boots_overlap",
+    "find_keys": "sync_event_by_key",
+}
+"""The query that each of them answers for many."""
+
+
+class Foresight:
+    """Ask inside a pipeline, as often as devices are missing; then take what is known."""
+
+    def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
+        self._connection = connection
+        self._sql = queries("postgres", "intake")
+        batches = [one for one in submissions if isinstance(one, EventBatch)]
+        reports = [one for one in submissions if isinstance(one, SyncReport)]
+        self._devices = sorted({one.device_id for one in batches} | {one.device_id for one in reports})
+        self._reports = len(reports)
+        self._wanted: dict[str, list[tuple[Any, ...]]] = {
+            "lock_streams": _distinct((one.device_id, one.stream) for one in batches),
+            "find_copies": _distinct((one.device_id, one.stream) for one in batches if one.events),
+            "find_boots": _distinct(_boots(batches)),
+            "find_overlaps": _distinct(_seen(batches)),
+            "find_keys": _distinct((one.device_id, one.idempotency_key) for one in reports if one.idempotency_key),
+        }
+        self._runs = _distinct(
+            (one.device_id, one.stream, one.events[0].seq, one.events[-1].seq) for one in batches if one.events
+        )
+        self._asked: dict[str, _Cursor] = {}
+
+    def ask(self) -> None:
+        """Lock the devices that there are, and read."""
+        if self._devices:
+            self._ask("lock_devices", self._devices)
+        for name, wanted in self._wanted.items():
+            if wanted:
+                self._ask(name, *_columns(wanted), *((OVERLAP_MS,) if name == "find_overlaps" else ()))
+        if self._runs:
+            self._ask("find_best", *_columns(self._runs))
+        if self._reports:
+            self._ask("take_sync_event_ids", self._reports)
+
+    def lacks_devices(self) -> bool:
+        """Whether rows have to be made before all devices can be locked."""
+        if not self._devices:
+            return False
+        self._locked = {row[0]: row[1:] for row in self._asked["lock_devices"].fetchall()}
+        return len(self._locked) < len(self._devices)
+
+    def add_devices(self) -> None:
+        """Make the rows that are missing; whoever asks for them elsewhere waits for this transaction's end."""
+        self._ask("add_devices", [device for device in self._devices if device not in self._locked])
+
+    def known(self) -> dict[tuple[Any, ...], Row | None]:
+        """The answers by query and values; None where there is no row."""
+        known: dict[tuple[Any, ...], Row | None] = {}
+        if self._devices:
+            known |= {("device", device): row for device, row in self._locked.items()}
+        for name, wanted in self._wanted.items():
+            query, extra = _QUERIES[name], (OVERLAP_MS,) if name == "find_overlaps" else ()
+            known |= {(query, *values, *extra): None for values in wanted}
+            for row in self._asked[name].fetchall() if wanted else ():
+                known[query, *row[: _ANSWERS[name]], *extra] = _answer(name, row)
+        for row in self._asked["find_best"].fetchall() if self._runs else ():
+            device_id, stream, first, last, before, after = row
+            known["best_before", device_id, stream, first] = None if before is None else (before,)
+            known["best_after", device_id, stream, last] = None if after is None else (after,)
+        return known
+
+    def sync_event_ids(self) -> list[int]:
+        """One for each report, the next to be used at the end."""
+        if not self._reports:
+            return []
+        return sorted((number for (number,) in self._asked["take_sync_event_ids"].fetchall()), reverse=True)
+
+    def _ask(self, name: str, *values: object) -> None:
+        self._asked[name] = self._connection.execute(self._sql[name], values)
+
+
+def _answer(name: str, row: Row) -> Row:
+    """The row as the query for one would give it."""
+    rest = row[_ANSWERS[name] :]
+    if name == "find_keys":
+        return (rest[0], row[0], *rest[1:])
+    return rest or (1,)
+
+
+def _boots(batches: Iterable[EventBatch]) -> Iterable[tuple[str, str, str]]:
+    for batch in batches:
+        boots = {event.boot_id for event in batch.events}
+        if batch.sent is not None:
+            boots.add(batch.sent.boot_id)
+        for boot_id in boots - {None}:
+            assert boot_id is not None
+            yield batch.device_id, batch.stream, boot_id
+
+
+def _seen(batches: Iterable[EventBatch]) -> Iterable[tuple[str, str, str, int, int]]:
+    for batch in batches:
+        if (sent := batch.sent) is not None and (batch.events or batch.invalid):
+            epoch_ms = batch.received_ms - sent.boottime_ms
+            yield batch.device_id, batch.stream, sent.boot_id, epoch_ms, sent.boottime_ms
+
+
+def _distinct(values: Iterable[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
+    return list(dict.fromkeys(values))
+
+
+def _columns(rows: list[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]

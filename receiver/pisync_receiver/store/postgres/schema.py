@@ -1,0 +1,62 @@
+"""The schema's numbered migrations on PostgreSQL, applied by one program at a time however many start at once."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from pisync_receiver.errors import SchemaMismatch, StoreUnusable
+from pisync_receiver.store.migrations import Migration, check_applied, load
+from pisync_receiver.store.postgres.connection import Connection, PostgresUrl
+
+FOLDER: Final = Path(__file__).with_name("migrations")
+
+_LOCK: Final = "SELECT pg_advisory_xact_lock(hashtextextended('pisync migrate', 0))"
+_CREATE: Final = (
+    "CREATE TABLE IF NOT EXISTS migrations "
+    "(number integer PRIMARY KEY, name text NOT NULL, checksum text NOT NULL, applied_ms bigint NOT NULL)"
+)
+_TABLES: Final = (
+    "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')"
+)
+_APPLIED: Final = "SELECT number, name, checksum FROM migrations ORDER BY number"
+_INSERT: Final = "INSERT INTO migrations (number, name, checksum, applied_ms) VALUES ($1, $2, $3, $4)"
+
+
+def is_new(connection: Connection) -> bool:
+    """Whether nothing was ever made in this database."""
+    return not connection.execute(_TABLES).fetchall()
+
+
+def check(connection: Connection, url: PostgresUrl, migrations: Sequence[Migration] | None = None) -> None:
+    """Raise SchemaMismatch unless the database has exactly the schema this program knows."""
+    wanted = load(FOLDER) if migrations is None else migrations
+    if pending := _pending(connection, url, wanted):
+        raise SchemaMismatch(
+            f"{url} has schema {len(wanted) - len(pending)}, this program needs {len(wanted)}; "
+            "make a backup and run: pisync-receiver migrate"
+        )
+
+
+def migrate(
+    connection: Connection, url: PostgresUrl, *, now_ms: int, migrations: Sequence[Migration] | None = None
+) -> list[Migration]:
+    """Bring the schema up in one transaction; return what was applied. Raises SchemaMismatch, changing nothing."""
+    wanted = load(FOLDER) if migrations is None else migrations
+    with connection.transaction():
+        connection.execute(_LOCK)
+        pending = _pending(connection, url, wanted)
+        connection.execute(_CREATE)
+        for migration in pending:
+            connection.execute(migration.sql)
+            connection.execute(_INSERT, (migration.number, migration.name, migration.checksum, now_ms))
+    return pending
+
+
+def _pending(connection: Connection, url: PostgresUrl, wanted: Sequence[Migration]) -> list[Migration]:
+    """What is not applied yet."""
+    tables = {name for (name,) in connection.execute(_TABLES)}
+    if tables and "migrations" not in tables:
+        raise StoreUnusable(f"{url} is a database of something else; nothing was changed. Name another database.")
+    applied = connection.execute(_APPLIED).fetchall() if tables else []
+    return check_applied(str(url), applied, wanted)

@@ -1,0 +1,198 @@
+"""The tables on PostgreSQL, inside one transaction: two or three exchanges with the server for a whole group.
+
+`begin` locks the group's devices and reads at once what its submissions will ask for. What they put is kept back and
+sent at the end, one statement a table. Whatever was not foreseen is asked for by itself, after what it could see has
+been sent.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.health import Crossing, Health
+from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.postgres.foresight import Foresight
+from pisync_receiver.store.postgres.rows import encode
+from pisync_receiver.store.queries import queries
+from pisync_receiver.store.types import Submission
+from pisync_receiver.store.writing.tables import HOUR_MS, Key, Row
+
+_NUMBERED: Final = ("insert_event", "insert_carried", "insert_origin")
+"""Statements whose rows name events of this commit; they go last, when the events have their ids."""
+_KEPT_BACK: Final = {
+    "put_device": "devices",
+    "put_stream": "streams",
+    "put_boot": "boots",
+    "insert_event": "events",
+    "insert_carried": "carried",
+    "insert_origin": "origins",
+    "insert_rejected": "rejected",
+    "insert_sync_event": "sync_events",
+    "insert_crossing": "crossings",
+}
+"""Statements that are sent at the end, and the table that each changes."""
+_DEVICE_AT: Final = {"insert_event": 1, "insert_sync_event": 1, "put_device": -1}
+"""Where in a statement's rows the device stands; otherwise it is the first value."""
+_READS: Final = {
+    "stored_versions": ("events",),
+    "carried_versions": ("carried", "events"),
+    "copies": ("origins", "events"),
+    "has_copies": ("origins",),
+    "rejected_versions": ("rejected",),
+    "best_before": ("events",),
+    "best_after": ("events",),
+    "boots_overlap": ("boots",),
+    "failures_after": ("sync_events",),
+}
+"""What a query that names its device first could see of that which is kept back."""
+
+
+class PostgresTables:
+    """`store.writing.tables.Tables` says what each call means."""
+
+    def __init__(self, connection: Connection, *, timeout_ms: int) -> None:
+        self._connection = connection
+        self._timeout_ms = timeout_ms
+        self._sql = queries("postgres", "intake")
+        self._known: dict[tuple[Any, ...], Row | None] = {}
+        self._rows: dict[str, list[Row]] = defaultdict(list)
+        self._touched: set[tuple[str, object]] = set()
+        self._sync_event_ids: list[int] = []
+        self._ids = 0
+        self._ids_taken = 0
+        self._before_first_id = 0
+        self._hours: dict[int, list[int]] = {}
+        self.transaction_id = ""
+        """Known once `begin` has returned."""
+
+    def begin(self, submissions: Sequence[Submission]) -> None:
+        """Open the transaction, lock the devices, and read ahead."""
+        foresight = Foresight(self._connection, submissions)
+        timeout = str(self._timeout_ms)
+        with self._connection.pipeline():
+            self._connection.execute("BEGIN")
+            begun = self._connection.execute(self._sql["begin"], (timeout,))
+            foresight.ask()
+        self.transaction_id = _only(begun.fetchall())[0]
+        while foresight.lacks_devices():
+            with self._connection.pipeline():
+                foresight.add_devices()
+                foresight.ask()
+        self._known = foresight.known()
+        self._sync_event_ids = foresight.sync_event_ids()
+
+    def one(self, query: str, *values: object) -> Row | None:
+        if self._could_see(query, values):
+            self._send()
+        elif (query, *values) in self._known:
+            return self._known[query, *values]
+        row = self._connection.execute(self._sql[query], values).fetchone()
+        if row is None and query == "device":
+            # Locked by being made, unless another made it while this waited: then it is read again, and locked.
+            made = self._connection.execute(self._sql["add_devices"], ([values[0]],)).fetchone()
+            return None if made else self.one(query, *values)
+        return row
+
+    def all(self, query: str, *values: object) -> list[Row]:
+        if self._could_see(query, values):
+            self._send()
+        return self._connection.execute(self._sql[query], values).fetchall()
+
+    def put(self, statement: str, rows: Iterable[Row]) -> None:
+        given = list(rows)
+        if not given:
+            return
+        table = _KEPT_BACK.get(statement)
+        if table is None:
+            self._connection.execute(self._sql[statement], (encode(given),))
+            return
+        self._rows[statement] += given
+        place = _DEVICE_AT.get(statement, 0)
+        self._touched.update((table, row[place]) for row in given)
+        if statement == "put_boot":
+            self._know_boots(given)
+        elif statement == "insert_sync_event":
+            self._know_keys(given)
+
+    def key(self, device_id: str, stream: str, number: int) -> Key:
+        return (device_id, stream)
+
+    def begin_stream(self, device_id: str, stream: str, now_ms: int) -> Key:
+        return (device_id, stream)
+
+    def event_ids(self, count: int, received_ms: int) -> range:
+        """Places in this commit, as negative numbers; the ids themselves are taken as late as can be."""
+        first = self._ids + 1
+        self._ids += count
+        self._hours.setdefault(received_ms // HOUR_MS, [first, first])[1] = self._ids
+        return range(-first, -self._ids - 1, -1)
+
+    def sync_event_id(self, device_id: str) -> int:
+        return self._sync_event_ids.pop()
+
+    def crossed(self, device_id: str, crossing: Crossing, at_ms: int, health: Health) -> None:
+        row = (
+            device_id,
+            crossing,
+            at_ms,
+            health.consecutive_failures,
+            health.failing_since_ms,
+            health.last_errors,
+        )
+        self.put("insert_crossing", [row])
+
+    def finish(self) -> None:
+        """Send what is left. Only the commit is missing then."""
+        self._send()
+        if self._hours:
+            base = self._before_first_id
+            hours = [(hour, base + first, base + last) for hour, (first, last) in self._hours.items()]
+            self._connection.execute(self._sql["put_arrivals"], [list(column) for column in zip(*hours, strict=True)])
+
+    def _could_see(self, query: str, values: tuple[object, ...]) -> bool:
+        return any((table, values[0]) in self._touched for table in _READS.get(query, ()))
+
+    def _know_boots(self, rows: list[Row]) -> None:
+        for device_id, stream, boot_id, epoch_ms, _ in rows:
+            name = ("boot", device_id, stream, boot_id)
+            known = self._known.get(name)
+            self._known[name] = (epoch_ms if known is None else min(epoch_ms, known[0]),)
+
+    def _know_keys(self, rows: list[Row]) -> None:
+        for row in rows:
+            if row[9] is not None:
+                self._known["sync_event_by_key", row[1], row[9]] = row[:9]
+
+    def _send(self) -> None:
+        """Everything kept back, one statement a table."""
+        rows, self._rows = self._rows, defaultdict(list)
+        numbered = {statement: rows.pop(statement) for statement in _NUMBERED if statement in rows}
+        wanted = self._ids - self._ids_taken
+        encoded = {statement: encode(lines) for statement, lines in numbered.items()}
+        taken = None
+        with self._connection.pipeline():
+            for statement, lines in rows.items():
+                self._connection.execute(self._sql[statement], (encode(lines),))
+            if wanted:
+                taken = self._connection.execute(self._sql["take_event_ids"], (wanted,))
+        if taken is not None:
+            # The counter stays locked until the commit, so what is taken later follows on without a gap.
+            (before,) = _only(taken.fetchall())
+            self._before_first_id = before - self._ids_taken
+            self._ids_taken = self._ids
+        if encoded:
+            with self._connection.pipeline():
+                sent = {
+                    statement: self._connection.execute(self._sql[statement], (body, self._before_first_id))
+                    for statement, body in encoded.items()
+                }
+            if "insert_event" in sent and sent["insert_event"].rowcount != len(numbered["insert_event"]):
+                raise StoreUnusable(
+                    "an event that is new to its stream's account is stored already; nothing was changed"
+                )
+
+
+def _only(rows: list[Row]) -> Row:
+    (row,) = rows
+    return row

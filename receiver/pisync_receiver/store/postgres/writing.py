@@ -1,0 +1,130 @@
+"""Writing groups: one transaction each, tried again over a new connection while that can help, never carried out twice.
+
+When the connection is lost before the commit was sent, the server has rolled the group back, or will. When it is lost
+after that, the server is asked what became of the transaction (pg_xact_status), since a sync event without a key could
+not be recognised if it came again.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+
+import psycopg
+from psycopg import errors
+
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, PostgresUrl, reason
+from pisync_receiver.store.postgres.tables import PostgresTables
+from pisync_receiver.store.queries import queries
+from pisync_receiver.store.types import Outcome, Submission
+from pisync_receiver.store.writing import write_group
+
+log = logging.getLogger(__name__)
+
+_AGAIN = (*LOST, errors.SerializationFailure, errors.DeadlockDetected)
+"""What another try may get past."""
+_PAUSE_S = 0.1
+
+
+class _CommitUnknown(Exception):
+    """The connection was lost while the commit was under way."""
+
+    def __init__(self, transaction_id: str, outcomes: list[Outcome]) -> None:
+        super().__init__(transaction_id)
+        self.transaction_id = transaction_id
+        self.outcomes = outcomes
+
+
+class Writer:
+    """Writes groups over the connections of a pool; from several threads at once."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        url: PostgresUrl,
+        *,
+        patience_s: float,
+        timeout_ms: int,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+    ) -> None:
+        self._pool = pool
+        self._url = url
+        self._patience_s = patience_s
+        self._timeout_ms = timeout_ms
+        self._clock = clock
+        self._sleep = sleep
+        self._sql = queries("postgres", "intake")
+
+    def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
+        refused what one of them says; then none is stored."""
+        until = self._clock() + self._patience_s
+        while True:
+            try:
+                return self._try(submissions)
+            except _CommitUnknown as unknown:
+                if self._was_committed(unknown.transaction_id, until):
+                    return unknown.outcomes
+            except _AGAIN as error:
+                if not self._may_try_again(error, until):
+                    raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
+
+    def beat(self) -> None:
+        """Write something small, durably. Raises StoreUnusable."""
+        try:
+            with self._pool.connection() as connection:
+                connection.execute(self._sql["beat"])
+        except (*LOST, psycopg.Error) as error:
+            raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
+
+    def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        with self._pool.connection() as connection:
+            tables = PostgresTables(connection, timeout_ms=self._timeout_ms)
+            try:
+                tables.begin(submissions)
+                outcomes = write_group(tables, submissions)
+                tables.finish()
+            except BaseException:
+                _roll_back(connection)
+                raise
+            try:
+                connection.execute("COMMIT")
+            except _AGAIN as error:
+                if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
+                    raise
+                raise _CommitUnknown(tables.transaction_id, outcomes) from error
+            return outcomes
+
+    def _was_committed(self, transaction_id: str, until: float) -> bool:
+        """Ask until the server knows. Raises StoreUnusable where it does not answer in time."""
+        while True:
+            try:
+                with self._pool.connection() as connection:
+                    row = connection.execute(self._sql["fate"], (transaction_id,)).fetchone()
+                fate = None if row is None else row[0]
+                if fate != "in progress":
+                    return bool(fate == "committed")
+                problem: Exception = StoreUnusable("the last commit is still under way")
+            except errors.InvalidParameterValue:
+                return False  # a server that took over never heard of it
+            except LOST as error:
+                problem = error
+            if not self._may_try_again(problem, until):
+                raise StoreUnusable(
+                    f"{self._url} was lost during a commit; whether it was stored is not known: {reason(problem)}"
+                ) from problem
+
+    def _may_try_again(self, error: Exception, until: float) -> bool:
+        """Wait a moment before the next try, if there is time for one."""
+        if self._clock() + _PAUSE_S > until:
+            return False
+        log.warning("the database did not take a group; trying again: %s", reason(error))
+        self._sleep(_PAUSE_S)
+        return True
+
+
+def _roll_back(connection: Connection) -> None:
+    try:
+        connection.execute("ROLLBACK")
+    except psycopg.Error:
+        connection.close()  # the server rolls back what a lost connection leaves
