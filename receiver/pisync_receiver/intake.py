@@ -1,7 +1,7 @@
-"""Group commit: a request hands its work in and waits; one writer commits everything that waits at once.
+"""Group commit: a request hands its work in and waits; a writer commits everything that waits at once.
 
-There is no timer: what arrives while the disk is busy is the next group. A group is one transaction of the store and
-one wake-up of the event loop, however many requests wait for it.
+There is no timer: what arrives while the writers are busy is the next group. A group is one transaction of the store
+and one wake-up of the event loop, however many requests wait for it. A store says how many groups it can write at once.
 """
 
 import asyncio
@@ -88,7 +88,7 @@ class _Waiting:
 
 
 class Intake:
-    """The only way to the store's writer. Made anywhere; `start`, `submit`, `run` and `close` on one event loop."""
+    """The only way to the store's writers. Made anywhere; `start`, `submit`, `run` and `close` on one event loop."""
 
     def __init__(
         self,
@@ -109,7 +109,7 @@ class Intake:
         self._bytes = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._thread = threading.Thread(target=self._write_groups, name="pisync-writer", daemon=True)
+        self._threads: list[threading.Thread] = []
 
     @property
     def waiting(self) -> int:
@@ -117,9 +117,12 @@ class Intake:
         return self._waiting
 
     def start(self) -> None:
-        """Start the writer; outcomes come back to the running event loop."""
+        """Start the writers; outcomes come back to the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._thread.start()
+        for number in range(1, self._store.writers + 1):
+            thread = threading.Thread(target=self._write_groups, name=f"pisync-writer-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     @overload
     def submit(self, submission: EventBatch, size: int) -> "asyncio.Future[Receipt]": ...
@@ -143,18 +146,19 @@ class Intake:
         return self._put(submission, size)
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Run `function` on the writer's thread between two groups: for what must not meet a write."""
+        """Run `function` on a writer's thread between two of its groups: for what must not meet the only writer's."""
         if self._closed:
             raise Overloaded("the receiver is stopping", retry_after=1)
         return await self._put(function, 0)  # type: ignore[no-any-return]
 
     async def close(self) -> None:
-        """Take nothing more, finish what waits, and stop the writer. Harmless twice."""
+        """Take nothing more, finish what waits, and stop the writers. Harmless twice."""
         if not self._closed:
             self._closed = True
             self._queue.close()
         if self._loop is not None:
-            await asyncio.to_thread(self._thread.join)
+            for thread in self._threads:
+                await asyncio.to_thread(thread.join)
 
     def _put(self, submission: Submission | Callable[[], object], size: int) -> "asyncio.Future[Any]":
         assert self._loop is not None, "start() comes first"
@@ -164,7 +168,7 @@ class Intake:
         self._queue.put(_Waiting(submission, size, future, self._clock()), self._loop)
         return future
 
-    # On the writer's thread.
+    # On the writers' threads.
 
     def _write_groups(self) -> None:
         while (first := self._queue.take(wait=True)) is not None:

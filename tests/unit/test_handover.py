@@ -59,3 +59,29 @@ def test_closing_wakes_an_idle_writer_and_what_was_put_before_is_still_taken() -
 
 def test_without_waiting_an_empty_queue_gives_nothing() -> None:
     assert Handover[int]().take(wait=False) is None
+
+
+def test_several_writers_take_everything_once_and_all_go_when_it_is_closed() -> None:
+    queue: Handover[int] = Handover()
+    taken: list[list[int]] = [[], [], []]
+
+    def write(mine: list[int]) -> None:
+        while (item := queue.take(wait=True)) is not None:
+            mine.append(item)
+
+    async def scene() -> None:
+        loop = asyncio.get_running_loop()
+        writers = [threading.Thread(target=write, args=(mine,)) for mine in taken]
+        for writer in writers:
+            writer.start()
+        for number in range(20_000):
+            queue.put(number, loop)
+            if number % 7 == 0:
+                await asyncio.sleep(0)
+        queue.close()
+        for writer in writers:
+            await asyncio.to_thread(writer.join)
+
+    asyncio.run(scene())
+    assert sorted(number for mine in taken for number in mine) == list(range(20_000))
+    assert all(mine == sorted(mine) for mine in taken)

@@ -22,6 +22,8 @@ class GatedStore:
         self.go = threading.Semaphore(0)
         self.error: Exception | None = None
 
+    writers = 1
+
     def write(self, submissions: Sequence[Any]) -> list[Any]:
         self.groups.append(list(submissions))
         self.entered.release()
@@ -231,7 +233,7 @@ def test_a_function_runs_on_the_writers_thread_and_never_beside_a_commit() -> No
             await intake.run(lambda: 1 // 0)
 
     play(scene, store)
-    assert ran == ["pisync-writer"]
+    assert ran == ["pisync-writer-1"]
 
 
 def test_retry_after_is_the_backlog_over_the_drain_rate() -> None:

@@ -126,6 +126,9 @@ class Reader(Protocol):
     def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> Iterator[EventRow]:
         """All of them whose id is over `after`, a page in memory at a time; never holds a read transaction open."""
 
+    def tokens_by_hash(self, hashes: Sequence[str]) -> list[TokenRow]:
+        """Those of the tokens that there are, ended ones included, in any order."""
+
     def all_tokens(self) -> list[TokenRow]:
         """Every token, revoked and expired ones included, the oldest first."""
 
@@ -137,7 +140,11 @@ class Reader(Protocol):
 
 
 class Store(Reader, Protocol):
-    """The one writer of a database, and its queries."""
+    """What writes a database, and its queries."""
+
+    @property
+    def writers(self) -> int:
+        """How many threads may call `write` at once."""
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Store them all in one durable transaction; an outcome for each, in order.

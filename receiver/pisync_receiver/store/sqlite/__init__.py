@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Final
 
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.queries import queries
@@ -40,6 +41,8 @@ def now_ms() -> int:
 
 class SqliteStore(SqliteReader):
     """The one writer of a database file, and its queries. `store.Store` says what each call means."""
+
+    writers: Final = 1
 
     def __init__(self, path: Path, connection: Connection, connect: Connect) -> None:
         super().__init__(path, connect)
