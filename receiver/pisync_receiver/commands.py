@@ -18,12 +18,10 @@ from pisync_common import settings as values
 from pisync_common.errors import RuleError
 from pisync_common.settings import Settings
 from pisync_common.times import format_ms
-from pisync_receiver import config, reading
-from pisync_receiver.administration import alone
-from pisync_receiver.config import Paths
-from pisync_receiver.control import administer, writer_lock
+from pisync_receiver import config, databases, reading
 from pisync_receiver.errors import Problem, ReceiverError
-from pisync_receiver.store import Reader, TokenRow, sqlite
+from pisync_receiver.store import Reader, TokenRow
+from pisync_receiver.store.address import Address
 from pisync_receiver.tables import table
 
 T = TypeVar("T")
@@ -58,8 +56,8 @@ class Context:
         return config.settings_from(self.arguments, self.environ)
 
     @cached_property
-    def paths(self) -> Paths:
-        return Paths(database=self.settings[config.DATABASE])
+    def database(self) -> Address:
+        return self.settings[config.DATABASE]
 
     def result(self, text: str) -> None:
         """A result, for standard output."""
@@ -70,8 +68,8 @@ class Context:
         print(text, file=self.err)
 
     def administer(self, do: str, **message: object) -> dict[str, Any]:
-        """Have the one writer do it: the receiver that serves, or this process."""
-        return administer(self.paths, {"do": do} | message, alone=alone(self.paths))
+        """Have it done, by the receiver that serves where that is the one writer."""
+        return databases.administer(self.database, {"do": do} | message)
 
 
 def serve(context: Context) -> None:
@@ -161,14 +159,13 @@ def backup(context: Context) -> None:
     if file.exists():
         raise ReceiverError(f"{file} exists already and was left as it is; name a new file")
     _existing(context)
-    sqlite.backup(context.paths.database, file)
+    databases.backup(context.database, file)
     context.result(f"{file}: {file.stat().st_size:,} bytes")
 
 
 def migrate(context: Context) -> None:
     _existing(context)
-    with writer_lock(context.paths, "pisync-receiver migrate"):
-        applied = sqlite.migrate(context.paths.database)
+    applied = databases.migrate(context.database)
     context.result(f"applied: {', '.join(applied)}" if applied else "the schema is this program's own; nothing to do")
 
 
@@ -215,17 +212,14 @@ def _print_rows(context: Context, rows: Sequence[Mapping[str, Any]], columns: Se
 @contextmanager
 def _reader(context: Context) -> Iterator[Reader]:
     _existing(context)
-    store = sqlite.open_reader(context.paths.database)
-    try:
+    with databases.open_reader(context.database) as store:
         yield store
-    finally:
-        store.close()
 
 
 def _existing(context: Context) -> None:
-    if not context.paths.database.is_file():
+    if not databases.exists(context.database):
         raise NotFound(
-            f"there is no database at {context.paths.database} yet; `pisync-receiver serve` makes it, "
+            f"there is no database at {context.database} yet; `pisync-receiver serve` makes it, "
             "or name another with --database-url"
         )
 

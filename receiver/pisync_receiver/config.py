@@ -22,25 +22,15 @@ from pisync_common.settings import (
     load,
     size,
 )
+from pisync_receiver.store.address import SQLITE, Address, address
 
 PREFIX: Final = "PISYNC_RECEIVER_"
 SYSTEM_FILE: Final = Path("/etc/pisync/receiver.toml")
-_SQLITE: Final = "sqlite:///"
 _PORT: Final = integer(0, 65535)
 
 
 def _default_url() -> str:
-    return f"{_SQLITE}{user_data_path('pisync-receiver') / 'receiver.db'}"
-
-
-def _database(value: str) -> Path:
-    scheme, separator, _ = value.partition("://")
-    if separator and scheme.partition("+")[0] in ("postgresql", "postgres"):
-        raise ValueError("this build stores in SQLite only; give a file, such as sqlite:////var/lib/pisync/receiver.db")
-    name = value.removeprefix(_SQLITE)
-    if name == value or not name or name.startswith(":memory:") or "?" in name or "\0" in name:
-        raise ValueError("not the address of a database file, such as sqlite:////var/lib/pisync/receiver.db")
-    return Path(name).expanduser().absolute()
+    return f"{SQLITE}{user_data_path('pisync-receiver') / 'receiver.db'}"
 
 
 def _port(value: str) -> int:
@@ -60,20 +50,20 @@ def _host(value: str) -> str:
 
 HOST = Setting(name="host", default="127.0.0.1", parse=_host, metavar="ADDRESS", help="the address to listen on")
 PORT = Setting(name="port", default="8080", parse=_port, metavar="N", help="the port to listen on; 0 takes a free one")
-DATABASE = Setting(
+DATABASE: Setting[Address] = Setting(
     name="database_url",
     default=_default_url,
     default_shown="sqlite:///<the user's data folder>/pisync-receiver/receiver.db",
-    parse=_database,
+    parse=address,
     metavar="URL",
-    help="where everything is stored; an absolute path has four slashes",
+    help="where everything is stored: a file (an absolute path has four slashes) or postgresql://…",
 )
 WORKERS = Setting(
     name="workers",
     default="1",
     parse=integer(1, 1024),
     metavar="N",
-    help="processes that serve; SQLite has exactly one",
+    help="processes that serve; on SQLite exactly one",
 )
 AUTH = Setting(
     name="auth",
@@ -156,7 +146,7 @@ class Paths:
 
     @property
     def url(self) -> str:
-        return f"{_SQLITE}{self.database}"
+        return f"{SQLITE}{self.database}"
 
 
 def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
@@ -166,11 +156,11 @@ def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 
 def check_serving(settings: Settings) -> None:
-    """Raise SettingError for what no `serve` may do: several writers on SQLite, an open door beyond this machine."""
-    if (workers := settings[WORKERS]) > 1:
+    """Raise SettingError for what no `serve` may do: several workers on SQLite, an open door beyond this machine."""
+    if (workers := settings[WORKERS]) > 1 and isinstance(settings[DATABASE], Path):
         raise SettingError(
             f"workers = {str(workers)!r} ({settings.source(WORKERS)}): SQLite has exactly one writer, so one process "
-            "serves it; leave it at 1 (more processes need PostgreSQL, which this build does not offer)"
+            "serves it; leave it at 1, or store in PostgreSQL (--database-url postgresql://…), which takes many"
         )
     if not settings[AUTH] and not is_loopback(settings[HOST]):
         raise SettingError(

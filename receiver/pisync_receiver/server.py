@@ -17,7 +17,8 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO
 
@@ -26,20 +27,22 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 
 from pisync_common import __version__
 from pisync_common.settings import DEFAULT, Settings
-from pisync_receiver import config, logs
+from pisync_receiver import config, databases, logs
 from pisync_receiver.administration import Administration, now_ms
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens
-from pisync_receiver.control import ControlServer, writer_lock
+from pisync_receiver.control import ControlServer, Do
 from pisync_receiver.errors import ReceiverError
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
-from pisync_receiver.store.sqlite import open_store
+from pisync_receiver.store.address import url_of
+from pisync_receiver.workers import Workers, inherited_socket
 
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
+_STOP_MARGIN_S: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -54,18 +57,19 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
     answered. Prints `listening on URL` to `out` once connections are accepted."""
     config.check_serving(settings)
     _configure_logs(settings[config.LOG_LEVEL], err)
-    paths = config.Paths(database=settings[config.DATABASE])
-    with signals_raised_again() as stopping, writer_lock(paths, "pisync-receiver serve"):
-        listener = listening_socket(settings)
+    place = settings[config.DATABASE]
+    with signals_raised_again() as stopping, databases.writing(place, "pisync-receiver serve"):
+        inherited = inherited_socket(os.environ)
+        listener = listening_socket(settings) if inherited is None else inherited
         try:
-            first_start = not paths.database.exists()
-            store = open_store(paths.database, create=True)
-            try:
+            first_start = not databases.exists(place)
+            with closing(databases.open_store(place, create=True)) as store:
                 if first_start:
                     print(_first_steps(settings), file=err, flush=True)
-                _run(settings, paths, store, listener, stopping, out)
-            finally:
-                store.close()
+                if inherited is not None or settings[config.WORKERS] == 1:
+                    _run(settings, store, listener, stopping, out)
+                    return
+            _run_workers(settings, listener, stopping, out)
         finally:
             listener.close()
 
@@ -134,22 +138,33 @@ def signals_raised_again() -> Iterator[list[int]]:
         signal.raise_signal(caught[0])
 
 
-def _run(
-    settings: Settings,
-    paths: config.Paths,
-    store: Store,
-    listener: socket.socket,
-    stopping: list[int],
-    out: TextIO,
-) -> None:
-    address = _url(listener)
+def _run_workers(settings: Settings, listener: socket.socket, stopping: list[int], out: TextIO) -> None:
+    workers = Workers(
+        listener,
+        settings[config.WORKERS],
+        [sys.executable, "-m", "pisync_receiver", *sys.argv[1:]],
+        stopping=stopping,
+        stop_s=settings[config.STOP_TIMEOUT] + _STOP_MARGIN_S,
+        started=lambda: _tell_started(settings, listener, out),
+        ended=lambda pid: None,
+    )
+    workers.run()
+    notify("STOPPING=1")
+    log.info("stopped")
 
+
+def _tell_started(settings: Settings, listener: socket.socket, out: TextIO) -> None:
+    address, database = _url(listener), databases.shown(settings[config.DATABASE])
+    log.info("started", extra=logs.fields(address=address, database=database, version=__version__))
+    print(f"listening on {address}", file=out, flush=True)
+    notify("READY=1")
+
+
+def _run(settings: Settings, store: Store, listener: socket.socket, stopping: list[int], out: TextIO) -> None:
     def started() -> None:
         gc.collect()
         gc.freeze()  # what lives as long as the process need not be looked at again
-        log.info("started", extra=logs.fields(address=address, database=str(paths.database), version=__version__))
-        print(f"listening on {address}", file=out, flush=True)
-        notify("READY=1")
+        _tell_started(settings, listener, out)
 
     async def main() -> None:
         metrics = Metrics(_registry())
@@ -157,7 +172,7 @@ def _run(
         intake = Intake(store, limits=limits, clock=time.monotonic, random=random.random, watcher=metrics)
         tokens = Tokens(store.all_tokens())
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
-        control = ControlServer(paths.control, administration.do)
+        control = _control(settings, administration.do)
         app = create_app(
             store=store,
             intake=intake,
@@ -166,20 +181,28 @@ def _run(
             now_ms=now_ms,
             new_request_id=new_request_id,
             settings=AppSettings(auth=settings[config.AUTH]),
-            on_start=control.start,
-            on_stop=control.close,
+            on_start=None if control is None else control.start,
+            on_stop=None if control is None else control.close,
         )
         server = Server(_uvicorn(app, settings), stopping=stopping, started=started)
-        control.bind()
+        if control is not None:
+            control.bind()
         try:
             await server.serve([listener])
         finally:
-            await control.close()  # a second Ctrl-C skips the app's own end
+            if control is not None:
+                await control.close()  # a second Ctrl-C skips the app's own end
         await intake.close()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
     log.info("stopped")
+
+
+def _control(settings: Settings, do: Do) -> ControlServer | None:
+    """The way for commands to this database's one writer; None where they need none."""
+    place = settings[config.DATABASE]
+    return ControlServer(config.Paths(database=place).control, do) if isinstance(place, Path) else None
 
 
 def _configure_logs(level: str, err: TextIO) -> None:
@@ -248,7 +271,7 @@ def _url(listener: socket.socket) -> str:
 
 def _first_steps(settings: Settings) -> str:
     program = f"{sys.executable} -m pisync_receiver" if sys.argv[0].endswith("__main__.py") else "pisync-receiver"
-    url = shlex.quote(config.Paths(database=settings[config.DATABASE]).url)
+    url = shlex.quote(url_of(settings[config.DATABASE]))
     flag = "" if settings.source(config.DATABASE) == DEFAULT else f" --database-url {url}"
     return (
         "A new database. While this serves, make what callers need:\n"

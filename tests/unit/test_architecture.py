@@ -20,6 +20,8 @@ THIRD_PARTY = {
     "pisync_agent": {"httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop", "zstandard",
+        # Of extras beside it; the contracts say where each may be imported, a test below that nothing else needs them.
+        "aio_pika", "apprise", "psycopg", "psycopg_pool", "redis",
     },
 }  # fmt: skip
 OWN = {
@@ -69,6 +71,7 @@ def test_the_contracts_hold(copy: Path) -> None:
         ("agent/pisync_agent/errors.py", "from sqlite3 import Error", "sqlite3 only in the outbox and the stores"),
         ("receiver/pisync_receiver/wire.py", "import sqlite3", "sqlite3 only in the outbox and the stores"),
         ("agent/pisync_agent/errors.py", "import msgspec", "the receiver's libraries stay in the receiver"),
+        ("receiver/pisync_receiver/intake.py", "import psycopg", "PostgreSQL's driver only in its store"),
     ],
 )
 def test_a_forbidden_import_is_reported(copy: Path, module: str, planted: str, contract: str) -> None:
@@ -109,6 +112,15 @@ def test_a_package_imports_what_its_extra_installs_and_nothing_else(package: str
 @pytest.mark.parametrize("module", ["pisync_agent", "pisync_agent.cli"])
 def test_the_command_starts_without_the_slow_libraries(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{'httpx', 'tenacity', 'ssl'}} & set(sys.modules)))"
+
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == []
+
+
+def test_the_receiver_on_sqlite_needs_no_extra() -> None:
+    extras = "{'psycopg', 'psycopg_pool', 'redis', 'aio_pika', 'apprise'}"
+    code = f"import sys, pisync_receiver.server, pisync_receiver.commands; print(*sorted({extras} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

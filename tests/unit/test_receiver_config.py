@@ -8,6 +8,7 @@ import pytest
 from pisync_common.errors import SettingError
 from pisync_common.settings import Settings, add_flags, document
 from pisync_receiver import config
+from pisync_receiver.store.address import PostgresUrl
 
 
 def settings(*flags: str, **environ: str) -> Settings:
@@ -23,7 +24,7 @@ def test_the_defaults_work() -> None:
     assert chosen[config.HOST] == "127.0.0.1"
     assert chosen[config.PORT] == 8080
     assert chosen[config.AUTH] is True
-    assert chosen[config.DATABASE].name == "receiver.db"
+    assert str(chosen[config.DATABASE]).endswith("/receiver.db")
 
 
 class TestDatabaseUrl:
@@ -42,12 +43,20 @@ class TestDatabaseUrl:
         "url", ["", "x.db", "sqlite://x.db", "sqlite:///", "sqlite:///:memory:", "sqlite:///x?mode=ro", "mysql://x/y"]
     )
     def test_no_file(self, url: str) -> None:
-        with pytest.raises(SettingError, match="not the address of a database file"):
+        with pytest.raises(SettingError, match="not the address of a database"):
             settings("--database-url", url)
 
     def test_postgresql_is_named_and_its_password_is_not(self) -> None:
-        with pytest.raises(SettingError, match="stores in SQLite only") as caught:
-            settings(PISYNC_RECEIVER_DATABASE_URL="postgresql+psycopg://ann:hunter2@db/pisync")
+        chosen = settings(PISYNC_RECEIVER_DATABASE_URL="postgresql://ann:hunter2@db:5433/pisync")
+        place = chosen[config.DATABASE]
+        assert isinstance(place, PostgresUrl)
+        assert str(place) == "postgresql://db:5433/pisync"
+        assert "hunter2" not in repr((place, chosen))
+
+    @pytest.mark.parametrize("url", ["postgresql://", "postgresql+psycopg://ann:hunter2@db/x", "postgresql://a b/c"])
+    def test_no_postgresql(self, url: str) -> None:
+        with pytest.raises(SettingError, match="not the address of a") as caught:
+            settings(PISYNC_RECEIVER_DATABASE_URL=url)
         assert "hunter2" not in str(caught.value)
 
     def test_what_stands_beside_the_file(self) -> None:
@@ -73,6 +82,7 @@ class TestServing:
     def test_several_workers_are_refused_and_the_source_is_named(self) -> None:
         with pytest.raises(SettingError, match=r"variable PISYNC_RECEIVER_WORKERS.*exactly one writer"):
             config.check_serving(settings(PISYNC_RECEIVER_WORKERS="2"))
+        config.check_serving(settings("--workers", "2", "--database-url", "postgresql://db/pisync"))
 
     @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), ("--workers", "0")])
     def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:

@@ -9,9 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import schema
 from pisync_receiver.store.postgres.connection import (
-    PostgresUrl,
     check_durable,
     connect,
     open_pool,
@@ -22,7 +22,7 @@ from pisync_receiver.store.postgres.reading import PostgresReader
 from pisync_receiver.store.postgres.writing import Writer
 from pisync_receiver.store.types import Outcome, Submission
 
-__all__ = ["PostgresStore", "PostgresUrl", "migrate", "open_store"]
+__all__ = ["PostgresStore", "PostgresUrl", "migrate", "open_reader", "open_store"]
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,13 @@ def open_store(
         schema.check(connection, url)
         log.info("opened %s with PostgreSQL %s", url, connection.info.server_version)
     return PostgresStore(url, writers=writers, prepare=prepare)
+
+
+def open_reader(url: PostgresUrl) -> PostgresReader:
+    """Open the database for queries alone. Raises as `open_store`."""
+    with unusable(url, "opened"), connect(url) as connection:
+        schema.check(connection, url)
+    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False))
 
 
 def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> list[str]:

@@ -7,11 +7,11 @@ between in transaction mode.
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, Final
 
 from pisync_receiver.errors import ReceiverError, StoreUnusable
+from pisync_receiver.store.address import PostgresUrl
 
 try:
     import psycopg
@@ -32,22 +32,6 @@ LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, Po
 
 _DURABLE: Final = ("on", "local", "remote_write", "remote_apply")
 _CONNECT_S: Final = 5
-
-
-@dataclass(frozen=True, kw_only=True)
-class PostgresUrl:
-    """Where the database is. Its text never holds the password."""
-
-    conninfo: str = field(repr=False)
-    """A libpq URL or keyword string, password included."""
-
-    def __str__(self) -> str:
-        try:
-            parts = conninfo_to_dict(self.conninfo)
-        except psycopg.ProgrammingError:
-            return "postgresql://…"
-        place = f"{parts.get('host') or 'localhost'}{':' + str(parts['port']) if parts.get('port') else ''}"
-        return f"postgresql://{place}/{parts.get('dbname') or ''}"
 
 
 class _Number(Loader):

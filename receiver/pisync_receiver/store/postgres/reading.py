@@ -5,7 +5,8 @@ from contextlib import contextmanager
 
 import psycopg
 
-from pisync_receiver.store.postgres.connection import Connection, Pool, PostgresUrl, unusable
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.postgres.connection import Connection, Pool, unusable
 from pisync_receiver.store.queries import queries
 from pisync_receiver.store.reading import Queries
 from pisync_receiver.store.writing.tables import Row, Select, Values

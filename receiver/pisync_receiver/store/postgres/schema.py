@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Final
 
 from pisync_receiver.errors import SchemaMismatch, StoreUnusable
+from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.migrations import Migration, check_applied, load
-from pisync_receiver.store.postgres.connection import Connection, PostgresUrl
+from pisync_receiver.store.postgres.connection import Connection
 
 FOLDER: Final = Path(__file__).with_name("migrations")
 

@@ -12,7 +12,8 @@ import psycopg
 from psycopg import errors
 
 from pisync_receiver.errors import StoreUnusable
-from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, PostgresUrl, reason
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, reason
 from pisync_receiver.store.postgres.tables import PostgresTables
 from pisync_receiver.store.queries import queries
 from pisync_receiver.store.types import Outcome, Submission
