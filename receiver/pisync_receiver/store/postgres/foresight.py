@@ -43,7 +43,7 @@ class Foresight:
             "find_keys": _distinct((one.device_id, one.idempotency_key) for one in reports if one.idempotency_key),
         }
         self._runs = _distinct(
-            (one.device_id, one.stream, one.events[0].seq, one.events[-1].seq) for one in batches if one.events
+            (one.device_id, one.stream, one.events[0].seq, one.events[-1].seq) for one in batches if _may_estimate(one)
         )
         self._asked: dict[str, _Cursor] = {}
 
@@ -102,6 +102,12 @@ def _answer(name: str, row: Row) -> Row:
     if name == "find_keys":
         return (rest[0], row[0], *rest[1:])
     return rest or (1,)
+
+
+def _may_estimate(batch: EventBatch) -> bool:
+    """Whether a best time may have to be found between its neighbours': no clock was right, and another boot sent this."""
+    boot_id = None if batch.sent is None else batch.sent.boot_id
+    return any(not event.clock_synced and (event.boot_id is None or event.boot_id != boot_id) for event in batch.events)
 
 
 def _boots(batches: Iterable[EventBatch]) -> Iterable[tuple[str, str, str]]:
