@@ -105,7 +105,7 @@ def _answer(name: str, row: Row) -> Row:
 
 
 def _may_estimate(batch: EventBatch) -> bool:
-    """Whether a best time may have to be found between its neighbours': no clock was right, and another boot sent this."""
+    """Whether a best time may have to be found between its neighbours': no clock was right, another boot sent this."""
     boot_id = None if batch.sent is None else batch.sent.boot_id
     return any(not event.clock_synced and (event.boot_id is None or event.boot_id != boot_id) for event in batch.events)
 
