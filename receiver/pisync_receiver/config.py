@@ -22,6 +22,7 @@ from pisync_common.settings import (
     load,
     size,
 )
+from pisync_receiver.worker.settings import WORKING
 
 PREFIX: Final = "PISYNC_RECEIVER_"
 SYSTEM_FILE: Final = Path("/etc/pisync/receiver.toml")
@@ -137,7 +138,9 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     MAX_WAITING_BYTES,
     IDLE_TIMEOUT,
     STOP_TIMEOUT,
+    *WORKING,
 )
+SERVING: Final = tuple(setting for setting in SETTINGS if setting not in WORKING)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ THIRD_PARTY = {
     "pisync_agent": {"httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop", "zstandard",
+        "aio_pika", "apprise", "psycopg",
     },
 }  # fmt: skip
 OWN = {
