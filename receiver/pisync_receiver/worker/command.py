@@ -4,11 +4,11 @@ import argparse
 import random
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, TextIO
 
 from pisync_common.errors import SettingError
-from pisync_common.settings import Settings, find_file, flags_of, load, text
+from pisync_common.settings import Setting, Settings, find_file, flags_of, load, text
 from pisync_receiver import config, logs
 from pisync_receiver.worker import settings as own
 from pisync_receiver.worker.alerts.plan import Rules
@@ -54,7 +54,7 @@ def work(arguments: argparse.Namespace, environ: Mapping[str, str], *, err: Text
 
 def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, Settings]:
     """PostgreSQL's address and the settings. Raises SettingError where the database is not PostgreSQL."""
-    database = replace(config.DATABASE, parse=text)
+    database = Setting(name=config.DATABASE.name, default=config.DATABASE.default, parse=text, help="")
     table = tuple(database if setting is config.DATABASE else setting for setting in config.SETTINGS)
     file = find_file(arguments.config, prefix=config.PREFIX, environ=environ, default=config.SYSTEM_FILE)
     settings = load(table, prefix=config.PREFIX, environ=environ, flags=flags_of(arguments, table), toml_file=file)

@@ -35,14 +35,14 @@ class Transaction:
     def __init__(self, connection: "psycopg.AsyncConnection[Row]") -> None:
         self._connection = connection
 
-    async def rows(self, name: str, **values: object) -> list[Row]:
-        return await (await self._connection.execute(_query(name), values)).fetchall()
+    async def rows(self, query: str, /, **values: object) -> list[Row]:
+        return await (await self._connection.execute(_query(query), values)).fetchall()
 
-    async def row(self, name: str, **values: object) -> Row | None:
-        return await (await self._connection.execute(_query(name), values)).fetchone()
+    async def row(self, query: str, /, **values: object) -> Row | None:
+        return await (await self._connection.execute(_query(query), values)).fetchone()
 
-    async def do(self, name: str, **values: object) -> None:
-        await self._connection.execute(_query(name), values)
+    async def do(self, query: str, /, **values: object) -> None:
+        await self._connection.execute(_query(query), values)
 
     async def alone(self, name: str) -> bool:
         """Whether no other worker does what `name` says until this transaction ends."""

@@ -101,9 +101,8 @@ def is_quiet(moment_ms: int, rules: Rules) -> bool:
 
 def _due_ms(waiting: Sequence[Crossing], now_ms: int, last_digest_ms: int | None, rules: Rules) -> int:
     first = min(crossing.at_ms for crossing in waiting)
-    due = (
-        now_ms if first > now_ms else first + round(rules.digest_window * 1000)
-    )  # a clock that went back holds nothing up
+    # A clock that went back holds nothing up.
+    due = now_ms if first > now_ms else first + round(rules.digest_window * 1000)
     if last_digest_ms is None or last_digest_ms > now_ms:
         return due
     return max(due, last_digest_ms + round(rules.digest_every * 1000))
