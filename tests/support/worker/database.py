@@ -1,0 +1,121 @@
+"""A PostgreSQL database of a test's own, with the receiver's schema, filled as the receiver's commits fill it."""
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any, Final
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from pisync_receiver import store
+
+SERVER: Final = "postgresql://postgres@127.0.0.1:5432"
+_MIGRATIONS: Final = Path(store.__file__).parent / "postgres" / "migrations"
+_numbers = count(1)
+
+_EVENT: Final = """
+INSERT INTO events (device_id, stream, seq, id, type, learner_id, occurred_at, clock_synced, data, received_ms, best_ms,
+                    quality)
+VALUES (%s, %s, %s, %s, 'video.watched', 's-17', '2026-11-23T08:12:09.120Z', true, %s, %s, %s, 0)
+"""
+_CROSSING: Final = """
+INSERT INTO crossings (device_id, kind, at_ms, consecutive_failures, failing_since_ms, last_errors)
+VALUES (%s, %s, %s, %s, %s, %s) RETURNING id
+"""
+
+
+class WorkerDatabase:
+    """`url` is its address. Every call is a transaction of its own."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._connection = psycopg.connect(url, autocommit=True)
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def rows(self, query: str, *values: object) -> list[Any]:
+        with self._connection.transaction():
+            cursor = self._connection.execute(query.encode(), values)
+            return cursor.fetchall() if cursor.description else []
+
+    def one(self, query: str, *values: object) -> Any:
+        ((value,),) = self.rows(query, *values)
+        return value
+
+    def device(self, device_id: str, site: str | None = None) -> None:
+        self.rows("INSERT INTO devices (device_id, site) VALUES (%s, %s) ON CONFLICT DO NOTHING", device_id, site)
+
+    def add_events(self, events: Sequence[tuple[str, str, int]], *, data: str = '{"n": 1}') -> list[int]:
+        """Store (device, stream, seq) in this order in one commit; their ids."""
+        now = time.time_ns() // 1_000_000
+        with self._connection.transaction(), self._connection.cursor() as cursor:
+            cursor.execute("UPDATE arrival_counter SET last = last + %s RETURNING last", (len(events),))
+            row = cursor.fetchone()
+            assert row is not None
+            ids = list(range(row[0] - len(events) + 1, row[0] + 1))
+            rows = [(*event, number, data, now, now) for event, number in zip(events, ids, strict=True)]
+            cursor.executemany(_EVENT, rows)
+        return ids
+
+    def crossing(
+        self,
+        device_id: str,
+        kind: str = "failing",
+        *,
+        at_ms: int | None = None,
+        failures: int = 3,
+        since_ms: int | None = None,
+        errors: str | None = '{"dns": 1}',
+    ) -> int:
+        """A device's streak reached the threshold, or ended; the crossing's id."""
+        at = time.time_ns() // 1_000_000 if at_ms is None else at_ms
+        return int(self.one(_CROSSING, device_id, kind, at, failures, since_ms, errors))
+
+    def waiting_crossings(self) -> int:
+        return int(self.one("SELECT count(*) FROM crossings WHERE told_ms IS NULL"))
+
+    def position(self, consumer: str) -> int | None:
+        rows = self.rows("SELECT event_id FROM positions WHERE consumer = %s", consumer)
+        return None if not rows else int(rows[0][0])
+
+
+@contextmanager
+def database_with_schema() -> Iterator[str]:
+    """The name of a database that others can be made from; skips the test where PostgreSQL does not answer."""
+    try:
+        psycopg.connect(SERVER, connect_timeout=5).close()
+    except psycopg.OperationalError as error:
+        pytest.skip(f"no PostgreSQL answers at {SERVER}, so nothing of the worker was run against it: {error}")
+    with _made() as name:
+        with psycopg.connect(f"{SERVER}/{name}", autocommit=True) as connection:
+            for file in sorted(_MIGRATIONS.glob("*.sql")):
+                connection.execute(file.read_bytes())
+        yield name
+
+
+@contextmanager
+def copy_of(template: str) -> Iterator[WorkerDatabase]:
+    """A fresh database; dropped at the end, whoever is still connected."""
+    with _made(template) as name:
+        database = WorkerDatabase(f"{SERVER}/{name}")
+        try:
+            yield database
+        finally:
+            database.close()
+
+
+@contextmanager
+def _made(template: str = "template0") -> Iterator[str]:
+    name = f"pisync_worker_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(SERVER, autocommit=True) as server:
+        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        try:
+            yield name
+        finally:
+            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
