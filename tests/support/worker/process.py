@@ -35,10 +35,10 @@ class WorkerProcess:
 
     def stop(self) -> int:
         """SIGTERM; the exit code."""
-        return self._end(signal.SIGTERM)
+        return self.end(signal.SIGTERM)
 
     def kill(self) -> int:
-        return self._end(signal.SIGKILL)
+        return self.end(signal.SIGKILL)
 
     @property
     def ended(self) -> bool:
@@ -55,7 +55,8 @@ class WorkerProcess:
     ) -> None:
         self.kill()
 
-    def _end(self, number: signal.Signals) -> int:
+    def end(self, number: signal.Signals) -> int:
+        """Send a signal and wait; the exit code."""
         if self._process is None:
             return 0
         if self._process.poll() is None:
