@@ -146,7 +146,7 @@ async def _once(duties: Sequence[Duty]) -> None:
         try:
             await duty.run_once()
         except Unavailable as error:
-            left.append(f"{duty.name}: {error}")
+            left.append(str(error))
     if left:
         raise NotAllDone("; ".join(left))
 
