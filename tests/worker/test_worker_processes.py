@@ -39,7 +39,7 @@ def school_day(database: WorkerDatabase, first: int, count: int) -> None:
 
 
 def handed_on(database: WorkerDatabase) -> bool:
-    return database.position("rabbitmq") == database.one("SELECT last FROM arrival_counter")
+    return database.position("rabbitmq") == int(database.one("SELECT last FROM arrival_counter"))
 
 
 def check(taken: Iterable[Taken], last_seq: int, *, repeated: bool) -> None:

@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pisync_common.settings import mask_url
 from pisync_receiver.worker.errors import MissingExtra, PublisherUnavailable
@@ -18,7 +18,6 @@ from pisync_receiver.worker.messages import CONTENT_TYPE, Message
 if TYPE_CHECKING:
     import aio_pika
     from aio_pika.abc import AbstractConnection, AbstractExchange
-    from pamqp.common import FieldTable
 
 EVERYTHING: Final = "events.#"
 PREFIX: Final = "cloudEvents:"
@@ -96,7 +95,7 @@ class RabbitPublisher:
             channel = await self._connection.channel(publisher_confirms=True, on_return_raises=True)
             exchange = await channel.declare_exchange(self._place.exchange, self._pika.ExchangeType.TOPIC, durable=True)
             if self._place.queue_type != "none":
-                arguments: FieldTable = {"x-queue-type": self._place.queue_type}
+                arguments: dict[str, Any] = {"x-queue-type": self._place.queue_type}
                 queue = await channel.declare_queue(self._place.queue, durable=True, arguments=arguments)
                 await queue.bind(exchange, EVERYTHING)
         self._exchange = exchange
