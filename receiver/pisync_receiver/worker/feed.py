@@ -5,9 +5,10 @@ transactions to move. The first says up to where (`until_id`), the second hands 
 a crash hands on exactly the same events, cut into the same messages, whatever has arrived meanwhile.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from pisync_receiver.store import EventRow
@@ -24,6 +25,8 @@ class Page:
     """What is to be handed on now. The block it was given in moves the position at its end."""
 
     events: list[EventRow]
+    hold: Callable[[], Awaitable[None]]
+    """To be called now and then: PostgreSQL lets go of a page whose worker seems to have vanished."""
 
 
 class Feed:
@@ -80,7 +83,7 @@ class Feed:
                 return
             after, until = position
             rows = await transaction.rows("page", after=after, until=until)
-            yield Page(events=[_event(row) for row in rows])
+            yield Page(events=[_event(row) for row in rows], hold=partial(transaction.do, "bounds"))
             await transaction.do("move", consumer=self._consumer, until=until, now=self._now_ms())
 
 

@@ -33,5 +33,6 @@ class Publishing:
             batch = messages(page.events, most_events=self._message_events)
             for each in rounds(batch):
                 await self._publisher.publish(each)
+                await page.hold()
         self._metrics.published(events=len(page.events), messages=len(batch))
         return AGAIN

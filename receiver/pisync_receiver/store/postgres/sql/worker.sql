@@ -94,6 +94,10 @@ SELECT (SELECT count(*) FROM crossings WHERE told_ms IS NULL),
 WITH gone AS (DELETE FROM notices WHERE made_ms < %(before)s RETURNING sent_ms)
 SELECT count(*) FILTER (WHERE sent_ms IS NULL) FROM gone;
 
+-- name: forget_crossings
+-- What was told long ago.
+DELETE FROM crossings WHERE told_ms < %(before)s;
+
 -- name: make_months
 -- Partitions for the months to come.
 SELECT make_months(now(), 3);
