@@ -16,7 +16,9 @@ from tests.support.fault_proxy import FaultProxy
 from tests.support.receiver_process import wait_until
 from tests.support.worker.broker import HOST, PORT, URL, Queue, Taken
 from tests.support.worker.database import WorkerDatabase
+from tests.support.worker.pgbouncer import pgbouncer
 from tests.support.worker.process import WorkerProcess, once, run_worker
+from tests.support.worker.webhook import Webhook
 
 DEVICES = 7
 
@@ -189,6 +191,33 @@ def test_the_database_may_come_back(database: WorkerDatabase, queue: Queue, tmp_
             assert worker.stop() == 0
 
     check(queue.take(), 20, repeated=True)
+
+
+def test_workers_share_the_few_connections_of_pgbouncer(
+    database: WorkerDatabase, queue: Queue, webhook: Webhook, tmp_path: Path
+) -> None:
+    """In transaction mode nothing outlives a transaction: not a prepared statement, a lock, or a time limit."""
+    with pgbouncer() as port:
+        chosen = settings(database, queue) | {
+            "database_url": database.url.replace(":5432", f":{port}"),
+            "alert_urls": webhook.url,
+            "digest_window": "0s",
+            "digest_over": "1000",
+        }
+        with (
+            WorkerProcess(tmp_path / "one", **chosen) as one,
+            WorkerProcess(tmp_path / "two", **chosen) as two,
+        ):
+            for part in range(5):
+                school_day(database, part * 20 + 1, 20)
+                database.crossing(f"pibook-{part}")
+            wait_until(lambda: handed_on(database), "all is handed on")
+            wait_until(lambda: len(webhook.told) == 5, "all is told")
+            assert (one.stop(), two.stop()) == (0, 0)
+
+    check(queue.take(), 100, repeated=False)
+    assert sorted(webhook.titles()) == [f"pibook-{part} keeps failing" for part in range(5)]
+    assert "waiting and trying again" not in one.log() + two.log()
 
 
 def test_the_figures_can_be_read(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
