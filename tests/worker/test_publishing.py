@@ -171,6 +171,26 @@ def test_handing_on_begins_again_where_it_is_told_to(database: WorkerDatabase, q
     assert [event["seq"] for message in queue.take() for event in message.events] == [4, 5]
 
 
+def test_a_page_is_one_workers(database: WorkerDatabase, queue: Queue) -> None:
+    database.add_events([("pibook-1", "s1", 1)])
+    other = Bench(database, queue)
+
+    async def work(bench: Bench) -> None:
+        await bench.feed.begin()
+        assert await bench.feed.prepare()
+        async with bench.feed.page() as page, AsyncExitStack() as closing:
+            closing.push_async_callback(other.close)
+            assert page is not None
+            assert not await other.feed.prepare()
+            async with other.feed.page() as taken:
+                assert taken is None
+        assert not await bench.feed.prepare()
+
+    with_bench(Bench(database, queue), work)
+
+    assert database.position("test") == 1
+
+
 def test_what_no_queue_takes_is_kept(database: WorkerDatabase, queue: Queue) -> None:
     database.add_events([("pibook-1", "s1", 1)])
     bench = Bench(database, queue, queue_type="none")
