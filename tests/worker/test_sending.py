@@ -94,6 +94,21 @@ def test_what_was_not_taken_stays_first(notices: WorkerDatabase) -> None:
     assert asyncio.run(main()) == ["first"]
 
 
+def test_a_notice_that_nobody_takes_does_not_hold_up_the_others_for_ever(notices: WorkerDatabase) -> None:
+    notices.rows("UPDATE notices SET made_ms = 1 - 86400000 WHERE title = 'first'")
+
+    async def main() -> list[str]:
+        service = SlowService()
+        service.let.set()
+        async with AsyncExitStack() as closing:
+            sender = Senders(notices, closing).one(service)
+            while await sender.step() == AGAIN:
+                pass
+        return service.told
+
+    assert asyncio.run(main()) == ["second", "first"]
+
+
 def test_a_mark_that_could_not_be_made_sends_again(notices: WorkerDatabase) -> None:
     """PostgreSQL goes away between the service's answer and the commit: told twice, never lost."""
 

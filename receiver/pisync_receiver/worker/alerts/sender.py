@@ -17,6 +17,8 @@ from pisync_receiver.worker.metrics import WorkerMetrics
 log = logging.getLogger(__name__)
 
 LOOK_SECONDS: Final = 2.0
+LONG_MS: Final = 86_400_000
+"""How long a notice that its service does not take may hold up the ones after it."""
 
 
 class Sender:
@@ -36,7 +38,7 @@ class Sender:
         async with self._database.transaction() as transaction:
             if not await transaction.alone(f"notices {target}"):
                 return LOOK_SECONDS
-            waiting = await transaction.row("next_notice", target=target)
+            waiting = await transaction.row("next_notice", target=target, long_ago=self._now_ms() - LONG_MS)
             if waiting is None:
                 return LOOK_SECONDS
             number, title, body = waiting

@@ -40,6 +40,9 @@ class AppriseService:
                 f"alert_urls: number {position} is no URL that Apprise knows; nothing was sent. It shows what fits: "
                 "apprise --details"
             )
+        if "overflow=" not in url:
+            # One message stays one; what comes last matters least.
+            plugin.overflow_mode = apprise.OverflowMode.TRUNCATE
         self._plugin: NotifyBase = plugin
         self.target = hashlib.sha256(url.encode()).hexdigest()[:16]
         self.name = f"{plugin.service_name} (number {position} of alert_urls)"

@@ -77,8 +77,9 @@ INSERT INTO notices (target, digest, title, body, made_ms, sent_ms)
 VALUES (%(target)s, %(digest)s, %(title)s, %(body)s, %(now)s, CASE WHEN %(target)s = 'log' THEN %(now)s END);
 
 -- name: next_notice
--- The oldest notice that waits for a service.
-SELECT id, title, body FROM notices WHERE target = %(target)s AND sent_ms IS NULL ORDER BY id LIMIT 1;
+-- The oldest notice that waits for a service; those that it did not take for long come after the others.
+SELECT id, title, body FROM notices WHERE target = %(target)s AND sent_ms IS NULL
+ORDER BY made_ms < %(long_ago)s, id LIMIT 1;
 
 -- name: sent
 -- The service took it.
