@@ -20,7 +20,8 @@ THIRD_PARTY = {
     "pisync_agent": {"httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop", "zstandard",
-        "aio_pika", "apprise", "psycopg",
+        # Of extras beside it; the contracts say where each may be imported, a test below that nothing else needs them.
+        "aio_pika", "apprise", "psycopg", "psycopg_pool", "redis",
     },
 }  # fmt: skip
 OWN = {

@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import pytest
 
+from pisync_receiver.errors import Unavailable
 from pisync_receiver.worker.backoff import Backoff
 from pisync_receiver.worker.duty import AGAIN, Duty
-from pisync_receiver.worker.errors import PublisherUnavailable, Unavailable
+from pisync_receiver.worker.errors import PublisherUnavailable
 
 AWAY = PublisherUnavailable("the broker is away; nothing is lost")
 

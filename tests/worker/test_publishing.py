@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from prometheus_client import CollectorRegistry
 
-from pisync_receiver.worker.database import Database
+from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.duty import AGAIN
 from pisync_receiver.worker.errors import PublisherUnavailable
 from pisync_receiver.worker.feed import Feed

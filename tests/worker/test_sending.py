@@ -6,10 +6,11 @@ from contextlib import AsyncExitStack
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pisync_receiver.errors import DatabaseUnavailable
+from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.alerts.sender import LOOK_SECONDS, Sender
-from pisync_receiver.worker.database import Database
 from pisync_receiver.worker.duty import AGAIN
-from pisync_receiver.worker.errors import DatabaseUnavailable, ServiceUnavailable
+from pisync_receiver.worker.errors import ServiceUnavailable
 from pisync_receiver.worker.metrics import WorkerMetrics
 from tests.support.worker.database import WorkerDatabase
 

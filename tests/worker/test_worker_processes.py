@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.postgres import fresh_database
 from tests.support.receiver_process import wait_until
 from tests.support.worker.broker import HOST, PORT, URL, Queue, Taken
 from tests.support.worker.database import WorkerDatabase
@@ -177,9 +178,9 @@ def test_once_says_what_is_left(database: WorkerDatabase, queue: Queue) -> None:
 
 
 def test_the_database_may_come_back(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
-    with FaultProxy("127.0.0.1", 5432) as proxy:
+    with FaultProxy(*database.server[:2]) as proxy:
         proxy.refuse = True
-        through = settings(database, queue) | {"database_url": database.url.replace(":5432", f":{proxy.port}")}
+        through = settings(database, queue) | {"database_url": database.through(proxy.port)}
         with WorkerProcess(tmp_path / "log", **through) as worker:
             wait_until(lambda: "PostgreSQL is away" in worker.log(), "the worker waits for its database")
             proxy.refuse = False
@@ -197,9 +198,9 @@ def test_workers_share_the_few_connections_of_pgbouncer(
     database: WorkerDatabase, queue: Queue, webhook: Webhook, tmp_path: Path
 ) -> None:
     """In transaction mode nothing outlives a transaction: not a prepared statement, a lock, or a time limit."""
-    with pgbouncer() as port:
+    with pgbouncer(*database.server) as port:
         chosen = settings(database, queue) | {
-            "database_url": database.url.replace(":5432", f":{port}"),
+            "database_url": database.through(port),
             "alert_urls": webhook.url,
             "digest_window": "0s",
             "digest_over": "1000",
@@ -279,7 +280,8 @@ def test_sqlite_needs_no_worker(tmp_path: Path) -> None:
 
 
 def test_a_database_without_the_schema_is_named(template: str) -> None:
-    done = refused(database_url="postgresql://postgres@127.0.0.1:5432/postgres")
+    with fresh_database() as url:
+        done = refused(database_url=url)
     assert done.returncode == 1
     assert "Run: pisync-receiver migrate" in done.stderr
 

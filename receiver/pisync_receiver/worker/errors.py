@@ -1,26 +1,13 @@
 """What a worker waits for and tries again.
 
 ReceiverError
- ├── Unavailable              something a worker needs is away for the moment; nothing was lost
- │    ├── DatabaseUnavailable
+ ├── Unavailable                see `pisync_receiver.errors`
  │    ├── PublisherUnavailable  the broker is away, or did not confirm
  │    └── ServiceUnavailable    a notification service did not take a notice
- └── MissingExtra             a library is not installed
+ └── MissingExtra               a library is not installed
 """
 
-from pisync_receiver.errors import ReceiverError
-
-
-class Unavailable(ReceiverError):
-    """Something a worker needs is away for the moment. The text holds no secret and says what is kept."""
-
-    code = "unavailable"
-
-
-class DatabaseUnavailable(Unavailable):
-    """PostgreSQL does not answer; the transaction under way has changed nothing."""
-
-    code = "database_unavailable"
+from pisync_receiver.errors import ReceiverError, Unavailable
 
 
 class PublisherUnavailable(Unavailable):

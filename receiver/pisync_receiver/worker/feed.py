@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final
 
 from pisync_receiver.store import EventRow
+from pisync_receiver.store.postgres.transactions import Database, Row, Transaction
 from pisync_receiver.times import QUALITIES
-from pisync_receiver.worker.database import Database, Row, Transaction
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024

@@ -9,16 +9,15 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
-from pisync_receiver.errors import ReceiverError
+from pisync_receiver.errors import ReceiverError, Unavailable
 from pisync_receiver.logs import fields
+from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.alerts.planner import Planner
 from pisync_receiver.worker.alerts.sender import Sender
 from pisync_receiver.worker.alerts.services import AppriseService
 from pisync_receiver.worker.backoff import Backoff, Uniform
 from pisync_receiver.worker.command import NOW, Job
-from pisync_receiver.worker.database import Database
 from pisync_receiver.worker.duty import Duty
-from pisync_receiver.worker.errors import Unavailable
 from pisync_receiver.worker.feed import Feed
 from pisync_receiver.worker.metrics import WorkerMetrics
 from pisync_receiver.worker.publishing import Publishing

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Final
 
 from pisync_receiver.logs import fields
-from pisync_receiver.worker.database import Database
+from pisync_receiver.store.postgres.transactions import Database
 
 log = logging.getLogger(__name__)
 

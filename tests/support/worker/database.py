@@ -1,22 +1,19 @@
 """A PostgreSQL database of a test's own, with the receiver's schema, filled as the receiver's commits fill it."""
 
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
-from psycopg import sql
 
 from pisync_receiver import store
+from tests.support.postgres import answers, fresh_database
 
-SERVER: Final = "postgresql://postgres@127.0.0.1:5432"
 _MIGRATIONS: Final = Path(store.__file__).parent / "postgres" / "migrations"
-_numbers = count(1)
 
 _EVENT: Final = """
 INSERT INTO events (device_id, stream, seq, id, type, learner_id, occurred_at, clock_synced, data, received_ms, best_ms,
@@ -35,6 +32,18 @@ class WorkerDatabase:
     def __init__(self, url: str) -> None:
         self.url = url
         self._connection = psycopg.connect(url, autocommit=True)
+
+    @property
+    def server(self) -> tuple[str, int, str]:
+        """Host, port and user."""
+        info = self._connection.info
+        return info.host, info.port, info.user
+
+    def through(self, port: int) -> str:
+        """Its address behind something that listens on this machine."""
+        parts = urlsplit(self.url)
+        user = parts.netloc.rpartition("@")[0] or self.server[2]
+        return parts._replace(netloc=f"{user}@127.0.0.1:{port}").geturl()
 
     def close(self) -> None:
         self._connection.close()
@@ -87,35 +96,22 @@ class WorkerDatabase:
 
 @contextmanager
 def database_with_schema() -> Iterator[str]:
-    """The name of a database that others can be made from; skips the test where PostgreSQL does not answer."""
-    try:
-        psycopg.connect(SERVER, connect_timeout=5).close()
-    except psycopg.OperationalError as error:
-        pytest.skip(f"no PostgreSQL answers at {SERVER}, so nothing of the worker was run against it: {error}")
-    with _made() as name:
-        with psycopg.connect(f"{SERVER}/{name}", autocommit=True) as connection:
+    """The URL of a database that others can be made from; skips the test where PostgreSQL does not answer."""
+    if not answers():
+        pytest.skip("no PostgreSQL answers, so no worker was run; name one with PISYNC_TEST_POSTGRES")
+    with fresh_database() as url:
+        with psycopg.connect(url, autocommit=True) as connection:
             for file in sorted(_MIGRATIONS.glob("*.sql")):
                 connection.execute(file.read_bytes())
-        yield name
+        yield url
 
 
 @contextmanager
 def copy_of(template: str) -> Iterator[WorkerDatabase]:
     """A fresh database; dropped at the end, whoever is still connected."""
-    with _made(template) as name:
-        database = WorkerDatabase(f"{SERVER}/{name}")
+    with fresh_database(template) as url:
+        database = WorkerDatabase(url)
         try:
             yield database
         finally:
             database.close()
-
-
-@contextmanager
-def _made(template: str = "template0") -> Iterator[str]:
-    name = f"pisync_worker_{os.getpid()}_{next(_numbers)}"
-    with psycopg.connect(SERVER, autocommit=True) as server:
-        server.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
-        try:
-            yield name
-        finally:
-            server.execute(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))

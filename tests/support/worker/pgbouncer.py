@@ -15,7 +15,7 @@ from tests.support.receiver_process import wait_until
 
 _CONFIG = """
 [databases]
-* = host=127.0.0.1 port=5432 user=postgres
+* = host={host} port={server_port} user={user}
 [pgbouncer]
 listen_addr = 127.0.0.1
 listen_port = {port}
@@ -27,20 +27,20 @@ default_pool_size = 3
 
 
 @contextmanager
-def pgbouncer() -> Iterator[int]:
-    """Its port. Skips the test where PgBouncer is not installed."""
+def pgbouncer(host: str, server_port: int, user: str) -> Iterator[int]:
+    """The port of one before this server. Skips the test where PgBouncer is not installed."""
     program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed, so no worker was run behind it")
     with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
         config = Path(folder) / "pgbouncer.ini"
-        config.write_text(_CONFIG.format(port=port))
+        config.write_text(_CONFIG.format(port=port, host=host, server_port=server_port, user=user))
         Path(folder).chmod(0o755)
         config.chmod(0o644)
         free.close()
-        user = ["-u", "postgres"] if os.geteuid() == 0 else []
-        process = subprocess.Popen([program, "-q", *user, str(config)], stderr=subprocess.DEVNULL)
+        unprivileged = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to be root
+        process = subprocess.Popen([program, "-q", *unprivileged, str(config)], stderr=subprocess.DEVNULL)
         try:
             wait_until(lambda: _listens(port) or process.poll() is not None, "pgbouncer listens")
             assert process.poll() is None

@@ -1,11 +1,15 @@
-"""The named queries of `sql/*.sql`."""
+"""The named queries of `sql/*.sql`. Each begins with `-- name: …` and a line that says what it is for."""
 
+import re
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
-from pisync_receiver.store.named_sql import named_sql
+_NAME = re.compile(r"^-- name: (\w+)\n(?:--.*\n)*", re.MULTILINE)
 
 
+@cache
 def queries(file: str) -> Mapping[str, str]:
     """SQL of `sql/<file>.sql` by name, read once."""
-    return named_sql(Path(__file__).parent / "sql" / f"{file}.sql")
+    parts = _NAME.split((Path(__file__).parent / "sql" / f"{file}.sql").read_text("utf-8"))
+    return {name: sql.strip() for name, sql in zip(parts[1::2], parts[2::2], strict=True)}

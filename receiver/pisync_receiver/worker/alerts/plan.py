@@ -121,7 +121,7 @@ def _story(crossings: Sequence[Crossing]) -> Story:
         device_id=last.device_id,
         site=last.site,
         state=_state([crossing.kind for crossing in crossings]),
-        failures=max(told_of.consecutive_failures, last.consecutive_failures),
+        failures=told_of.consecutive_failures,
         since_ms=told_of.failing_since_ms,
         at_ms=last.at_ms,
         last_errors=told_of.last_errors,

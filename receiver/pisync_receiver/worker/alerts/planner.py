@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from pisync_receiver.logs import fields
+from pisync_receiver.store.postgres.transactions import Database, Transaction
 from pisync_receiver.worker.alerts.plan import NOTHING, Crossing, Plan, Rules, plan
 from pisync_receiver.worker.alerts.words import Notice, notices
-from pisync_receiver.worker.database import Database, Transaction
 from pisync_receiver.worker.metrics import WorkerMetrics
 
 log = logging.getLogger("pisync_receiver.alerts")

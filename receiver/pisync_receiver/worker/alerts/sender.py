@@ -8,8 +8,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.alerts.services import Service
-from pisync_receiver.worker.database import Database
 from pisync_receiver.worker.duty import AGAIN
 from pisync_receiver.worker.errors import ServiceUnavailable
 from pisync_receiver.worker.metrics import WorkerMetrics

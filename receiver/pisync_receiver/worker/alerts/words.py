@@ -47,8 +47,7 @@ def _history(story: Story, zone: tzinfo) -> str:
         case State.FAILED_AND_RECOVERED:
             return f"{failing}{errors}; it got through at {_time(story.at_ms, zone)}."
         case State.RECOVERED:
-            before = f" Before that, {failing}." if story.failures else ""
-            return f"It got through at {_time(story.at_ms, zone)}.{before}"
+            return f"It got through at {_time(story.at_ms, zone)}."
 
 
 def _digest(stories: Sequence[Story], zone: tzinfo) -> Notice:

@@ -1,4 +1,4 @@
-"""A worker's connection to PostgreSQL: opened when needed, opened again when it is lost.
+"""A worker's transactions: on a connection that is opened when needed, and opened again when it is lost.
 
 Everything happens inside transactions, and nothing is prepared or set for longer: PgBouncer may stand in between, in
 transaction mode.
@@ -6,17 +6,13 @@ transaction mode.
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, Final
 
 import psycopg
 
-from pisync_receiver import store
-from pisync_receiver.errors import SchemaMismatch
-from pisync_receiver.store.named_sql import named_sql
-from pisync_receiver.worker.errors import DatabaseUnavailable
+from pisync_receiver.errors import DatabaseUnavailable, SchemaMismatch
+from pisync_receiver.store.queries import queries
 
-_SQL_FILE: Final = Path(store.__file__).parent / "postgres" / "sql" / "worker.sql"
 _CONNECT_SECONDS: Final = 10
 _AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
 """Lost, refused, timed out, stopped by an administrator, or failed over to a server that only reads."""
@@ -26,7 +22,7 @@ Row = tuple[Any, ...]
 
 def sql(name: str) -> str:
     """A query of `worker.sql`."""
-    return named_sql(_SQL_FILE)[name]
+    return queries("postgres", "worker")[name]
 
 
 class Transaction:
