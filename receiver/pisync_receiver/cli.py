@@ -18,6 +18,7 @@ from pisync_receiver import commands, config
 from pisync_receiver.commands import Context, WrongUsage
 from pisync_receiver.reading import DEVICES, FAILURES, HISTORY
 from pisync_receiver.reading import add_flags as add_query_flags
+from pisync_receiver.worker.settings import WORKING
 
 PROGRAM: Final = "pisync-receiver"
 DONE, NOT_DONE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -35,6 +36,16 @@ class Command:
     run: Callable[[Context], None]
     arguments: Callable[[argparse.ArgumentParser], None] = lambda parser: None
     settings: Sequence[Setting[Any]] = _DATABASE_ONLY
+
+
+def _worker(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--once", action="store_true", help="do what there is to do now, then stop")
+    parser.add_argument(
+        "--from",
+        dest="begin_from",
+        metavar="ID",
+        help="hand on again from this event on, whatever was handed on; 1 is the first, `now` skips all there is",
+    )
 
 
 def _token_create(parser: argparse.ArgumentParser) -> None:
@@ -83,7 +94,15 @@ COMMANDS: Final[tuple[Command, ...]] = (
         about="take what devices send, answer admins, until it is stopped",
         example="serve --port 8080 --database-url sqlite:////var/lib/pisync-receiver/receiver.db",
         run=commands.serve,
-        settings=config.SETTINGS,
+        settings=config.SERVING,
+    ),
+    Command(
+        words=("worker",),
+        about="hand stored events to a broker, and tell operators of devices that keep failing; needs PostgreSQL",
+        example="worker --amqp-url amqp://rabbitmq.example/ --quiet-hours 22:00-06:00 --time-zone Africa/Nairobi",
+        run=commands.worker,
+        arguments=_worker,
+        settings=(config.DATABASE, config.LOG_LEVEL, *WORKING),
     ),
     Command(
         words=("token", "create"),

@@ -78,6 +78,12 @@ def serve(context: Context) -> None:
     serve_until_stopped(context.settings, out=context.out, err=context.err)
 
 
+def worker(context: Context) -> None:
+    from pisync_receiver.worker.command import work  # psycopg, which only some have
+
+    work(context.arguments, context.environ, err=context.err)
+
+
 def token_create(context: Context) -> None:
     arguments = context.arguments
     if arguments.overlap is not None and arguments.replaces is None:

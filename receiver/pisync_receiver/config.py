@@ -23,6 +23,7 @@ from pisync_common.settings import (
     size,
 )
 from pisync_receiver.store.address import SQLITE, Address, address
+from pisync_receiver.worker.settings import WORKING
 
 PREFIX: Final = "PISYNC_RECEIVER_"
 SYSTEM_FILE: Final = Path("/etc/pisync/receiver.toml")
@@ -127,7 +128,9 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     MAX_WAITING_BYTES,
     IDLE_TIMEOUT,
     STOP_TIMEOUT,
+    *WORKING,
 )
+SERVING: Final = tuple(setting for setting in SETTINGS if setting not in WORKING)
 
 
 @dataclass(frozen=True, kw_only=True)

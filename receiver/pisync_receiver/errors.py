@@ -9,6 +9,9 @@ PiSyncError
       ├── UnknownToken         no token has this id
       ├── BadCursor            a query's cursor is not one it gave out
       ├── Overloaded           the intake is full; nothing was stored; come back after `retry_after`
+      ├── MissingExtra         a library is not installed that only some need
+      ├── Unavailable          something a worker needs is away for the moment; it is tried again, nothing was lost
+      │    └── DatabaseUnavailable
       └── Problem              an answer for the caller: status, stable code, detail (RFC 9457)
 """
 
@@ -68,6 +71,29 @@ class Overloaded(ReceiverError):
         super().__init__(detail)
         self.retry_after = retry_after
         """Whole seconds, jitter included."""
+
+
+class MissingExtra(ReceiverError):
+    """A library is not installed that only some need."""
+
+    code = "missing_extra"
+
+    def __init__(self, extra: str, error: ImportError) -> None:
+        super().__init__(
+            f"{error.name or extra} is not installed; nothing was changed. Install it: pip install 'pisync[{extra}]'"
+        )
+
+
+class Unavailable(ReceiverError):
+    """Something a worker needs is away for the moment. The text holds no secret and says what is kept."""
+
+    code = "unavailable"
+
+
+class DatabaseUnavailable(Unavailable):
+    """PostgreSQL does not answer; the transaction under way has changed nothing."""
+
+    code = "database_unavailable"
 
 
 class Problem(ReceiverError):

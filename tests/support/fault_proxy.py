@@ -259,7 +259,7 @@ class _Connection:
         """A request's line and headers; what has come so far where that is no such thing."""
         head = bytearray()
         while b"\r\n\r\n" not in head and len(head) < _HEAD_LIMIT:
-            if head and not head[:1].isalpha():
+            if head and (not head[:1].isalpha() or 0 in head):  # AMQP begins with letters, too
                 break
             byte = await reader.read(1)
             if not byte:

@@ -2,13 +2,16 @@
 
 import argparse
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import pytest
 
+from pisync_common.settings import Setting
 from pisync_receiver import cli, config
 from pisync_receiver.api import table
 from pisync_receiver.reading import DEVICES, FAILURES, HISTORY, params_of
+from pisync_receiver.worker.settings import WORKING
 
 Commands = argparse._SubParsersAction
 
@@ -60,11 +63,12 @@ def test_no_flag_may_be_shortened() -> None:
     assert not any(parser.allow_abbrev for parser in PARSERS)
 
 
-def test_serve_and_config_take_every_setting() -> None:
-    wanted = {setting.option for setting in config.SETTINGS if setting.flag}
-    for parser in LEAVES:
-        if parser.prog.split()[-1] in ("serve", "config"):
-            assert wanted <= set(flags(parser)), parser.prog
+@pytest.mark.parametrize(
+    ("name", "settings"), [("serve", config.SERVING), ("worker", WORKING), ("config", config.SETTINGS)]
+)
+def test_a_command_takes_every_setting_of_its_own(name: str, settings: Sequence[Setting[Any]]) -> None:
+    (parser,) = (parser for parser in LEAVES if parser.prog.split()[-1] == name)
+    assert {setting.option for setting in settings if setting.flag} <= set(flags(parser))
 
 
 def test_every_command_can_be_told_where_the_database_is() -> None:

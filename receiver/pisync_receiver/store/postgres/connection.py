@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any, Final
 
-from pisync_receiver.errors import ReceiverError, StoreUnusable
+from pisync_receiver.errors import MissingExtra, StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
 
 try:
@@ -20,7 +20,7 @@ try:
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
     from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 except ImportError as error:
-    raise ReceiverError("PostgreSQL needs more; install it with: pip install 'pisync[postgres]'") from error
+    raise MissingExtra("postgres", error) from error
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Telling operators, once, when a device keeps failing and when it recovers."""

@@ -1,0 +1,103 @@
+"""`pisync-receiver worker`: from the command line to a worker that runs."""
+
+import argparse
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TextIO
+
+from pisync_common.errors import SettingError
+from pisync_common.settings import Setting, Settings, find_file, flags_of, load
+from pisync_receiver import config, logs
+from pisync_receiver.errors import MissingExtra
+from pisync_receiver.store.address import PostgresUrl, address
+from pisync_receiver.worker import settings as own
+from pisync_receiver.worker.alerts.plan import Rules
+from pisync_receiver.worker.rabbitmq import Place
+
+NOW: Final = "now"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What one worker is to do. Raw URLs hold secrets: `repr` leaves them out."""
+
+    conninfo: str
+    amqp_url: str | None
+    place: Place
+    consumer: str
+    message_events: int
+    alert_urls: tuple[str, ...]
+    rules: Rules
+    metrics_address: own.Address | None
+    once: bool
+    begin_from: int | str | None
+    """An event's id, `now`, or None for where it was."""
+
+    def __repr__(self) -> str:
+        return f"Job(consumer={self.consumer!r})"
+
+
+def work(arguments: argparse.Namespace, environ: Mapping[str, str], *, err: TextIO) -> None:
+    """Work until a signal comes, or (`--once`) until nothing is left. Raises SettingError for what cannot be, any
+    other PiSyncError for what could not be done."""
+    conninfo, settings = _settings(arguments, environ)
+    job = _job(arguments, settings, conninfo)
+    logs.configure(settings[config.LOG_LEVEL], err)
+    try:
+        from pisync_receiver.worker.running import run
+    except ImportError as error:
+        raise MissingExtra("postgres", error) from error
+    run(job, now_ms=lambda: time.time_ns() // 1_000_000, random=random.uniform)
+
+
+def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, Settings]:
+    """PostgreSQL's address and the settings. Raises SettingError where the database is not PostgreSQL."""
+    database = Setting(name=config.DATABASE.name, default=config.DATABASE.default, parse=address, help="")
+    table = tuple(database if setting is config.DATABASE else setting for setting in config.SETTINGS)
+    file = find_file(arguments.config, prefix=config.PREFIX, environ=environ, default=config.SYSTEM_FILE)
+    settings = load(table, prefix=config.PREFIX, environ=environ, flags=flags_of(arguments, table), toml_file=file)
+    place = settings[database]
+    if not isinstance(place, PostgresUrl):
+        raise SettingError(
+            f"database_url ({settings.source(database)}) is not PostgreSQL, which a worker needs; nothing was changed. "
+            "Name one, such as postgresql://user@host/pisync; a receiver on SQLite works without a worker"
+        )
+    return place.conninfo, settings
+
+
+def _job(arguments: argparse.Namespace, settings: Settings, conninfo: str) -> Job:
+    begin_from = _begin_from(arguments.begin_from)
+    if begin_from is not None and settings[own.AMQP_URL] is None:
+        raise SettingError("--from says where handing on begins, and no broker is named: add amqp_url")
+    return Job(
+        conninfo=conninfo,
+        amqp_url=settings[own.AMQP_URL],
+        place=Place(
+            exchange=settings[own.AMQP_EXCHANGE],
+            queue=settings[own.AMQP_QUEUE],
+            queue_type=settings[own.AMQP_QUEUE_TYPE],
+        ),
+        consumer=settings[own.CONSUMER],
+        message_events=settings[own.MESSAGE_EVENTS],
+        alert_urls=settings[own.ALERT_URLS],
+        rules=Rules(
+            quiet_hours=settings[own.QUIET_HOURS],
+            zone=settings[own.TIME_ZONE],
+            digest_over=settings[own.DIGEST_OVER],
+            digest_window=settings[own.DIGEST_WINDOW],
+            digest_every=settings[own.DIGEST_EVERY],
+        ),
+        metrics_address=settings[own.METRICS_ADDRESS],
+        once=arguments.once,
+        begin_from=begin_from,
+    )
+
+
+def _begin_from(value: str | None) -> int | str | None:
+    if value is None or value == NOW:
+        return value
+    if not (value.isascii() and value.isdecimal() and 1 <= int(value) < 2**63):
+        raise SettingError(f"--from {value!r}: not an event's id, which is 1 or more, nor `{NOW}`")
+    return int(value)

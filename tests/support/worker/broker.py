@@ -1,0 +1,104 @@
+"""Queues of a test's own on a real RabbitMQ, and what lies in them."""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, Final, TypeVar
+
+import aio_pika
+import msgspec
+import pytest
+from aio_pika.abc import AbstractChannel
+
+HOST: Final = "127.0.0.1"
+PORT: Final = 5672
+URL: Final = f"amqp://guest:guest@{HOST}:{PORT}/"
+_numbers = count(1)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """A message as a consumer gets it."""
+
+    id: str
+    headers: dict[str, Any]
+    content_type: str | None
+    routing_key: str
+    persistent: bool
+    events: list[dict[str, Any]]
+
+
+class Queue:
+    """An exchange and a queue by names that nobody else uses."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def take(self) -> list[Taken]:
+        """All that is in the queue now, in its order."""
+        return run(self._take)
+
+    def make(self, arguments: dict[str, Any]) -> None:
+        """The queue in a form of its own, bound to everything."""
+
+        async def work(channel: AbstractChannel) -> None:
+            exchange = await channel.declare_exchange(self.name, aio_pika.ExchangeType.TOPIC, durable=True)
+            queue = await channel.declare_queue(self.name, durable=True, arguments=arguments)
+            await queue.bind(exchange, "events.#")
+
+        run(work)
+
+    def delete(self) -> None:
+        async def work(channel: AbstractChannel) -> None:
+            await channel.queue_delete(self.name)
+
+        run(work)
+
+    async def _take(self, channel: AbstractChannel) -> list[Taken]:
+        queue = await channel.get_queue(self.name, ensure=False)
+        taken = []
+        while (message := await queue.get(no_ack=True, fail=False)) is not None:
+            taken.append(
+                Taken(
+                    id=message.message_id or "",
+                    headers=dict(message.headers),
+                    content_type=message.content_type,
+                    routing_key=message.routing_key or "",
+                    persistent=message.delivery_mode == aio_pika.DeliveryMode.PERSISTENT,
+                    events=msgspec.json.decode(message.body),
+                )
+            )
+        return taken
+
+
+@contextmanager
+def queue_of_its_own() -> Iterator[Queue]:
+    """Deleted at the end; skips the test where RabbitMQ does not answer."""
+    queue = Queue(f"pisync-worker-test-{os.getpid()}-{next(_numbers)}")
+
+    async def clean(channel: AbstractChannel) -> None:
+        await channel.queue_delete(queue.name)
+        await channel.exchange_delete(queue.name)
+
+    try:
+        run(clean)
+    except (OSError, aio_pika.exceptions.AMQPError) as error:
+        pytest.skip(f"no RabbitMQ answers at {HOST}:{PORT}, so nothing was published: {type(error).__name__}")
+    try:
+        yield queue
+    finally:
+        run(clean)
+
+
+def run(work: Callable[[AbstractChannel], Awaitable[T]]) -> T:
+    """Do it with a channel of its own."""
+
+    async def main() -> T:
+        async with await aio_pika.connect(URL) as connection, connection.channel() as channel:
+            return await work(channel)
+
+    return asyncio.run(main())

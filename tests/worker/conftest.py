@@ -1,0 +1,33 @@
+"""Every test has a database and a queue of its own."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.worker.broker import Queue, queue_of_its_own
+from tests.support.worker.database import WorkerDatabase, copy_of, database_with_schema
+from tests.support.worker.webhook import Webhook
+
+
+@pytest.fixture(scope="session")
+def template() -> Iterator[str]:
+    with database_with_schema() as name:
+        yield name
+
+
+@pytest.fixture
+def database(template: str) -> Iterator[WorkerDatabase]:
+    with copy_of(template) as database:
+        yield database
+
+
+@pytest.fixture
+def queue() -> Iterator[Queue]:
+    with queue_of_its_own() as queue:
+        yield queue
+
+
+@pytest.fixture
+def webhook() -> Iterator[Webhook]:
+    with Webhook() as webhook:
+        yield webhook
