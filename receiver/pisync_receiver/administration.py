@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from pisync_common.times import format_ms
-from pisync_receiver.auth import Tokens, new_token, token_hash
+from pisync_receiver.auth import Tokens, TokenSource, new_token, token_hash
 from pisync_receiver.codes import new_code, normalized
 from pisync_receiver.config import Paths
 from pisync_receiver.control import ControlError, Do
@@ -59,7 +59,7 @@ def now_ms() -> int:
 class Administration:
     """Carries out messages. Changes reach the database through `submit` and callers' tokens through `tokens`."""
 
-    def __init__(self, store: Store, *, tokens: Tokens, submit: Submit, now_ms: Callable[[], int]) -> None:
+    def __init__(self, store: Store, *, tokens: TokenSource, submit: Submit, now_ms: Callable[[], int]) -> None:
         self._store = store
         self._tokens = tokens
         self._submit = submit

@@ -13,7 +13,7 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from pisync_receiver.api import table
-from pisync_receiver.auth import Gate, Tokens
+from pisync_receiver.auth import Gate, TokenSource
 from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
 from pisync_receiver.errors import Problem
 from pisync_receiver.intake import Intake
@@ -50,7 +50,7 @@ def create_app(
     *,
     store: Store,
     intake: Intake,
-    tokens: Tokens,
+    tokens: TokenSource,
     metrics: Metrics,
     now_ms: Callable[[], int],
     new_request_id: Callable[[], str],

@@ -1,7 +1,8 @@
 """Who is calling: bearer tokens, kept as hashes, and what each role may do.
 
 A token is `psd_`, `psa_` or `psv_` and 256 random bits, shown once. Its SHA-256 finds it: with 256 bits nothing
-slower adds anything. The registry lives in memory; whoever creates or revokes a token tells it, at once.
+slower adds anything. Where one process alone writes the store, all tokens live in its memory, and whoever creates or
+revokes one tells it at once; where several do, `directory` looks them up.
 """
 
 import enum
@@ -10,7 +11,7 @@ import hmac
 import secrets
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from pisync_receiver.errors import Problem
 from pisync_receiver.store import Role, TokenRow
@@ -62,8 +63,18 @@ def forbidden(detail: str) -> Problem:
     return Problem(403, "forbidden", detail)
 
 
+class TokenSource(Protocol):
+    """Where tokens are looked up."""
+
+    def put(self, row: TokenRow) -> None:
+        """A token was made or changed by this receiver."""
+
+    async def look_up(self, secret: str) -> TokenRow | None:
+        """The token's row, ended or not; None for a token nobody made. Raises StoreUnusable."""
+
+
 class Tokens:
-    """Every token the receiver knows, by its hash. One per process; used on the event loop."""
+    """Every token there is, by its hash: for a store that nobody else writes. Used on the event loop."""
 
     def __init__(self, rows: Iterable[TokenRow] = ()) -> None:
         self._by_hash: dict[str, TokenRow] = {}
@@ -82,23 +93,31 @@ class Tokens:
         row = self._by_hash.get(digest)
         return row if row is not None and hmac.compare_digest(row.token_hash, digest) else None
 
+    async def look_up(self, secret: str) -> TokenRow | None:
+        return self.find(secret)
+
 
 class Gate:
     """Lets a caller in, or not, by its token and the route's `who`."""
 
     def __init__(
-        self, tokens: Tokens, *, required: bool, now_ms: Callable[[], int], refused: Callable[[TokenRow, int], None]
+        self,
+        tokens: TokenSource,
+        *,
+        required: bool,
+        now_ms: Callable[[], int],
+        refused: Callable[[TokenRow, int], None],
     ) -> None:
         self._tokens = tokens
         self._required = required
         self._now_ms = now_ms
         self._refused = refused
 
-    def admit(self, who: Who, headers: Mapping[bytes, bytes], path: Mapping[str, str]) -> Caller:
+    async def admit(self, who: Who, headers: Mapping[bytes, bytes], path: Mapping[str, str]) -> Caller:
         """Who calls; raises Problem 401 for no usable token and 403 for one of the wrong role or device."""
         if who is Who.ANYONE or not self._required:
             return NOBODY
-        row = self._tokens.find(_bearer(headers))
+        row = await self._tokens.look_up(_bearer(headers))
         if row is None:
             raise Problem(401, "unauthorized", "this token is not known here; ask an admin", headers=_REFUSED)
         now = self._now_ms()

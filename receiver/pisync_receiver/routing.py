@@ -113,7 +113,7 @@ class Resource:
             detail = f"this page takes {self._allow} only"
             raise Problem(405, "method_not_allowed", detail, headers={"Allow": self._allow})
         exchange.route = route
-        exchange.caller = caller = self._gate.admit(route.who, exchange.headers, scope["path_params"])
+        exchange.caller = caller = await self._gate.admit(route.who, exchange.headers, scope["path_params"])
         answer = await route.handler(Request(self._services, route, caller, exchange, scope, receive))
         exchange.status = answer.status
         exchange.started = True

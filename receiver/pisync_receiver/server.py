@@ -30,8 +30,9 @@ from pisync_common.settings import DEFAULT, Settings
 from pisync_receiver import config, databases, logs
 from pisync_receiver.administration import Administration, now_ms
 from pisync_receiver.app import AppSettings, create_app
-from pisync_receiver.auth import Tokens
+from pisync_receiver.auth import Tokens, TokenSource
 from pisync_receiver.control import ControlServer, Do
+from pisync_receiver.directory import Directory
 from pisync_receiver.errors import ReceiverError
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.metrics import Metrics
@@ -170,7 +171,7 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         metrics = Metrics(_registry())
         limits = IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES])
         intake = Intake(store, limits=limits, clock=time.monotonic, random=random.random, watcher=metrics)
-        tokens = Tokens(store.all_tokens())
+        tokens = _tokens(settings, store)
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
         control = _control(settings, administration.do)
         app = create_app(
@@ -197,6 +198,13 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
     log.info("stopped")
+
+
+def _tokens(settings: Settings, store: Store) -> TokenSource:
+    """Where one process writes, all tokens in memory; else looked up, as any other may make or revoke one."""
+    if isinstance(settings[config.DATABASE], Path):
+        return Tokens(store.all_tokens())
+    return Directory(store.tokens_by_hash, clock=time.monotonic)
 
 
 def _control(settings: Settings, do: Do) -> ControlServer | None:

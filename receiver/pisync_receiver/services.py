@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pisync_receiver.auth import Tokens
+from pisync_receiver.auth import TokenSource
 from pisync_receiver.body import BodyReader
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
@@ -18,7 +18,7 @@ class Services:
 
     store: Store
     intake: Intake
-    tokens: Tokens
+    tokens: TokenSource
     bodies: BodyReader
     metrics: Metrics
     documents: Documents

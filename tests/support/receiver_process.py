@@ -27,7 +27,8 @@ _LISTENING = "listening on "
 class ReceiverProcess:
     """One receiver. `home` holds its database and its log; every start after the first takes the same port.
 
-    `arguments` go to `serve`; `environ` to it and to every command; `program` is what is run.
+    `arguments` go to `serve`; `environ` to it and to every command; `program` is what is run. With `database_url` it
+    stores there, and not in its home.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class ReceiverProcess:
         *arguments: str,
         environ: Mapping[str, str] | None = None,
         program: Sequence[str] = (sys.executable, "-m", "pisync_receiver"),
+        database_url: str | None = None,
     ) -> None:
         self.home = home
         self.database = home / "receiver.db"
@@ -44,14 +46,11 @@ class ReceiverProcess:
         self._arguments = arguments
         self._environ = dict(environ or {})
         self.program = tuple(program)
+        self.database_url = database_url or f"sqlite:///{self.database}"
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
         self._listening = threading.Event()
         home.mkdir(parents=True, exist_ok=True)
-
-    @property
-    def database_url(self) -> str:
-        return f"sqlite:///{self.database}"
 
     @property
     def port(self) -> int:

@@ -40,7 +40,7 @@ def gate(token: TokenRow, *, required: bool = True, noted: list[int] | None = No
 
 def admit(token: TokenRow, who: Who, secret: str = SECRET, device_id: str = "pi-1", **how: Any) -> Caller:
     headers = {b"authorization": f"Bearer {secret}".encode("latin-1")}
-    return gate(token, **how).admit(who, headers, {"device_id": device_id})
+    return asyncio.run(gate(token, **how).admit(who, headers, {"device_id": device_id}))
 
 
 def test_a_token_says_what_it_is_for_and_is_never_the_same() -> None:
@@ -112,7 +112,7 @@ def test_a_token_of_no_device_owns_nothing_and_a_route_with_owners_must_name_one
     with pytest.raises(Problem):
         admit(row(device_id=None), Who.OWNER)
     with pytest.raises(KeyError):
-        gate(row()).admit(Who.OWNER, {b"authorization": b"Bearer " + SECRET.encode()}, {})
+        asyncio.run(gate(row()).admit(Who.OWNER, {b"authorization": b"Bearer " + SECRET.encode()}, {}))
 
 
 def test_a_device_speaks_for_itself_only() -> None:

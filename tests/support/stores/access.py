@@ -180,6 +180,14 @@ class AccessConformance:
             enroll(store, "pibook-2")
         assert enroll(store, "pibook-1").device_id == "pibook-1"
 
+    def test_tokens_are_found_by_their_hashes(self, store: Store) -> None:
+        made = {name: token(store, name) for name in ("a", "b", "c")}
+        written(store, TokenRevoke(token_id=made["b"].id, at_ms=NOON))
+        wanted = [made["a"].token_hash, made["b"].token_hash, "nobody's"]
+        found = {row.id: row.revoked_ms for row in store.tokens_by_hash(wanted)}
+        assert found == {made["a"].id: None, made["b"].id: NOON}
+        assert store.tokens_by_hash([]) == []
+
     def test_codes_are_listed_without_the_code(self, store: Store) -> None:
         code(store, uses=3, site="School 5", device_id="d")
         (row,) = store.enrollments()

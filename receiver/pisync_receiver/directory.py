@@ -1,0 +1,95 @@
+"""Tokens that several receivers share: looked up in the store, remembered for a moment.
+
+Look-ups are made together: whatever is asked for while one query runs is the next query. What was found is believed for
+two seconds, counted from before its query began, so a token that was revoked anywhere ends everywhere within that time.
+What this receiver itself makes or revokes it knows at once, and no query that began earlier brings the old state back.
+"""
+
+import asyncio
+import hmac
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+from pisync_receiver.auth import token_hash
+from pisync_receiver.store import TokenRow
+
+KEEP_S: Final = 2.0
+SIZE: Final = 50_000
+"""Tokens remembered; 20 MB of them."""
+AT_ONCE: Final = 1_000
+
+LookUp = Callable[[Sequence[str]], list[TokenRow]]
+"""`Reader.tokens_by_hash`; called in a thread."""
+
+
+class Directory:
+    """`auth.TokenSource` for a store that other receivers write, too. Used on the event loop."""
+
+    def __init__(self, look_up: LookUp, *, clock: Callable[[], float], size: int = SIZE) -> None:
+        """`clock` counts seconds and never goes back."""
+        self._look_up = look_up
+        self._clock = clock
+        self._size = size
+        self._remembered: OrderedDict[str, tuple[TokenRow, float]] = OrderedDict()
+        self._wanted: dict[str, asyncio.Future[TokenRow | None]] = {}
+        self._asking: asyncio.Task[None] | None = None
+
+    def put(self, row: TokenRow) -> None:
+        """A token was made or changed by this receiver."""
+        self._remember(row, self._clock())
+
+    async def look_up(self, secret: str) -> TokenRow | None:
+        """The token's row, ended or not; None for a token nobody made. Raises StoreUnusable."""
+        digest = token_hash(secret)
+        row = self._fresh(digest)
+        if row is None:
+            row = await asyncio.shield(self._ask(digest))
+        return row if row is not None and hmac.compare_digest(row.token_hash, digest) else None
+
+    def _fresh(self, digest: str) -> TokenRow | None:
+        known = self._remembered.get(digest)
+        return known[0] if known is not None and self._clock() < known[1] + KEEP_S else None
+
+    def _ask(self, digest: str) -> "asyncio.Future[TokenRow | None]":
+        """The answer of the next query, which this look-up is part of."""
+        loop = asyncio.get_running_loop()
+        answer = self._wanted.get(digest)
+        if answer is None:
+            answer = self._wanted[digest] = loop.create_future()
+        if self._asking is None or self._asking.done():
+            self._asking = loop.create_task(self._ask_for_all())
+        return answer
+
+    async def _ask_for_all(self) -> None:
+        while self._wanted:
+            digests = list(self._wanted)[:AT_ONCE]
+            wanted = {digest: self._wanted.pop(digest) for digest in digests}
+            began = self._clock()
+            try:
+                rows = await asyncio.to_thread(self._look_up, digests)
+            except Exception as error:
+                _fail(wanted.values(), error)
+                continue
+            for row in rows:
+                self._remember(row, began)
+            found = {row.token_hash: row for row in rows}
+            for digest, answer in wanted.items():
+                if not answer.done():
+                    answer.set_result(self._fresh(digest) or found.get(digest))
+
+    def _remember(self, row: TokenRow, since: float) -> None:
+        known = self._remembered.get(row.token_hash)
+        if known is not None and known[1] > since:
+            return
+        self._remembered[row.token_hash] = (row, since)
+        self._remembered.move_to_end(row.token_hash)
+        if len(self._remembered) > self._size:
+            self._remembered.popitem(last=False)
+
+
+def _fail(answers: "Iterable[asyncio.Future[TokenRow | None]]", error: Exception) -> None:
+    for answer in answers:
+        if not answer.done():
+            answer.set_exception(error)
+            answer.exception()  # whoever waits may be gone; then nobody has to hear of it
