@@ -3,6 +3,7 @@
 import threading
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -34,6 +35,10 @@ def status(receiver: ReceiverProcess, token: str) -> int:
     return httpx.get(receiver.url + "/api/devices", headers=bearer(token)).status_code
 
 
+def refuses(receiver: ReceiverProcess, token: str) -> bool:
+    return status(receiver, token) == 401
+
+
 def enroll(receiver: ReceiverProcess, device_id: str) -> str:
     code = receiver.enrollment_code()
     answer = httpx.post(receiver.url + "/api/enroll", json={"code": code, "device_id": device_id})
@@ -50,7 +55,7 @@ def test_a_token_works_everywhere_at_once_and_nowhere_two_seconds_after_it_was_r
     number = next(row["id"] for row in reversed(one.json("token", "list")) if row["revoked_at"] is None)
     one.command("token", "revoke", number)
     for receiver in pair:  # each had it in memory
-        wait_until(lambda receiver=receiver: status(receiver, token) == 401, "it is refused", seconds=KEEP_S + 30)
+        wait_until(partial(refuses, receiver, token), "it is refused", seconds=KEEP_S + 30)
 
 
 def test_a_device_reports_to_one_and_is_known_to_the_other(pair: tuple[ReceiverProcess, ReceiverProcess]) -> None:

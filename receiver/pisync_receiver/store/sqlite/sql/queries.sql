@@ -119,7 +119,7 @@ FROM tokens ORDER BY id;
 
 -- name: tokens_by_hash
 -- The tokens of some hashes.
-SELECT id, role, token_hash, device_id, label, created_ms, expires_ms, revoked_ms, last_refused_ms
+SELECT tokens.id, role, token_hash, device_id, label, created_ms, expires_ms, revoked_ms, last_refused_ms
 FROM json_each(:hashes) AS wanted CROSS JOIN tokens ON token_hash = wanted.value;
 
 -- name: enrollments
