@@ -23,7 +23,6 @@ from types import FrameType
 from typing import Any, Final, TextIO
 
 import uvicorn
-from prometheus_client import CollectorRegistry, ProcessCollector
 
 from pisync_common import __version__
 from pisync_common.settings import DEFAULT, Settings
@@ -32,6 +31,7 @@ from pisync_receiver.administration import Administration, now_ms
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, TokenSource
 from pisync_receiver.control import ControlServer, Do
+from pisync_receiver.counting import own_registry, worker_ended
 from pisync_receiver.directory import Directory
 from pisync_receiver.errors import ReceiverError
 from pisync_receiver.intake import Intake, IntakeLimits
@@ -147,7 +147,7 @@ def _run_workers(settings: Settings, listener: socket.socket, stopping: list[int
         stopping=stopping,
         stop_s=settings[config.STOP_TIMEOUT] + _STOP_MARGIN_S,
         started=lambda: _tell_started(settings, listener, out),
-        ended=lambda pid: None,
+        ended=worker_ended,
     )
     workers.run()
     notify("STOPPING=1")
@@ -168,7 +168,7 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         _tell_started(settings, listener, out)
 
     async def main() -> None:
-        metrics = Metrics(_registry())
+        metrics = Metrics(own_registry())
         limits = IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES])
         intake = Intake(store, limits=limits, clock=time.monotonic, random=random.random, watcher=metrics)
         tokens = _tokens(settings, store)
@@ -264,12 +264,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
         log.info("uvloop is not installed: asyncio's own event loop serves, a little slower")
         return None
     return uvloop.new_event_loop
-
-
-def _registry() -> CollectorRegistry:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    return registry
 
 
 def _url(listener: socket.socket) -> str:

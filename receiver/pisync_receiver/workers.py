@@ -65,10 +65,10 @@ class Workers:
         stopping: list[int],
         stop_s: float,
         started: Callable[[], None],
-        ended: Callable[[int], None],
+        ended: Callable[[Path, int], None],
     ) -> None:
-        """`started` is called once, when every worker accepts connections; `ended` with the process id of each that
-        ended. `stop_s` is how long they may take to stop; then they are killed."""
+        """`started` is called once, when every worker accepts connections; `ended` with the metrics' folder
+        and the process id of each that ended. `stop_s` is how long they may take to stop; then they are killed."""
         self._listener = listener
         self._command = list(command)
         self._stopping = stopping
@@ -103,7 +103,7 @@ class Workers:
             pause = _PAUSES_S[min(place.ended_early, len(_PAUSES_S) - 1)]
             place.process, place.again_at = None, now + pause
             self._ready.discard(process.pid)
-            self._ended(process.pid)
+            self._ended(metrics, process.pid)
             detail = fields(worker=process.pid, exit_code=process.returncode)
             log.error("a worker ended; it is started again in %.1f s", pause, extra=detail)
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Final, TextIO
 
 from pisync_common.errors import SettingError
-from pisync_common.settings import Setting, Settings, find_file, flags_of, load
+from pisync_common.settings import Settings
 from pisync_receiver import config, logs
 from pisync_receiver.errors import MissingExtra
-from pisync_receiver.store.address import PostgresUrl, address
+from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.worker import settings as own
 from pisync_receiver.worker.alerts.plan import Rules
 from pisync_receiver.worker.rabbitmq import Place
@@ -54,15 +54,12 @@ def work(arguments: argparse.Namespace, environ: Mapping[str, str], *, err: Text
 
 def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, Settings]:
     """PostgreSQL's address and the settings. Raises SettingError where the database is not PostgreSQL."""
-    database = Setting(name=config.DATABASE.name, default=config.DATABASE.default, parse=address, help="")
-    table = tuple(database if setting is config.DATABASE else setting for setting in config.SETTINGS)
-    file = find_file(arguments.config, prefix=config.PREFIX, environ=environ, default=config.SYSTEM_FILE)
-    settings = load(table, prefix=config.PREFIX, environ=environ, flags=flags_of(arguments, table), toml_file=file)
-    place = settings[database]
+    settings = config.settings_from(arguments, environ)
+    place = settings[config.DATABASE]
     if not isinstance(place, PostgresUrl):
         raise SettingError(
-            f"database_url ({settings.source(database)}) is not PostgreSQL, which a worker needs; nothing was changed. "
-            "Name one, such as postgresql://user@host/pisync; a receiver on SQLite works without a worker"
+            f"database_url ({settings.source(config.DATABASE)}) is not PostgreSQL, which a worker needs; nothing was "
+            "changed. Name one, such as postgresql://user@host/pisync; a receiver on SQLite works without a worker"
         )
     return place.conninfo, settings
 

@@ -47,7 +47,9 @@ class PostgresStore(PostgresReader):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         """`prepare` lets the server keep statements' plans: faster, and not behind PgBouncer before 1.21."""
-        super().__init__(url, open_pool(url, name="readers", size=readers, wait_s=patience_s, prepare=prepare))
+        super().__init__(
+            url, open_pool(url, name="readers", size=readers, wait_s=patience_s, prepare=prepare, checked=True)
+        )
         self.writers = writers
         self._writers = open_pool(url, name="writers", size=writers, wait_s=patience_s, prepare=prepare)
         self._writer = Writer(
@@ -109,7 +111,7 @@ def open_reader(url: PostgresUrl) -> PostgresReader:
     """Open the database for queries alone. Raises as `open_store`."""
     with unusable(url, "opened"), connect(url) as connection:
         schema.check(connection, url)
-    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False))
+    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False, checked=True))
 
 
 def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> list[str]:

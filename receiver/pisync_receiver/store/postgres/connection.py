@@ -56,12 +56,16 @@ def connect(url: PostgresUrl) -> Connection:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
 
-def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare: bool) -> Pool:
-    """A pool of up to `size` connections, opened as they are needed; a caller waits `wait_s` for one."""
+def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare: bool, checked: bool = False) -> Pool:
+    """A pool of up to `size` connections, opened as they are needed; a caller waits `wait_s` for one.
+
+    `checked` tries each before it is lent: for callers that do not try again over another.
+    """
     return ConnectionPool(
         _conninfo(url),
         connection_class=psycopg.Connection[tuple[Any, ...]],
         kwargs=_options(prepare=prepare),
+        check=ConnectionPool.check_connection if checked else None,
         min_size=1,
         max_size=size,
         timeout=wait_s,

@@ -67,16 +67,20 @@ class Writer:
                 if self._was_committed(unknown.transaction_id, until):
                     return unknown.outcomes
             except _AGAIN as error:
-                if not self._may_try_again(error, until):
-                    raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
+                self._try_again(error, until)
 
     def beat(self) -> None:
         """Write something small, durably. Raises StoreUnusable."""
-        try:
-            with self._pool.connection() as connection:
-                connection.execute(self._sql["beat"])
-        except (*LOST, psycopg.Error) as error:
-            raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
+        until = self._clock() + self._patience_s
+        while True:
+            try:
+                with self._pool.connection() as connection:
+                    connection.execute(self._sql["beat"])
+                return
+            except _AGAIN as error:
+                self._try_again(error, until)
+            except psycopg.Error as error:
+                raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
 
     def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
         with self._pool.connection() as connection:
@@ -110,18 +114,14 @@ class Writer:
                 return False  # a server that took over never heard of it
             except LOST as error:
                 problem = error
-            if not self._may_try_again(problem, until):
-                raise StoreUnusable(
-                    f"{self._url} was lost during a commit; whether it was stored is not known: {reason(problem)}"
-                ) from problem
+            self._try_again(problem, until)
 
-    def _may_try_again(self, error: Exception, until: float) -> bool:
-        """Wait a moment before the next try, if there is time for one."""
+    def _try_again(self, error: Exception, until: float) -> None:
+        """Wait a moment before the next try. Raises StoreUnusable if there is no time for one."""
         if self._clock() + _PAUSE_S > until:
-            return False
+            raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
         log.warning("the database did not take a group; trying again: %s", reason(error))
         self._sleep(_PAUSE_S)
-        return True
 
 
 def _roll_back(connection: Connection) -> None:

@@ -1,0 +1,151 @@
+"""PostgreSQL goes away at the worst moments: what was acknowledged is there, and nothing is there twice."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pisync_common.models import Receipt
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import StoredSyncEvent
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.postgres import PostgresStore, open_store
+from tests.support.commit_proxy import CommitProxy, Fault
+from tests.support.postgres_cluster import Cluster, cluster, needs_cluster
+from tests.support.receiver_process import ReceiverProcess, wait_until
+from tests.support.stores.made import NOON, batch, report, send, stored_seqs, tell
+
+pytestmark = needs_cluster
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Cluster]:
+    with cluster() as running:
+        yield running
+
+
+def opened(url: str, **how: float) -> "closing[PostgresStore]":
+    open_store(PostgresUrl(conninfo=url), create=True).close()
+    return closing(PostgresStore(PostgresUrl(conninfo=url), **how))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("faults", [["before"], ["after"], ["before", "before", "after"]])
+def test_a_connection_lost_at_the_commit_stores_once_and_answers_as_ever(server: Cluster, faults: list[Fault]) -> None:
+    direct = server.create("at_" + "_".join(faults))
+    with CommitProxy(server.port) as proxy, opened(direct.replace(str(server.port), str(proxy.port))) as store:
+        proxy.faults += faults
+        first = tell(store, report(NOON))  # without a key: were it written again, nobody could tell
+        proxy.faults += faults
+        receipt = send(store, batch(range(1, 51)))
+        assert proxy.broken == 2 * len(faults)
+        assert (receipt.stored, receipt.duplicates, receipt.watermark) == (50, 0, 50)
+        assert [row.id for row in store.history("pibook-1").rows] == [first.id]
+        assert stored_seqs(store) == list(range(1, 51))
+
+
+def test_crashes_of_the_server_under_load_lose_and_double_nothing(server: Cluster) -> None:
+    url = server.create("crashes")
+    acknowledged: dict[str, list[int]] = {}
+    reports: dict[str, list[int]] = {}
+    enough = threading.Event()
+
+    def load(store: PostgresStore, device: str) -> None:
+        seq = 1
+        while not enough.is_set():
+            told, receipt = store.write([report(NOON + seq, device=device), batch(range(seq, seq + 20), device=device)])
+            if isinstance(told, StoredSyncEvent):
+                reports[device].append(told.id)
+            if isinstance(receipt, Receipt):
+                acknowledged[device].append(receipt.watermark)
+                seq = receipt.watermark + 1
+
+    with opened(url, patience_s=60) as one, opened(url, patience_s=60) as other:
+        threads = []
+        for number in range(4):
+            device = f"pibook-{number}"
+            acknowledged[device], reports[device] = [], []
+            threads.append(threading.Thread(target=load, args=((one, other)[number % 2], device)))
+        for thread in threads:
+            thread.start()
+        for _ in range(6):
+            before = {device: len(seen) for device, seen in acknowledged.items()}
+            wait_until(
+                lambda before=before: all(len(acknowledged[device]) > count + 3 for device, count in before.items()),  # type: ignore[misc]
+                "every device goes on",
+            )
+            server.restart("immediate")
+        enough.set()
+        for thread in threads:
+            thread.join()
+        for device, watermarks in acknowledged.items():
+            assert stored_seqs(one, device=device) == list(range(1, watermarks[-1] + 1))
+            rows = one.history(device, limit=100_000).rows
+            assert sorted(row.id for row in rows) == sorted(reports[device])
+
+
+def test_a_server_that_stays_away_is_given_up_in_time_and_the_store_comes_back_by_itself(server: Cluster) -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += 1
+
+    url = server.create("away")
+    open_store(PostgresUrl(conninfo=url), create=True).close()
+    place = PostgresUrl(conninfo=url)
+    with closing(PostgresStore(place, patience_s=3, clock=lambda: now[0], sleep=sleep)) as store:
+        tell(store, report(NOON))
+        server.stop("immediate")
+        with pytest.raises(StoreUnusable, match="cannot be written"):
+            send(store, batch([1]))
+        assert 1 <= len(slept) <= 4
+        with pytest.raises(StoreUnusable, match="cannot be read"):
+            store.device("pibook-1")
+        server.start()
+        now[0] = 0.0
+        assert send(store, batch([1])).watermark == 1
+
+
+def test_a_server_that_only_reads_takes_nothing_and_says_so(server: Cluster) -> None:
+    url = server.create("readonly")
+    with opened(url, patience_s=0.2) as store:
+        tell(store, report(NOON))
+        read_only = url + "?options=-cdefault_transaction_read_only%3Don"
+        with closing(PostgresStore(PostgresUrl(conninfo=read_only), patience_s=0.2)) as standby:
+            with pytest.raises(StoreUnusable):
+                send(standby, batch([1]))
+            with pytest.raises(StoreUnusable):
+                standby.ready()
+        assert send(store, batch([1])).stored == 1
+
+
+def test_the_receiver_answers_503_meanwhile_and_goes_on_afterwards(server: Cluster, tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path / "receiver", database_url=server.create("http")) as receiver:
+        code = receiver.enrollment_code()
+        enrolled = httpx.post(receiver.url + "/api/enroll", json={"code": code, "device_id": "pibook-1"})
+        headers = {"Authorization": f"Bearer {enrolled.json()['token']}"}
+        body = {
+            "device_id": "pibook-1",
+            "stream": "stream-1",
+            "events": [{"seq": 1, "type": "video.watched", "occurred_at": "2026-11-23T08:00:00Z"}],
+        }
+
+        def post() -> httpx.Response:
+            return httpx.post(receiver.url + "/api/events", json=body, headers=headers, timeout=60)
+
+        assert httpx.get(receiver.url + "/readyz", timeout=60).status_code == 200
+        server.stop("immediate")
+        try:
+            refused = post()
+            assert refused.status_code == 503
+            assert int(refused.headers["Retry-After"]) >= 1
+            assert httpx.get(receiver.url + "/readyz", timeout=60).status_code == 503
+            assert httpx.get(receiver.url + "/healthz").status_code == 200
+        finally:
+            server.start()
+        answer = post()
+        assert answer.status_code == 200
+        assert answer.json()["watermark"] == 1

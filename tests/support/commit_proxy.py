@@ -1,0 +1,64 @@
+"""A TCP proxy before PostgreSQL that breaks a connection at a commit: before it arrives, or after it was done."""
+
+import contextlib
+import socket
+import threading
+from typing import Final, Literal, Self
+
+Fault = Literal["before", "after"]
+_COMMIT: Final = b"COMMIT\0"
+
+
+class CommitProxy:
+    """In a `with` block. Each fault in `faults` breaks one connection, in their order."""
+
+    def __init__(self, port: int) -> None:
+        self.faults: list[Fault] = []
+        self.broken = 0
+        self._port = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._port))
+                armed = threading.Event()
+                threading.Thread(target=self._up, args=(client, server, armed), daemon=True).start()
+                threading.Thread(target=self._down, args=(client, server, armed), daemon=True).start()
+
+    def _up(self, client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(65536):
+                if _COMMIT in data and self.faults:
+                    fault = self.faults.pop(0)
+                    self.broken += 1
+                    if fault == "before":
+                        break
+                    armed.set()
+                server.sendall(data)
+        if not armed.is_set():
+            _shut(client, server)
+
+    def _down(self, client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(65536):
+                if armed.is_set():
+                    break
+                client.sendall(data)
+        _shut(client, server)
+
+
+def _shut(*ends: socket.socket) -> None:
+    for end in ends:
+        with contextlib.suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)
+        end.close()

@@ -1,0 +1,111 @@
+"""A PostgreSQL server of a test's own, which it may stop, kill and configure."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Final
+
+import psycopg
+import pytest
+
+USER: Final = "pisync"
+_UNPRIVILEGED: Final = "postgres"
+_QUIET: Final = (
+    "shared_buffers = 32MB",
+    "max_connections = 60",
+    "autovacuum = off",
+    "log_min_messages = fatal",
+    "listen_addresses = '127.0.0.1'",
+)
+
+
+@cache
+def programs() -> Path | None:
+    """The folder of initdb and pg_ctl; None where there is none."""
+    if found := shutil.which("initdb"):
+        return Path(found).parent
+    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
+    return installed[-1].parent if installed else None
+
+
+needs_cluster = pytest.mark.skipif(
+    programs() is None, reason="PostgreSQL's initdb is not installed, so no server was stopped and started"
+)
+
+
+class Cluster:
+    """Stopped, until `start`. Its port stays the same."""
+
+    def __init__(self, folder: Path, *, lines: Sequence[str] = ()) -> None:
+        self._folder = folder
+        self._data = folder / "data"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port: int = free.getsockname()[1]
+        if os.geteuid() == 0:
+            shutil.chown(folder, _UNPRIVILEGED)
+        self._run("initdb", "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        self.configure(*_QUIET, f"port = {self.port}", f"unix_socket_directories = '{folder}'", *lines)
+
+    @property
+    def url(self) -> str:
+        """Of its database `postgres`."""
+        return f"postgresql://{USER}@127.0.0.1:{self.port}/postgres"
+
+    def configure(self, *lines: str) -> None:
+        """Add lines to postgresql.conf; they count from the next start."""
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write("\n".join(lines) + "\n")
+
+    def start(self) -> None:
+        """Start it and wait until it takes connections."""
+        self._run("pg_ctl", "start", "--wait", "--silent", "--log", str(self._folder / "log"))
+
+    def stop(self, mode: str = "fast") -> None:
+        """`immediate` is a crash: what was under way is lost, and the next start recovers."""
+        self._run("pg_ctl", "stop", "--wait", "--silent", "--mode", mode)
+
+    def restart(self, mode: str = "immediate") -> None:
+        self.stop(mode)
+        self.start()
+
+    def kill(self) -> None:
+        """SIGKILL to the postmaster; its children notice and end."""
+        os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
+
+    def create(self, database: str) -> str:
+        """Make a database; its URL."""
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(f"CREATE DATABASE {database}".encode())
+        return f"{self.url.rpartition('/')[0]}/{database}"
+
+    def _run(self, program: str, *arguments: str) -> None:
+        folder = programs()
+        assert folder is not None
+        command = [str(folder / program), "-D", str(self._data), *arguments]
+        if os.geteuid() == 0:  # it refuses to be root
+            command = ["setpriv", f"--reuid={_UNPRIVILEGED}", f"--regid={_UNPRIVILEGED}", "--clear-groups", *command]
+        with tempfile.TemporaryFile("w+") as output:  # not a pipe: the server that pg_ctl leaves behind would hold it
+            done = subprocess.run(command, cwd="/", stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=False)
+            output.seek(0)
+            assert done.returncode == 0, f"{program}: {output.read()}"
+
+
+@contextmanager
+def cluster(*lines: str) -> Iterator[Cluster]:
+    """A running server with these lines of configuration, and nothing of it afterwards."""
+    with tempfile.TemporaryDirectory(prefix="pisync-pg-") as name:
+        server = Cluster(Path(name), lines=lines)
+        server.start()
+        try:
+            yield server
+        finally:
+            with contextlib.suppress(AssertionError):  # it was stopped or killed already
+                server.stop("immediate")
