@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import cloud, device, queries
+from benchmark import cloud, device, postgres, queries
 from benchmark.measure import Bench
 from benchmark.report import Result, heading, machine
 
@@ -22,6 +22,9 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "drain": device.draining,
     "wire": device.wire,
     "status": device.starting,
+    "postgres-sync-event": postgres.sync_events,
+    "postgres-batches": postgres.batches,
+    "postgres-queries": postgres.questions,
 }
 
 
@@ -36,6 +39,9 @@ def main() -> int:
             print("quick: fewer and shorter rounds, smaller fleets and queues; the figures are rough")
         print(f"\n{heading()}", flush=True)
         for figure in arguments.only or FIGURES:
+            if figure.startswith("postgres") and not postgres.available():
+                print(f"{figure}: not measured; no PostgreSQL answers, name one with PISYNC_TEST_POSTGRES")
+                continue
             for result in FIGURES[figure](bench):
                 print(result.line(), flush=True)
                 passed = passed and result.passed

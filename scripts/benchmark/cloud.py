@@ -4,8 +4,9 @@ import gzip
 import itertools
 import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from benchmark import load
 from benchmark.lessons import MORNING_MS, lessons
@@ -47,22 +48,27 @@ def sync_events(bench: Bench) -> Iterator[Result]:
     """`POST /api/sync-event` beside the no-op route, and failures of 1,000 devices beside it."""
     folder = bench.place("sync-events")
     with receiver(folder) as cloud:
-        tokens = cloud.enroll([f"pibook-{number:04}" for number in range(1000)])
-        few = dict(list(tokens.items())[:CONNECTIONS])
-        kinds = {"noop": (PATH, few), "stored": (SYNC_EVENT, few), "failing": (SYNC_EVENT, tokens)}
-        rounds: dict[str, list[load.Load]] = {kind: [] for kind in kinds}
-        seconds = bench.pick(5, 2)
-        at_s = itertools.count(step=seconds * MOST_A_SECOND)
-        for number in range(bench.pick(7, 3)):
-            for kind, (target, devices) in kinds.items():
-                progress(f"sync-event: round {number + 1}, {kind}")
-                what = _reports(devices, seconds * MOST_A_SECOND, first_s=next(at_s), failing=kind == "failing")
-                before = _stored(cloud)
-                one = load.posts(
-                    folder, port=cloud.port, target=target, what=what, connections=CONNECTIONS, seconds=seconds
-                )
-                _check(one, stored=_stored(cloud) - before, expected=target == SYNC_EVENT)
-                rounds[kind].append(one)
+        yield from report_figures(bench, folder, cloud, lambda: _stored(cloud))
+
+
+def report_figures(bench: Bench, folder: Path, cloud: Receiver, stored_by_now: Callable[[], int]) -> Iterator[Result]:
+    """The three figures of one receiver; `stored_by_now` counts its sync events."""
+    tokens = cloud.enroll([f"pibook-{number:04}" for number in range(1000)])
+    few = dict(list(tokens.items())[:CONNECTIONS])
+    kinds = {"noop": (PATH, few), "stored": (SYNC_EVENT, few), "failing": (SYNC_EVENT, tokens)}
+    rounds: dict[str, list[load.Load]] = {kind: [] for kind in kinds}
+    seconds = bench.pick(5, 2)
+    at_s = itertools.count(step=seconds * MOST_A_SECOND)
+    for number in range(bench.pick(7, 3)):
+        for kind, (target, devices) in kinds.items():
+            progress(f"sync-event: round {number + 1}, {kind}")
+            what = _reports(devices, seconds * MOST_A_SECOND, first_s=next(at_s), failing=kind == "failing")
+            before = stored_by_now()
+            one = load.posts(
+                folder, port=cloud.port, target=target, what=what, connections=CONNECTIONS, seconds=seconds
+            )
+            _check(one, stored=stored_by_now() - before, expected=target == SYNC_EVENT)
+            rounds[kind].append(one)
     noop, stored, failing = (Loads(rounds=rounds[kind]) for kind in kinds)
     yield at_least(
         "POST /api/sync-event, 100 connections | no-op JSON POST", stored.shown(), noop.shown(),
@@ -132,7 +138,7 @@ def batch_intake(bench: Bench) -> tuple[float, Result]:
         for number in range(bench.pick(7, 3)):
             progress(f"batches: round {number + 1}")
             requests = [
-                [_batch(device, token, number * each + batch) for batch in range(each)]
+                [batch_request(device, token, number * each + batch) for batch in range(each)]
                 for device, token in tokens.items()
             ]
             one = load.batches(folder, port=cloud.port, per_connection=requests)
@@ -151,7 +157,7 @@ def batch_intake(bench: Bench) -> tuple[float, Result]:
     return value, result
 
 
-def _batch(device_id: str, token: str, number: int) -> bytes:
+def batch_request(device_id: str, token: str, number: int) -> bytes:
     """Batch `number` of a device, as the agent would send it."""
     first = number * BATCH + 1
     day = list(lessons(BATCH, seed=hash((device_id, number)) % 2**32))

@@ -17,12 +17,15 @@ PATIENCE_S = 60.0
 
 
 class Receiver:
-    """`pisync-receiver serve` on a free port, with the no-op route added; stopped by `stop`."""
+    """`pisync-receiver serve` on a free port, with the no-op route added; stopped by `stop`.
 
-    def __init__(self, folder: Path, *, port: int = 0) -> None:
+    It stores in its folder, or in `database_url`.
+    """
+
+    def __init__(self, folder: Path, *, port: int = 0, database_url: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "receiver.db"
-        self._environ = os.environ | {"PISYNC_RECEIVER_DATABASE_URL": f"sqlite:///{self.database}"}
+        self._environ = os.environ | {"PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}"}
         with (folder / "receiver.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("noop.py")), "serve", "--port", str(port)],
@@ -67,8 +70,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver(folder: Path) -> Iterator[Receiver]:
-    running = Receiver(folder)
+def receiver(folder: Path, *, database_url: str | None = None) -> Iterator[Receiver]:
+    running = Receiver(folder, database_url=database_url)
     try:
         yield running
     finally:

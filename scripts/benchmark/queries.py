@@ -34,7 +34,7 @@ def questions(bench: Bench) -> Iterator[Result]:
             ("sync-history", "/api/sync-event/device/{device}/sync-history"),
         ):
             progress(f"queries: {name}")
-            took = _ask_in_turns({small: few, large: many}, path, times=bench.pick(2_000, 300))
+            took = ask_in_turns({small: few, large: many}, path, times=bench.pick(2_000, 300))
             p99 = {devices: percentile(seconds, 99) * 1000 for devices, seconds in took.items()}
             yield at_most(
                 f"{name}, {large:,} devices, p99 | {small} devices", f"{p99[large]:.2f} ms", f"{p99[small]:.2f} ms",
@@ -71,7 +71,7 @@ def device_name(number: int) -> str:
     return f"pibook-{number:05}"
 
 
-def _ask_in_turns(fleets: dict[int, Receiver], path: str, *, times: int) -> dict[int, list[float]]:
+def ask_in_turns(fleets: dict[int, Receiver], path: str, *, times: int) -> dict[int, list[float]]:
     """Seconds of each answer, the fleets asked in turns over one connection each."""
     chance = random.Random(7)
     connections = {devices: http.client.HTTPConnection("127.0.0.1", fleet.port) for devices, fleet in fleets.items()}
