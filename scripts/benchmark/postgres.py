@@ -33,7 +33,8 @@ FILL_DEVICES: Final = """
 INSERT INTO devices (device_id, last_contact_ms, consecutive_failures, total_failures, failing_since_ms, last_sync_ms,
                      last_success_ms, last_failure_ms)
 SELECT 'pibook-' || lpad(n::text, 5, '0'), $2, failing, failing,
-       CASE WHEN failing > 0 THEN $2 + 91 * 900000 + n * 7 END, $2 + 99 * 900000 + n * 7, $2 + 90 * 900000 + n * 7, CASE WHEN failing > 0 THEN $2 + 99 * 900000 + n * 7 END
+       CASE WHEN failing > 0 THEN $2 + 91 * 900000 + n * 7 END,
+       $2 + 99 * 900000 + n * 7, $2 + 90 * 900000 + n * 7, CASE WHEN failing > 0 THEN $2 + 99 * 900000 + n * 7 END
 FROM generate_series(0, $1::int - 1) AS n, LATERAL (SELECT CASE WHEN n % 5 = 0 THEN 9 ELSE 0 END AS failing) AS f
 """
 FILL_REPORTS: Final = """

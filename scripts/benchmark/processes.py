@@ -25,7 +25,10 @@ class Receiver:
     def __init__(self, folder: Path, *, port: int = 0, database_url: str | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "receiver.db"
-        self._environ = os.environ | {"PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}"}
+        self._environ = os.environ | {
+            "PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
+            "PISYNC_RECEIVER_POSTGRES_PREPARE": "on",
+        }
         with (folder / "receiver.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("noop.py")), "serve", "--port", str(port)],
