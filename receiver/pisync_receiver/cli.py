@@ -84,6 +84,11 @@ def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for scripts: JSON")
 
 
+def _copy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--from", dest="source", required=True, metavar="URL", help="the SQLite database, sqlite:///…")
+    parser.add_argument("--to", dest="target", required=True, metavar="URL", help="an empty one, postgresql://…")
+
+
 def _backup(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="the file to make; it must not exist yet")
 
@@ -159,6 +164,14 @@ COMMANDS: Final[tuple[Command, ...]] = (
         example="backup /srv/backup/receiver-monday.db",
         run=commands.backup,
         arguments=_backup,
+    ),
+    Command(
+        words=("copy",),
+        about="move an embedded receiver to PostgreSQL; stop `serve` first, start it with the new URL afterwards",
+        example="copy --from sqlite:////var/lib/pisync-receiver/receiver.db --to postgresql://pisync@db.example/pisync",
+        run=commands.copy,
+        arguments=_copy,
+        settings=(),
     ),
     Command(
         words=("migrate",),

@@ -18,10 +18,11 @@ from pisync_common import settings as values
 from pisync_common.errors import RuleError
 from pisync_common.settings import Settings
 from pisync_common.times import format_ms
-from pisync_receiver import config, databases, reading
+from pisync_receiver import config, copying, databases, reading
+from pisync_receiver.administration import now_ms
 from pisync_receiver.errors import Problem, ReceiverError
 from pisync_receiver.store import Reader, TokenRow
-from pisync_receiver.store.address import Address
+from pisync_receiver.store.address import Address, PostgresUrl, address
 from pisync_receiver.tables import table
 
 T = TypeVar("T")
@@ -167,6 +168,22 @@ def backup(context: Context) -> None:
     _existing(context)
     databases.backup(context.database, file)
     context.result(f"{file}: {file.stat().st_size:,} bytes")
+
+
+def copy(context: Context) -> None:
+    source = _checked("--from", address, context.arguments.source)
+    target = _checked("--to", address, context.arguments.target)
+    if not isinstance(source, Path) or not isinstance(target, PostgresUrl):
+        raise WrongUsage("copying goes --from sqlite:///… --to postgresql://…; nothing else is offered")
+    if not source.is_file():
+        raise NotFound(f"there is no database {source}; nothing was copied")
+    done = copying.copy(source, target, now_ms=now_ms, progress=copying.shown_on(context.err))
+    rows = [{"table": name, "rows": f"{count:,}", "compared": "the same"} for name, count in done.rows.items()]
+    context.out.write(table(rows, ("table", "rows", "compared")))
+    if done.anew:
+        context.remark(f"All of it is in {target}. Start the receivers with it: --database-url URL; keep {source}.")
+    else:
+        context.remark(f"All of it was in {target} already; nothing was changed.")
 
 
 def migrate(context: Context) -> None:

@@ -73,7 +73,8 @@ def test_a_command_takes_every_setting_of_its_own(name: str, settings: Sequence[
 
 def test_every_command_can_be_told_where_the_database_is() -> None:
     for parser in LEAVES:
-        assert {"--database-url", "--config"} <= set(flags(parser)), parser.prog
+        databases = {"--from", "--to"} if parser.prog.endswith(" copy") else {"--database-url"}
+        assert {"--config", *databases} <= set(flags(parser)), parser.prog
 
 
 @pytest.mark.parametrize(("name", "path"), [("devices", DEVICES), ("history", HISTORY), ("failures", FAILURES)])
