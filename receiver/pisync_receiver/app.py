@@ -16,6 +16,7 @@ from pisync_receiver.api import table
 from pisync_receiver.auth import Gate, TokenSource
 from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
 from pisync_receiver.errors import Problem
+from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
 from pisync_receiver.logs import REQUEST_ID, told
 from pisync_receiver.metrics import Metrics
@@ -44,6 +45,8 @@ class AppSettings:
     auth: bool = True
     """False lets anyone do anything; the caller has made sure that only loopback can reach the app."""
     body: BodyLimits = field(default_factory=BodyLimits)
+    trusted_proxies: Networks = ()
+    """Gateways that may say who is calling."""
 
 
 def create_app(
@@ -55,6 +58,7 @@ def create_app(
     now_ms: Callable[[], int],
     new_request_id: Callable[[], str],
     settings: AppSettings,
+    readiness: Readiness | None = None,
     clock: Callable[[], float] = time.perf_counter,
     extra_routes: Sequence[Route] = (),
     on_start: Callable[[], Awaitable[None]] | None = None,
@@ -72,7 +76,7 @@ def create_app(
         tokens=tokens,
         bodies=BodyReader(settings.body),
         metrics=metrics,
-        readiness=Readiness(intake, store),
+        readiness=readiness or Readiness(intake, store),
         documents=make_documents(routes, auth=settings.auth),
         now_ms=now_ms,
     )
@@ -92,19 +96,28 @@ def create_app(
 
     anything_else = StarletteRoute("/{path:path}", _Nowhere())
     router = Router([*mount(routes, services, gate), anything_else], redirect_slashes=False, lifespan=lifespan)
-    return Edge(router, metrics=metrics, clock=clock, new_request_id=new_request_id)
+    return Edge(
+        router, metrics=metrics, clock=clock, new_request_id=new_request_id, trusted_proxies=settings.trusted_proxies
+    )
 
 
 class Edge:
     """The outermost layer: request id, problems, metrics and the access line."""
 
     def __init__(
-        self, inner: ASGIApp, *, metrics: Metrics, clock: Callable[[], float], new_request_id: Callable[[], str]
+        self,
+        inner: ASGIApp,
+        *,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        new_request_id: Callable[[], str],
+        trusted_proxies: Networks = (),
     ) -> None:
         self._inner = inner
         self._metrics = metrics
         self._clock = clock
         self._new_request_id = new_request_id
+        self._trusted_proxies = trusted_proxies
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -124,7 +137,7 @@ class Edge:
                 raise  # half an answer is on its way; the server breaks the connection, and the caller sees it
             await self._send_problem(error, exchange, scope, send)
         finally:
-            self._record(exchange, scope["method"], self._clock() - started)
+            self._record(exchange, scope, self._clock() - started)
             REQUEST_ID.reset(previous)
 
     def _id_of(self, headers: dict[bytes, bytes]) -> str:
@@ -139,15 +152,17 @@ class Edge:
         exchange.started = True
         await answer.send(send, exchange.extra, with_body=scope["method"] != "HEAD")
 
-    def _record(self, exchange: Exchange, method: str, seconds: float) -> None:
+    def _record(self, exchange: Exchange, scope: Scope, seconds: float) -> None:
         # The template and never the path: a path is whatever a caller typed.
         route = _NO_ROUTE if exchange.route is None else exchange.route.path
-        method = method if method in _METHODS else "other"
+        method = scope["method"] if scope["method"] in _METHODS else "other"
         self._metrics.request(route, method, exchange.status)
         if access_log.isEnabledFor(logging.INFO):
             caller = exchange.caller
             line: dict[str, object] = {"method": method, "route": route, "status": exchange.status}
             line["ms"] = round(seconds * 1000, 2)
+            if (client := client_address(scope, exchange.headers, self._trusted_proxies)) is not None:
+                line["client"] = client
             if caller.device_id is not None:
                 line["device_id"] = caller.device_id
             told(access_log, "request", line)

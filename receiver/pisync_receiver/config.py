@@ -22,6 +22,7 @@ from pisync_common.settings import (
     load,
     size,
 )
+from pisync_receiver.forwarded import networks
 from pisync_receiver.store.address import SQLITE, Address, address
 from pisync_receiver.worker.settings import WORKING
 
@@ -115,6 +116,20 @@ IDLE_TIMEOUT = Setting(
     metavar="TIME",
     help="how long a connection may stay open without a request; longer than the gateway before it keeps one",
 )
+TRUSTED_PROXIES = Setting(
+    name="trusted_proxies",
+    default="",
+    parse=networks,
+    metavar="ADDRESSES",
+    help="gateways whose X-Forwarded-For is believed, between commas; anybody else's is not",
+)
+DRAIN_TIMEOUT = Setting(
+    name="drain_timeout",
+    default="0s",
+    parse=duration,
+    metavar="TIME",
+    help="how long /readyz answers 503 before the receiver stops, so that a gateway sends nothing more",
+)
 STOP_TIMEOUT = Setting(
     name="stop_timeout",
     default="30s",
@@ -135,6 +150,8 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     MAX_WAITING,
     MAX_WAITING_BYTES,
     IDLE_TIMEOUT,
+    TRUSTED_PROXIES,
+    DRAIN_TIMEOUT,
     STOP_TIMEOUT,
     *WORKING,
 )

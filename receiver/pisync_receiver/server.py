@@ -36,6 +36,7 @@ from pisync_receiver.directory import Directory
 from pisync_receiver.errors import ReceiverError
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.metrics import Metrics
+from pisync_receiver.readiness import Readiness
 from pisync_receiver.store import Store
 from pisync_receiver.store.address import url_of
 from pisync_receiver.workers import Workers, inherited_socket
@@ -104,8 +105,18 @@ def listening_socket(settings: Settings) -> socket.socket:
 class Server(uvicorn.Server):
     """uvicorn's server, which says when it accepts connections, and stops for a signal that came before it."""
 
-    def __init__(self, settings: uvicorn.Config, *, stopping: list[int], started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: uvicorn.Config,
+        *,
+        stopping: list[int],
+        started: Callable[[], None],
+        readiness: Readiness,
+        drain_s: float,
+    ) -> None:
         super().__init__(settings)
+        self._readiness = readiness
+        self._drain_s = drain_s
         self._stopping = stopping
         self._tell = started
 
@@ -116,6 +127,10 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
+        self._readiness.drain()
+        if self._drain_s and not self.force_exit:
+            log.info("draining: not ready any more, and still answering")
+            await asyncio.sleep(self._drain_s)  # how soon the gateway looks is its own affair; nothing tells
         log.info("stopping: no new connections, requests under way are answered")
         await super().shutdown(sockets)
 
@@ -145,7 +160,7 @@ def _run_workers(settings: Settings, listener: socket.socket, stopping: list[int
         settings[config.WORKERS],
         [sys.executable, "-m", "pisync_receiver", *sys.argv[1:]],
         stopping=stopping,
-        stop_s=settings[config.STOP_TIMEOUT] + _STOP_MARGIN_S,
+        stop_s=settings[config.DRAIN_TIMEOUT] + settings[config.STOP_TIMEOUT] + _STOP_MARGIN_S,
         started=lambda: _tell_started(settings, listener, out),
         ended=worker_ended,
     )
@@ -174,18 +189,26 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         tokens = _tokens(settings, store)
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
         control = _control(settings, administration.do)
+        readiness = Readiness(intake, store)
         app = create_app(
+            readiness=readiness,
             store=store,
             intake=intake,
             tokens=tokens,
             metrics=metrics,
             now_ms=now_ms,
             new_request_id=new_request_id,
-            settings=AppSettings(auth=settings[config.AUTH]),
+            settings=AppSettings(auth=settings[config.AUTH], trusted_proxies=settings[config.TRUSTED_PROXIES]),
             on_start=None if control is None else control.start,
             on_stop=None if control is None else control.close,
         )
-        server = Server(_uvicorn(app, settings), stopping=stopping, started=started)
+        server = Server(
+            _uvicorn(app, settings),
+            stopping=stopping,
+            started=started,
+            readiness=readiness,
+            drain_s=settings[config.DRAIN_TIMEOUT],
+        )
         if control is not None:
             control.bind()
         try:

@@ -54,6 +54,12 @@ class Authority:
 
     def server(self, *, start: str = "20200101000000Z", end: str = "20900101000000Z") -> ssl.SSLContext:
         """A server's side of TLS for localhost and 127.0.0.1, its certificate valid within these times."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.pem(start=start, end=end))
+        return context
+
+    def pem(self, *, start: str = "20200101000000Z", end: str = "20900101000000Z") -> Path:
+        """The same as a file: the certificate, then its key."""
         request, key, certificate = (self._folder / f"leaf.{suffix}" for suffix in ("csr", "key", "pem"))
         _openssl("req", "-config", self._config, "-subj", "/CN=localhost", *_new_key(key), "-out", request)
         _openssl(
@@ -61,9 +67,9 @@ class Authority:
             *("-cert", self.certificate, "-keyfile", self._key, "-in", request, "-out", certificate),
             *("-startdate", start, "-enddate", end),
         )
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate, key)
-        return context
+        both = self._folder / "server.pem"
+        both.write_text(certificate.read_text() + key.read_text())
+        return both
 
     @property
     def _config(self) -> Path:

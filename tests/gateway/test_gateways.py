@@ -1,0 +1,177 @@
+"""HAProxy and nginx as they are deployed, before two receivers on one PostgreSQL."""
+
+import json
+import socket
+import ssl
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.gateways import Gateway, gateway
+from tests.support.postgres import fresh_database, needs_postgres
+from tests.support.receiver_process import ReceiverProcess, wait_until
+
+pytestmark = needs_postgres
+
+PROGRAMS = ("haproxy", "nginx")
+GENEROUS = 100_000
+REPORT = {"timestamp": "2026-11-23T10:00:00Z", "total_files_synced": 3, "total_errors": 0, "internet_speed": 2.5}
+
+
+@pytest.fixture(scope="module")
+def receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ReceiverProcess, ReceiverProcess]]:
+    folder: Path = tmp_path_factory.mktemp("receivers")
+    flags = ("--trusted-proxies", "127.0.0.1", "--drain-timeout", "3s")
+    with fresh_database() as url:
+        one = ReceiverProcess(folder / "one", *flags, database_url=url)
+        other = ReceiverProcess(folder / "other", *flags, database_url=url)
+        with one, other:
+            yield one, other
+
+
+@pytest.fixture(params=PROGRAMS)
+def running(
+    request: pytest.FixtureRequest, tmp_path: Path, receivers: tuple[ReceiverProcess, ReceiverProcess]
+) -> Iterator[Gateway]:
+    with gateway(request.param, tmp_path, receivers, rate=GENEROUS) as made:
+        yield made
+
+
+def enrolled(running: Gateway) -> tuple[str, httpx.Client]:
+    device_id = f"pibook-{uuid.uuid4().hex[:8]}"
+    code = running.receivers[0].enrollment_code()
+    with running.client() as anybody:
+        answer = anybody.post("/api/enroll", json={"code": code, "device_id": device_id})
+    assert answer.status_code == 201, answer.text
+    return device_id, running.client(Authorization=f"Bearer {answer.json()['token']}")
+
+
+def access_lines(running: Gateway) -> list[dict[str, Any]]:
+    lines = "".join(receiver.log() for receiver in running.receivers).splitlines()
+    return [line for line in map(json.loads, lines) if line["logger"] == "pisync_receiver.access"]
+
+
+def test_tls_and_nothing_else(running: Gateway) -> None:
+    with running.client() as client:
+        assert client.get("/healthz").json() == {"status": "ok"}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(running.url + "/healthz", trust_env=False)  # a certificate that nobody vouches for
+    try:
+        plain = httpx.get(running.url.replace("https", "http") + "/healthz", trust_env=False).status_code
+    except httpx.TransportError:
+        plain = 0
+    assert plain in (0, 400)
+
+
+def test_the_caller_is_logged_by_its_own_address_whatever_it_claims(running: Gateway) -> None:
+    name = uuid.uuid4().hex
+    with running.client(**{"X-Forwarded-For": "203.0.113.7", "X-Request-Id": name}) as client:
+        assert client.get("/healthz").headers["X-Request-Id"] == name
+    wait_until(lambda: any(line["request_id"] == name for line in access_lines(running)), "it is logged")
+    (line,) = (line for line in access_lines(running) if line["request_id"] == name)
+    assert line["client"] == "127.0.0.1"
+
+
+def test_a_body_over_the_limit_reaches_no_receiver(running: Gateway) -> None:
+    _, client = enrolled(running)
+    before = len(access_lines(running))
+    with client:
+        try:
+            status = client.post("/api/events", content=b"x" * 2**21).status_code
+        except httpx.TransportError:
+            status = 413  # it hung up while this was still sending
+    assert status == 413
+    assert [line for line in access_lines(running)[before:] if line["status"] == 413] == []
+
+
+def test_the_counts_are_nobodys_business_outside(running: Gateway) -> None:
+    with running.client(Authorization=f"Bearer {running.receivers[0].admin_token()}") as client:
+        assert client.get("/metrics").status_code == 404
+
+
+def test_a_slow_sender_is_cut_off(running: Gateway) -> None:
+    trusted = ssl.create_default_context(cafile=str(running.authority))
+    port = int(running.url.rpartition(":")[2])
+    with (
+        socket.create_connection(("127.0.0.1", port)) as plain,
+        trusted.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        secured.settimeout(60)
+        secured.sendall(b"POST /api/events HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n{")
+        answer = secured.recv(4096)
+    assert answer == b"" or b" 408 " in answer.partition(b"\r\n")[0]
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_too_many_requests_are_refused(
+    program: str, tmp_path: Path, receivers: tuple[ReceiverProcess, ReceiverProcess]
+) -> None:
+    with gateway(program, tmp_path, receivers, rate=1) as running, running.client() as client:
+        statuses = [client.get("/healthz").status_code for _ in range(150)]
+    assert statuses[0] == 200
+    assert set(statuses) == {200, 429}
+
+
+def test_a_rolling_restart_under_load_fails_no_request(running: Gateway, request: pytest.FixtureRequest) -> None:
+    with_reports = "haproxy" in request.node.name  # nginx sends on to a receiver that drains; see its configuration
+    stop = threading.Event()
+    answered = [0] * 4
+    failed: list[str] = []
+
+    def load(number: int) -> None:
+        device_id, client = enrolled(running)
+        seq = 1
+        with client:
+            while not stop.is_set():
+                try:
+                    answers = [client.post("/api/events", json=batch(device_id, seq))]
+                    if with_reports:
+                        key = {"Idempotency-Key": uuid.uuid4().hex}
+                        report = {"device_id": device_id, **REPORT}
+                        answers.append(client.post("/api/sync-event", json=report, headers=key))
+                except httpx.TransportError as error:
+                    failed.append(repr(error))
+                    return
+                failed.extend(f"{one.status_code} {one.text}" for one in answers if not one.is_success)
+                answered[number] += 1
+                seq += 1
+
+    senders = [threading.Thread(target=load, args=(number,)) for number in range(4)]
+    for sender in senders:
+        sender.start()
+    try:
+        for receiver in running.receivers:
+            goes_on(answered, failed)
+            receiver.stop()
+            goes_on(answered, failed)
+            receiver.start()
+            served = receiver.log().count('"route":"/api/events"')
+            wait_until(
+                lambda receiver=receiver, served=served: (  # type: ignore[misc]
+                    bool(failed) or receiver.log().count('"route":"/api/events"') > served + 5
+                ),
+                "the receiver is used again",
+            )
+    finally:
+        stop.set()
+        for sender in senders:
+            sender.join()
+    assert failed == []
+
+
+def batch(device_id: str, seq: int) -> dict[str, Any]:
+    events = [{"seq": seq, "type": "video.watched", "occurred_at": "2026-11-23T08:00:00Z"}]
+    return {"device_id": device_id, "stream": "stream-1", "events": events}
+
+
+def goes_on(answered: list[int], failed: list[str]) -> None:
+    before = list(answered)
+    wait_until(
+        lambda: bool(failed) or all(now > count + 5 for now, count in zip(answered, before, strict=True)),
+        "every device is answered",
+    )
