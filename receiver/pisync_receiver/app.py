@@ -15,10 +15,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pisync_receiver.api import table
 from pisync_receiver.auth import Gate, TokenSource
 from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
+from pisync_receiver.census import Census
 from pisync_receiver.errors import Problem
 from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
-from pisync_receiver.logs import REQUEST_ID, told
+from pisync_receiver.logs import REQUEST_ID, TRACE, told
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.openapi import make_documents
 from pisync_receiver.problems import answer_to
@@ -27,6 +28,7 @@ from pisync_receiver.refusals import Refusals
 from pisync_receiver.routing import Exchange, Route, mount
 from pisync_receiver.services import Services
 from pisync_receiver.store import Store
+from pisync_receiver.tracing import trace_of
 
 log = logging.getLogger(__name__)
 access_log = logging.getLogger("pisync_receiver.access")
@@ -77,6 +79,7 @@ def create_app(
         bodies=BodyReader(settings.body),
         metrics=metrics,
         readiness=readiness or Readiness(intake, store),
+        census=Census(store, metrics, clock=clock),
         documents=make_documents(routes, auth=settings.auth),
         now_ms=now_ms,
     )
@@ -125,6 +128,7 @@ class Edge:
             return
         headers: dict[bytes, bytes] = dict(scope["headers"])
         request_id = self._id_of(headers)
+        trace = TRACE.set(trace_of(headers.get(b"traceparent")) or "")
         exchange = scope["pisync"] = Exchange(headers, ((b"x-request-id", request_id.encode()),))
         previous = REQUEST_ID.set(request_id)
         started = self._clock()
@@ -139,6 +143,7 @@ class Edge:
         finally:
             self._record(exchange, scope, self._clock() - started)
             REQUEST_ID.reset(previous)
+            TRACE.reset(trace)
 
     def _id_of(self, headers: dict[bytes, bytes]) -> str:
         given = headers.get(b"x-request-id")

@@ -41,10 +41,14 @@ class IntakeLimits:
 
 
 class Watcher(Protocol):
-    """Hears of every committed group, on the writer's thread; must be quick and must not raise."""
+    """Hears of every group and every refusal; must be quick and must not raise."""
 
-    def group(self, size: int, waited: float) -> None:
-        """`size` submissions were answered; the oldest had waited `waited` seconds."""
+    def group(self, size: int, waited: float, writing: float) -> None:
+        """`size` submissions were answered; the oldest had waited `waited` seconds, `writing` of them for the store. On
+        a writer's thread."""
+
+    def refused(self, reason: str) -> None:
+        """A submission was refused: `stopping`, `waiting` (too many) or `bytes` (too much). On the event loop."""
 
 
 class Backlog:
@@ -139,8 +143,10 @@ class Intake:
         the store raised: then nothing was stored. Cancelling it does not take the submission back.
         """
         if self._closed:
+            self._refused("stopping")
             raise Overloaded("the receiver is stopping; nothing was stored", retry_after=self._backlog.retry_after(0))
         if self._waiting >= self._limits.waiting or self._bytes + size > self._limits.waiting_bytes:
+            self._refused("waiting" if self._waiting >= self._limits.waiting else "bytes")
             after = self._backlog.retry_after(self._waiting)
             raise Overloaded(f"the receiver is overloaded; nothing was stored; wait {after} s", retry_after=after)
         return self._put(submission, size)
@@ -159,6 +165,10 @@ class Intake:
         if self._loop is not None:
             for thread in self._threads:
                 await asyncio.to_thread(thread.join)
+
+    def _refused(self, reason: str) -> None:
+        if self._watcher is not None:
+            self._watcher.refused(reason)
 
     def _put(self, submission: Submission | Callable[[], object], size: int) -> "asyncio.Future[Any]":
         assert self._loop is not None, "start() comes first"
@@ -201,7 +211,7 @@ class Intake:
         finished = self._clock()
         self._backlog.drained(len(group), finished - started)
         if self._watcher is not None:
-            self._watcher.group(len(group), finished - group[0].arrived)
+            self._watcher.group(len(group), finished - group[0].arrived, finished - started)
         self._wake(group, outcomes)
         _call_out(outcomes)
 

@@ -18,6 +18,9 @@ from pisync_common.errors import PiSyncError
 REQUEST_ID: Final[ContextVar[str]] = ContextVar("request_id", default="")
 """The id of the request being answered; empty outside of one."""
 
+TRACE: Final[ContextVar[str]] = ContextVar("trace", default="")
+"""The id of the trace that the request belongs to; empty where its caller named none."""
+
 _FIELDS: Final = "pisync_fields"
 _encode = msgspec.json.Encoder(enc_hook=str).encode
 
@@ -36,7 +39,7 @@ def told(logger: logging.Logger, message: str, values: dict[str, object]) -> Non
 
 
 class JsonFormatter(logging.Formatter):
-    """`{"time", "level", "logger", "message", "request_id"?, ...fields, "error"?, "trace"?}`."""
+    """`{"time", "level", "logger", "message", "request_id"?, "trace_id"?, ...fields, "error"?, "trace"?}`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
@@ -47,6 +50,8 @@ class JsonFormatter(logging.Formatter):
         }
         if request_id := REQUEST_ID.get():
             line["request_id"] = request_id
+        if trace := TRACE.get():
+            line["trace_id"] = trace
         line |= record.__dict__.get(_FIELDS, {})
         if record.exc_info and record.exc_info[1]:
             line |= _failure(record.exc_info[1])

@@ -1,9 +1,12 @@
 """What Prometheus sees. One object an app, on the registry it was given."""
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from collections.abc import Mapping
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from pisync_receiver.counting import shown_registry
+from pisync_receiver.store import Fleet
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -35,6 +38,27 @@ class Metrics:
             buckets=_SECONDS,
         )
 
+        self._writing = Histogram(
+            "pisync_intake_commit_seconds",
+            "What the database took to write a group and commit it.",
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        refusals = Counter("pisync_intake_refusals", "Submissions answered 503.", ("reason",), registry=registry)
+        self._refusals = {reason: refusals.labels(reason) for reason in ("stopping", "waiting", "bytes")}
+        self._devices = _gauge("pisync_devices", "Devices by how they are doing.", registry, ("health",))
+        self._streams_behind = _gauge("pisync_streams_behind", "Streams of which something is missing.", registry)
+        self._events_missing = _gauge(
+            "pisync_watermark_lag_events", "How far watermarks are behind the highest seq seen, summed.", registry
+        )
+        self._connections = Gauge(
+            "pisync_database_connections",
+            "Connections to the database server.",
+            ("pool", "state"),
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+
     def request(self, route: str, method: str, status: int) -> None:
         """One request was answered. `route` is the path's template, or a fixed text where none matched."""
         key = (route, method, status)
@@ -49,10 +73,33 @@ class Metrics:
         self._duplicates.inc(duplicates)
         self._rejected.inc(rejected)
 
-    def group(self, size: int, waited: float) -> None:
+    def group(self, size: int, waited: float, writing: float) -> None:
         self._group_size.observe(size)
         self._wait.observe(waited)
+        self._writing.observe(writing)
+
+    def refused(self, reason: str) -> None:
+        self._refusals[reason].inc()
+
+    def fleet(self, fleet: Fleet) -> None:
+        """The fleet was counted."""
+        self._devices.labels("well").set(fleet.well)
+        self._devices.labels("failing").set(fleet.failing)
+        self._devices.labels("unheard").set(fleet.unheard)
+        self._streams_behind.set(fleet.streams_behind)
+        self._events_missing.set(fleet.events_missing)
+
+    def connections(self, pools: Mapping[str, tuple[int, int]]) -> None:
+        """How many connections each pool has open, and how many of these are in use."""
+        for name, (size, used) in pools.items():
+            self._connections.labels(name, "used").set(used)
+            self._connections.labels(name, "free").set(size - used)
 
     def text(self) -> bytes:
         """The exposition format."""
         return generate_latest(shown_registry(self._registry))
+
+
+def _gauge(name: str, about: str, registry: CollectorRegistry, labels: tuple[str, ...] = ()) -> Gauge:
+    """One that every worker would find the same: the newest counts."""
+    return Gauge(name, about, labels, registry=registry, multiprocess_mode="mostrecent")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from pisync_receiver.auth import TokenSource
 from pisync_receiver.body import BodyReader
+from pisync_receiver.census import Census
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.openapi import Documents
@@ -23,4 +24,5 @@ class Services:
     metrics: Metrics
     documents: Documents
     readiness: Readiness
+    census: Census
     now_ms: Callable[[], int]

@@ -317,10 +317,10 @@ class TestServeRefuses:
         assert (done.returncode, done.stdout) == (2, "")
         assert "SQLite has exactly one writer" in done.stderr
 
-    def test_postgresql_and_keeps_its_password_to_itself(self, idle: ReceiverProcess) -> None:
-        done = idle.run("serve", "--database-url", "postgresql://ann:hunter2@db/pisync")
-        assert done.returncode == 2
-        assert "stores in SQLite only" in done.stderr
+    def test_a_postgresql_that_is_not_there_and_keeps_its_password_to_itself(self, idle: ReceiverProcess) -> None:
+        done = idle.run("serve", "--port", "0", "--database-url", "postgresql://ann:hunter2@127.0.0.1:9/pisync")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "postgresql://127.0.0.1:9/pisync cannot be reached" in done.stderr
         assert "hunter2" not in done.stderr
 
     def test_a_second_serve_on_one_database_and_says_who_holds_it(self, served: ReceiverProcess) -> None:

@@ -38,9 +38,13 @@ class Groups:
 
     def __init__(self) -> None:
         self.heard: list[tuple[int, float]] = []
+        self.refusals: list[str] = []
 
-    def group(self, size: int, waited: float) -> None:
+    def group(self, size: int, waited: float, writing: float) -> None:
         self.heard.append((size, waited))
+
+    def refused(self, reason: str) -> None:
+        self.refusals.append(reason)
 
 
 def play(scene: Scene, store: Any, limits: IntakeLimits | None = None, watcher: Groups | None = None) -> None:
@@ -174,7 +178,9 @@ def test_a_full_intake_refuses_at_once_and_takes_work_again_when_it_has_drained(
         await asyncio.gather(*taken)
         assert await submit(intake, 4) == 8
 
-    play(scene, store, IntakeLimits(waiting=2))
+    groups = Groups()
+    play(scene, store, IntakeLimits(waiting=2), groups)
+    assert groups.refusals == ["waiting"]
     assert 3 not in [value for group in store.groups for value in group]
 
 
@@ -189,7 +195,9 @@ def test_waiting_bytes_are_bounded_and_given_back() -> None:
         await first
         await submit(intake, 3, size=100)
 
-    play(scene, store, IntakeLimits(waiting_bytes=100))
+    groups = Groups()
+    play(scene, store, IntakeLimits(waiting_bytes=100), groups)
+    assert groups.refusals == ["bytes"]
 
 
 def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:

@@ -17,6 +17,7 @@ async def ready(request: Request) -> Answer:
 
 
 async def counted(request: Request) -> Answer:
+    await request.services.census.take()
     return Answer(status=200, body=request.services.metrics.text(), content_type=metrics.CONTENT_TYPE)
 
 

@@ -1,6 +1,6 @@
 """Where the receiver keeps everything: one protocol, one engine a module (`sqlite`)."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 from pisync_receiver.store.types import (
@@ -16,6 +16,7 @@ from pisync_receiver.store.types import (
     EventFilter,
     EventRow,
     FailureRow,
+    Fleet,
     IncomingEvent,
     InvalidEvent,
     Mode,
@@ -48,6 +49,7 @@ __all__ = [
     "EventFilter",
     "EventRow",
     "FailureRow",
+    "Fleet",
     "IncomingEvent",
     "InvalidEvent",
     "Mode",
@@ -123,6 +125,9 @@ class Reader(Protocol):
     def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
         """Stored progress events in the order of arrival. The cursor is the last row's `id` as text."""
 
+    def fleet(self) -> Fleet:
+        """Every device and stream counted: reads all of both, so not for every request."""
+
     def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> Iterator[EventRow]:
         """All of them whose id is over `after`, a page in memory at a time; never holds a read transaction open."""
 
@@ -141,6 +146,9 @@ class Reader(Protocol):
 
 class Store(Reader, Protocol):
     """What writes a database, and its queries."""
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        """What it holds open to a server: name -> (open, of these in use). Empty where there is no server."""
 
     @property
     def writers(self) -> int:

@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from pisync_common.models import Rejection
 from pisync_receiver.errors import BadCursor
+from pisync_receiver.health import ALARM
 from pisync_receiver.store import cursors
 from pisync_receiver.store.cursors import page
 from pisync_receiver.store.finding import select_events
@@ -21,6 +22,7 @@ from pisync_receiver.store.types import (
     EventFilter,
     EventRow,
     FailureRow,
+    Fleet,
     Mode,
     Page,
     RejectedRow,
@@ -124,6 +126,16 @@ class Queries:
         with self._lend() as select:
             rows = select_events(select, wanted, after=_event_id(cursor), limit=limit + 1)
         return page(rows, limit, lambda row: str(row.id))
+
+    def fleet(self) -> Fleet:
+        well, failing, unheard, streams_behind, events_missing = self._all("fleet", {"alarm": ALARM})[0]
+        return Fleet(
+            well=well,
+            failing=failing,
+            unheard=unheard,
+            streams_behind=streams_behind,
+            events_missing=events_missing,
+        )
 
     def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> Iterator[EventRow]:
         while True:

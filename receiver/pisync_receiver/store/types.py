@@ -294,6 +294,22 @@ class StreamRow:
     """When something of it first and last arrived."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Fleet:
+    """Every device and stream, counted."""
+
+    well: int
+    """Devices that were heard of and do not keep failing."""
+    failing: int
+    """Devices whose streak of failures has reached the alarm."""
+    unheard: int
+    """Devices of which nothing ever came."""
+    streams_behind: int
+    """Streams of which something is missing."""
+    events_missing: int
+    """Events above their streams' watermarks that are missing, or wait for one that is."""
+
+
 MISSING_RANGES: Final = 1000
 REJECTIONS: Final = 100
 

@@ -6,8 +6,8 @@ import pytest
 
 from pisync_common.times import format_ms
 from pisync_receiver.errors import BadCursor
-from pisync_receiver.store import FailureRow, Store, StoredSyncEvent
-from tests.support.stores.made import NOON, batch, report, send, tell
+from pisync_receiver.store import FailureRow, Fleet, Store, StoredSyncEvent, TokenCreate
+from tests.support.stores.made import NOON, batch, report, send, tell, written
 
 
 class ReportConformance:
@@ -213,3 +213,13 @@ class ReportConformance:
             found.extend(row.device_id for row in page.rows)
             if (cursor := page.next) is None:
                 return found
+
+    def test_the_fleet_is_counted(self, store: Store) -> None:
+        assert store.fleet() == Fleet(well=0, failing=0, unheard=0, streams_behind=0, events_missing=0)
+        for turn in range(3):
+            tell(store, report(NOON + turn, device="failing", failed=True))
+        tell(store, report(NOON, device="well"))
+        send(store, batch([1, 2], device="well"))
+        send(store, batch([1, 4, 5], device="behind"))
+        written(store, TokenCreate(role="device", token_hash="t", created_ms=NOON, device_id="unheard"))
+        assert store.fleet() == Fleet(well=2, failing=1, unheard=1, streams_behind=1, events_missing=4)

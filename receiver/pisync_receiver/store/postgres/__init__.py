@@ -5,7 +5,7 @@
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from pisync_receiver.errors import StoreUnusable
@@ -14,6 +14,7 @@ from pisync_receiver.store.postgres import schema
 from pisync_receiver.store.postgres.connection import (
     check_durable,
     connect,
+    in_use,
     open_pool,
     reason,
     unusable,
@@ -69,6 +70,9 @@ class PostgresStore(PostgresReader):
                 return [self._failure(error)] * len(submissions)
         # One of them says what the server does not take: each by itself, so that it spoils no other.
         return [self.write([submission])[0] for submission in submissions]
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        return {name: in_use(pool) for name, pool in (("readers", self._readers), ("writers", self._writers))}
 
     def ready(self) -> None:
         self._writer.beat()

@@ -76,6 +76,13 @@ def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare:
     )
 
 
+def in_use(pool: Pool) -> tuple[int, int]:
+    """How many connections are open, and how many of these are lent."""
+    stats = pool.get_stats()
+    size = stats.get("pool_size", 0)
+    return size, size - stats.get("pool_available", 0)
+
+
 def check_durable(connection: Connection, url: PostgresUrl) -> None:
     """Raise StoreUnusable if a commit would not survive a power cut."""
     row = connection.execute("SELECT current_setting('fsync'), current_setting('synchronous_commit')").fetchone()

@@ -6,7 +6,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -59,6 +59,9 @@ class SqliteStore(SqliteReader):
                     return [self._failure(error)]
             # One of them, or the disk, made it fail: each by itself, so that it spoils no other.
             return [self._write_alone(submission) for submission in submissions]
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        return {}
 
     def ready(self) -> None:
         with self._writing, unusable(self.path, "written"), transaction(self._connection):

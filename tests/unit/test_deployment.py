@@ -1,0 +1,141 @@
+"""The deployment files say what the programs understand, by the schemas of those who read them."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate  # type: ignore[import-untyped]
+import pytest
+import yaml
+
+from pisync_receiver import config
+from pisync_receiver.api import table
+from pisync_receiver.cli import build_parser
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "receiver/deploy"
+VARIABLES = {setting.variable(config.PREFIX) for setting in config.SETTINGS}
+ROUTES = {route.path for route in table()} | {"/metrics"}
+KUBERNETES = "1.31"
+
+
+def documents(*names: str) -> list[dict[str, Any]]:
+    files = [DEPLOY / "kubernetes" / name for name in names] or sorted((DEPLOY / "kubernetes").glob("*.yaml"))
+    return [document for file in files for document in yaml.safe_load_all(file.read_text())]
+
+
+def titled(document: dict[str, Any]) -> str:
+    return f"{document['kind']} {document['metadata']['name']}"
+
+
+def pods() -> list[dict[str, Any]]:
+    return [document["spec"]["template"] for document in documents() if "template" in document.get("spec", {})]
+
+
+def containers() -> list[dict[str, Any]]:
+    return [container for pod in pods() for container in pod["spec"]["containers"]]
+
+
+COMPOSE: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+
+
+@pytest.mark.parametrize("document", documents(), ids=titled)
+def test_kubernetes_takes_it(document: dict[str, Any]) -> None:
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+def test_what_an_operator_needs_is_there() -> None:
+    kinds = {document["kind"] for document in documents()}
+    assert kinds == {
+        "Deployment", "HorizontalPodAutoscaler", "Ingress", "Job", "PodDisruptionBudget", "Secret", "Service",
+    }  # fmt: skip
+
+
+def test_a_field_that_kubernetes_does_not_know_is_noticed() -> None:
+    (deployment,) = (one for one in documents("receiver.yaml") if one["kind"] == "Deployment")
+    deployment["spec"]["template"]["spec"]["containers"][0]["livenesProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(deployment, KUBERNETES, strict=True)
+
+
+def test_selectors_and_ports_meet() -> None:
+    labels = [pod["metadata"]["labels"] for pod in pods()]
+    for document in documents():
+        selector = document["spec"].get("selector", {}) if "spec" in document else {}
+        if wanted := selector.get("matchLabels", selector):
+            assert wanted in labels, titled(document)
+    for container in containers():
+        ports = {port["name"] for port in container.get("ports", [])}
+        probes = [container[name]["httpGet"] for name in container if name.endswith("Probe")]
+        assert {probe["port"] for probe in probes} <= ports
+        assert {probe["path"] for probe in probes} <= ROUTES
+    (service,) = documents("receiver.yaml")[1:2]
+    assert service["spec"]["ports"][0]["targetPort"] == containers()[-2]["ports"][0]["name"] == "http"
+
+
+def test_no_pod_is_root_or_writes_where_it_runs_or_ends_before_it_has_drained() -> None:
+    for pod in pods():
+        assert pod["spec"]["securityContext"]["runAsNonRoot"]
+        assert pod["spec"]["enableServiceLinks"] is False
+    for container in containers():
+        assert container["securityContext"]["readOnlyRootFilesystem"]
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    receiver = pods()[1]["spec"]
+    times = {one["name"]: int(one["value"][:-1]) for one in receiver["containers"][0]["env"] if one["value"][-1] == "s"}
+    assert receiver["terminationGracePeriodSeconds"] >= sum(times.values()) + 5
+
+
+@pytest.mark.parametrize("file", [one for one in DEPLOY.rglob("*") if one.is_file()], ids=lambda file: file.name)
+def test_every_setting_it_names_exists(file: Path) -> None:
+    assert set(re.findall(r"PISYNC_RECEIVER_\w+", file.read_text())) <= VARIABLES | {"PISYNC_RECEIVER_PORT"}
+
+
+def test_every_command_it_gives_is_one() -> None:
+    commands = [container["args"] for container in containers()]
+    ours = [service for service in SERVICES.values() if service.get("image") == "pisync-receiver"]
+    commands += [service["command"] for service in ours if "command" in service]
+    commands += [["serve"]]
+    for command in commands:
+        build_parser().parse_args(command)
+    assert {command[0] for command in commands} == {"migrate", "serve", "worker"}
+
+
+def test_compose_names_only_what_it_has() -> None:
+    for name, service in SERVICES.items():
+        needs = service.get("depends_on", {})
+        assert set(needs) <= set(SERVICES), name
+        for needed, how in needs.items() if isinstance(needs, dict) else ():
+            if how["condition"] == "service_healthy" and SERVICES[needed].get("image") != "pisync-receiver":
+                assert "healthcheck" in SERVICES[needed], needed
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            if source.startswith("./"):
+                made = source in ("./gateway.pem", "./token")  # by whoever deploys, as the first lines say
+                assert made or (DEPLOY / source).exists(), source
+            else:
+                assert source in COMPOSE["volumes"], source
+        assert set(service.get("networks", [])) <= set(COMPOSE["networks"])
+    published = {name for name, service in SERVICES.items() if "ports" in service}
+    assert published == {"gateway", "grafana"}
+    assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
+
+
+def test_no_secret_stands_in_compose() -> None:
+    assert not re.search(r"(?i)(password|pass|secret)\s*[:=]\s*\S", (DEPLOY / "compose.yaml").read_text())
+
+
+def test_the_image_is_made_of_what_the_repository_has_and_runs_unprivileged() -> None:
+    lines = [line.split() for line in (DEPLOY / "Dockerfile").read_text().splitlines() if line.strip()]
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    for words in lines:
+        if words[0] == "COPY" and not words[1].startswith("--from"):
+            for source in words[1:-1]:
+                assert (ROOT / source).exists(), source
+                assert f"!{source}" in ignored, source
+    users = [words[1] for words in lines if words[0] == "USER"]
+    assert users == ["10001"]
+    assert ["ENTRYPOINT", '["pisync-receiver"]'] in lines
+    health = next(" ".join(words) for words in lines if words[0] == "CMD" and "healthz" in " ".join(words))
+    compile(json.loads(health.removeprefix("CMD "))[-1], "healthcheck", "exec")
