@@ -40,9 +40,11 @@ def lines() -> Iterator[list[str]]:
 def test_no_secret_reaches_the_log(tmp_path: Path, lines: list[str]) -> None:
     with live_receiver(tmp_path, extra_routes=(CHOKES,)) as live:
         statuses = attack(live)
+        counted = live.client("viewer").get("/metrics").text
     assert {200, 400, 401, 403, 404, 500} <= statuses
     text = "\n".join(lines)
     assert [planted for planted in PLANTED if planted in text] == []
+    assert [planted for planted in (*PLANTED, DEVICE) if planted in counted] == []
     assert [secret for secret in live.secrets.values() if secret[4:] in text] == []
     assert all(json.loads(line)["message"] for line in lines)
 
@@ -66,6 +68,8 @@ def attack(live: Live) -> set[int]:
         admin.get(f"/api/events?learner_id={LEARNER}", headers={"Accept": "text/csv"}),
         admin.get(f"/{LEARNER}/{DATA}"),
         admin.get(f"/api/devices/{LEARNER}"),
+        admin.get("/healthz", headers={"traceparent": f"00-{DATA}-{LEARNER}-01", "X-Forwarded-For": LEARNER}),
+        admin.get("/healthz", headers={"X-Request-Id": f"{LEARNER} {DATA}", "User-Agent": DATA, "Referer": f"/{CODE}"}),
         *(live.client(kind).get("/api/devices") for kind in live.secrets),
     ]
     return {answer.status_code for answer in answers}
@@ -78,6 +82,17 @@ def test_each_request_has_one_line_with_its_id_route_status_and_device(tmp_path:
     assert line["route"] == "/api/sync-event/device/{device_id}/sync-history"
     assert (line["status"], line["method"], line["device_id"]) == (200, "GET", DEVICE)
     assert line["request_id"] == "made-1"
+
+
+def test_a_callers_trace_stands_on_the_lines_of_its_request(tmp_path: Path, lines: list[str]) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    with live_receiver(tmp_path) as live:
+        live.client("device").get("/healthz", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
+        live.client("device").get("/healthz")
+    first, second = [found for text in lines if (found := json.loads(text))["logger"] == "pisync_receiver.access"]
+    assert first["trace_id"] == trace
+    assert first["client"] == "127.0.0.1"
+    assert "trace_id" not in second
 
 
 def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Path, lines: list[str]) -> None:
