@@ -125,7 +125,14 @@ class _Server(uvicorn.Server):
 def serving(app: ASGIApp) -> Iterator[str]:
     """Serve `app` on a free port as the product does; the address."""
     config = uvicorn.Config(
-        app, http="httptools", loop="uvloop", ws="none", lifespan="on", log_config=None, access_log=False
+        app,
+        http="httptools",
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
     )
     server = _Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:

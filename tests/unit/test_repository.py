@@ -107,7 +107,7 @@ def test_relative_links_lead_somewhere(document: Path) -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_scripts_named_in_a_document_exist(document: Path) -> None:
-    named = set(re.findall(r"scripts/([a-z_]+(?:\.py)?)", document.read_text()))
+    named = set(re.findall(r"scripts/([a-z_-]+(?:\.py)?)", document.read_text()))
 
     assert {script for script in named if not (ROOT / "scripts" / script).exists()} == set()
 
