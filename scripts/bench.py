@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import cloud, device, postgres, queries
+from benchmark import cloud, device, gateway, postgres, queries
 from benchmark.measure import Bench
 from benchmark.report import Result, heading, machine
 
@@ -25,6 +25,7 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "postgres-sync-event": postgres.sync_events,
     "postgres-batches": postgres.batches,
     "postgres-queries": postgres.questions,
+    "postgres-two": gateway.two_receivers,
 }
 
 
@@ -41,6 +42,9 @@ def main() -> int:
         for figure in arguments.only or FIGURES:
             if figure.startswith("postgres") and not postgres.available():
                 print(f"{figure}: not measured; no PostgreSQL answers, name one with PISYNC_TEST_POSTGRES")
+                continue
+            if figure == "postgres-two" and not gateway.available():
+                print(f"{figure}: not measured; HAProxy is not installed")
                 continue
             for result in FIGURES[figure](bench):
                 print(result.line(), flush=True)

@@ -62,7 +62,7 @@ def report_figures(bench: Bench, folder: Path, cloud: Receiver, stored_by_now: C
     for number in range(bench.pick(7, 3)):
         for kind, (target, devices) in kinds.items():
             progress(f"sync-event: round {number + 1}, {kind}")
-            what = _reports(devices, seconds * MOST_A_SECOND, first_s=next(at_s), failing=kind == "failing")
+            what = reports(devices, seconds * MOST_A_SECOND, first_s=next(at_s), failing=kind == "failing")
             before = stored_by_now()
             one = load.posts(
                 folder, port=cloud.port, target=target, what=what, connections=CONNECTIONS, seconds=seconds
@@ -81,7 +81,7 @@ def report_figures(bench: Bench, folder: Path, cloud: Receiver, stored_by_now: C
     )  # fmt: skip
 
 
-def _reports(tokens: dict[str, str], count: int, *, first_s: int, failing: bool) -> list[load.Post]:
+def reports(tokens: dict[str, str], count: int, *, first_s: int, failing: bool) -> list[load.Post]:
     """Sync events, one a second, the devices taking turns."""
     devices = list(tokens.items())
     return [

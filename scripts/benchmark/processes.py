@@ -45,6 +45,10 @@ class Receiver:
         self.url = line.removeprefix("listening on ").strip()
         self.port = int(self.url.rpartition(":")[2])
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def command(self, *arguments: str) -> str:
         """What `pisync-receiver ARGUMENTS` prints."""
         return run("pisync-receiver", *arguments, environ=self._environ)

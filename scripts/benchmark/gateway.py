@@ -1,0 +1,114 @@
+"""Two receivers behind HAProxy beside one alone, on one PostgreSQL."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from benchmark import cloud, load, postgres
+from benchmark.measure import Bench, median
+from benchmark.processes import receiver, stop, until
+from benchmark.report import Result, at_least, progress
+
+CONFIG: Final = """
+global
+    nbthread 1
+defaults
+    mode http
+    timeout connect 2s
+    timeout client 60s
+    timeout server 45s
+    option forwardfor
+frontend devices
+    bind 127.0.0.1:{port}
+    default_backend receivers
+backend receivers
+    balance leastconn
+    option httpchk GET /readyz
+    default-server inter 1s fall 1 rise 2 check
+    server one 127.0.0.1:{one}
+    server two 127.0.0.1:{two}
+"""
+"""What receiver/deploy/haproxy.cfg does to a request, without TLS and limits, which one alone has not either."""
+
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
+
+
+def available() -> bool:
+    return _haproxy() is not None and postgres.available()
+
+
+def two_receivers(bench: Bench) -> Iterator[Result]:
+    """`POST /api/sync-event`, 100 connections: requests a second, and what processor time each takes."""
+    folder = bench.place("gateway")
+    rates: dict[str, list[float]] = {"one": [], "two": []}
+    costs: dict[str, list[float]] = {"one": [], "two": []}
+    with (
+        postgres.database() as url,
+        receiver(folder / "1", database_url=url) as first,
+        receiver(folder / "2", database_url=url) as second,
+        _gateway(folder, first.port, second.port) as gateway,
+    ):
+        tokens = first.enroll([f"pibook-{number:04}" for number in range(cloud.CONNECTIONS)])
+        seconds = bench.pick(5, 2)
+        ways = {"one": (first.port, [first.pid]), "two": (gateway[0], [first.pid, second.pid, gateway[1]])}
+        for number in range(bench.pick(7, 3)):
+            for place, (way, (port, pids)) in enumerate(ways.items()):
+                progress(f"two receivers: round {number + 1}, {way}")
+                begin_s = (2 * number + place) * seconds * cloud.MOST_A_SECOND
+                what = cloud.reports(tokens, seconds * cloud.MOST_A_SECOND, first_s=begin_s, failing=False)
+                before = sum(map(_cpu_s, pids))
+                one = load.posts(
+                    folder,
+                    port=port,
+                    target=cloud.SYNC_EVENT,
+                    what=what,
+                    connections=cloud.CONNECTIONS,
+                    seconds=seconds,
+                )
+                if one.failed:
+                    raise RuntimeError(f"{one.failed} of {one.requests} requests failed")
+                rates[way].append(one.rate)
+                costs[way].append((sum(map(_cpu_s, pids)) - before) / one.requests * 1e6)
+    rate = {way: median(values) for way, values in rates.items()}
+    cost = {way: median(values) for way, values in costs.items()}
+    yield at_least(
+        "PostgreSQL: two receivers behind HAProxy | one alone", f"{rate['two']:,.0f}/s, {cost['two']:.0f} us CPU each",
+        f"{rate['one']:,.0f}/s, {cost['one']:.0f} us", rate["two"] / rate["one"], 1.0,
+    )  # fmt: skip
+
+
+@contextmanager
+def _gateway(folder: Path, one: int, two: int) -> Iterator[tuple[int, int]]:
+    """Its port and its process."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    config = folder / "haproxy.cfg"
+    config.write_text(CONFIG.format(port=port, one=one, two=two))
+    process = subprocess.Popen([_haproxy() or "haproxy", "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    try:
+        until(lambda: _listens(port), "HAProxy")
+        yield port, process.pid
+    finally:
+        stop(process)
+
+
+def _haproxy() -> str | None:
+    return shutil.which("haproxy", path=os.environ.get("PATH", "") + ":/usr/sbin")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port)).close()
+    except OSError:
+        return False
+    return True
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
