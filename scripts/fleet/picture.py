@@ -15,8 +15,8 @@ def draw(seen: Seen, title: str, file: Path) -> None:
     chart = pygal.Line(
         title=title, x_title="seconds since the first link came up", y_title="events a second", style=style,
         show_dots=False, width=900, height=420, x_labels_major_every=max(1, len(seconds) // 10),
-        show_minor_x_labels=False, legend_at_bottom=True, secondary_range=(0, max(seen.refused.values(), default=1)),
-        js=[],
+        show_minor_x_labels=False, legend_at_bottom=True, truncate_label=-1, js=[],
+        secondary_range=(0, max(seen.refused.values(), default=1)),
     )  # fmt: skip
     chart.x_labels = [str(second) for second in seconds]
     chart.add("events offered", [seen.offered[second] for second in seconds])

@@ -437,10 +437,11 @@ def test_without_a_database_nothing_is_made(idle: ReceiverProcess, command: tupl
     assert not idle.database.exists()
 
 
-def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["pisync-receiver", "pisync-worker"])
+def test_the_unit_file_is_understood_by_systemd(tmp_path: Path, name: str) -> None:
     if (verifier := shutil.which("systemd-analyze")) is None:
         pytest.skip("systemd is not installed")
-    unit = Path(__file__).parents[2] / "receiver/systemd/pisync-receiver.service"
+    unit = Path(__file__).parents[2] / f"receiver/systemd/{name}.service"
     text = unit.read_text().replace("/usr/local/bin/pisync-receiver", shutil.which("true") or "/bin/true")
     copy = tmp_path / unit.name
     copy.write_text(text)
