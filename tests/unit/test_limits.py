@@ -1,0 +1,114 @@
+"""Rates: a burst, then the rate; each key by itself; bounded memory; Retry-After that is never too early."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pisync_receiver.limits import RETRY_AFTER_MAX, Limits, Rate, rate_limited
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def limits(clock: Clock, *, count: int = 60, period_s: float = 60, burst: int = 3, keys: int = 100) -> Limits:
+    return Limits(Rate(count=count, period_s=period_s, burst=burst), clock=clock, keys=keys)
+
+
+def test_a_burst_is_let_in_and_then_the_rate() -> None:
+    clock = Clock()
+    kept = limits(clock)
+    assert [kept.take("a") for _ in range(4)] == [0, 0, 0, 1.0]
+    clock.now += 0.5
+    assert kept.take("a") == pytest.approx(0.5)
+    clock.now += 0.5
+    assert kept.take("a") == 0
+    assert kept.take("a") == pytest.approx(1.0)
+
+
+def test_a_refused_call_costs_nothing() -> None:
+    clock = Clock()
+    kept = limits(clock, burst=1)
+    assert kept.take("a") == 0
+    for _ in range(1000):
+        assert kept.take("a") > 0
+    clock.now += 1
+    assert kept.take("a") == 0
+
+
+def test_a_look_counts_nothing() -> None:
+    clock = Clock()
+    kept = limits(clock, burst=1)
+    assert [kept.wait("a") for _ in range(5)] == [0] * 5
+    assert len(kept) == 0
+    kept.take("a")
+    assert kept.wait("a") == pytest.approx(1.0)
+
+
+def test_one_caller_takes_nothing_from_another() -> None:
+    kept = limits(Clock(), burst=1)
+    assert kept.take("a") == 0
+    assert kept.take("a") > 0
+    assert kept.take("b") == 0
+
+
+def test_a_caller_that_rested_has_one_burst_and_no_more() -> None:
+    clock = Clock()
+    kept = limits(clock)
+    clock.now += 1_000_000
+    assert [kept.take("a") > 0 for _ in range(4)] == [False, False, False, True]
+
+
+def test_keys_without_end_take_no_memory_without_end_and_shut_nobody_out() -> None:
+    kept = limits(Clock(), burst=1, keys=10)
+    assert [kept.take(str(number)) for number in range(1000)] == [0] * 1000
+    assert len(kept) == 10
+    assert kept.take("999") > 0
+    assert kept.take("0") == 0
+
+
+@given(st.integers(1, 20), st.integers(1, 5), st.lists(st.floats(0, 3), max_size=60))
+def test_never_more_than_the_burst_and_the_rate_in_any_stretch(count: int, burst: int, gaps: list[float]) -> None:
+    clock = Clock()
+    kept = limits(clock, count=count, period_s=10, burst=burst)
+    let_in = []
+    for gap in gaps:
+        clock.now += gap
+        if kept.take("a") == 0:
+            let_in.append(clock.now)
+    for first, begin in enumerate(let_in):
+        for calls, end in enumerate(let_in[first:], start=1):
+            assert calls <= burst + (end - begin) * count / 10 + 1e-6
+
+
+@given(st.integers(1, 20), st.integers(1, 5))
+def test_whoever_waits_as_long_as_it_was_told_is_let_in(count: int, burst: int) -> None:
+    clock = Clock()
+    kept = limits(clock, count=count, period_s=10, burst=burst)
+    for _ in range(20):
+        clock.now += kept.wait("a")
+        assert kept.take("a") == 0
+
+
+@pytest.mark.parametrize(
+    ("wait_s", "drawn", "after"),
+    [(0.01, 0.0, 1), (0.01, 0.99, 2), (4.2, 0.0, 5), (4.2, 0.5, 7), (1e6, 0.5, RETRY_AFTER_MAX)],
+)
+def test_retry_after_is_whole_seconds_with_jitter_never_too_early(wait_s: float, drawn: float, after: int) -> None:
+    problem = rate_limited(wait_s, random=lambda: drawn)
+    assert (problem.status, problem.problem_code) == (429, "rate_limited")
+    assert problem.headers == {"Retry-After": str(after)}
+
+
+@pytest.mark.parametrize(
+    ("count", "period_s", "burst"), [(0, 1, 1), (1, 0, 1), (1, 1, 0), (1, float("inf"), 1), (1, float("nan"), 1)]
+)
+def test_what_is_no_rate_is_refused(count: int, period_s: float, burst: int) -> None:
+    with pytest.raises(ValueError, match="not a rate"):
+        Rate(count=count, period_s=period_s, burst=burst)
