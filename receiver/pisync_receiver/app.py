@@ -19,6 +19,7 @@ from pisync_receiver.census import Census
 from pisync_receiver.errors import Problem
 from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
+from pisync_receiver.limits import spending
 from pisync_receiver.logs import REQUEST_ID, TRACE, told
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.openapi import make_documents
@@ -47,6 +48,8 @@ class AppSettings:
     auth: bool = True
     """False lets anyone do anything; the caller has made sure that only loopback can reach the app."""
     body: BodyLimits = field(default_factory=BodyLimits)
+    device_rate: int = 0
+    """Calls a second that one device may make, BURST_S seconds' worth at once; 0 for as many as it likes."""
     trusted_proxies: Networks = ()
     """Gateways that may say who is calling."""
 
@@ -83,7 +86,13 @@ def create_app(
         documents=make_documents(routes, auth=settings.auth),
         now_ms=now_ms,
     )
-    gate = Gate(tokens, required=settings.auth, now_ms=now_ms, refused=Refusals(intake).note)
+    gate = Gate(
+        tokens,
+        required=settings.auth,
+        now_ms=now_ms,
+        refused=Refusals(intake).note,
+        spend=spending(settings.device_rate, clock=clock),
+    )
 
     @asynccontextmanager
     async def lifespan(_: ASGIApp) -> AsyncIterator[None]:

@@ -107,14 +107,18 @@ class Gate:
         required: bool,
         now_ms: Callable[[], int],
         refused: Callable[[TokenRow, int], None],
+        spend: Callable[[str], None] = lambda device_id: None,
     ) -> None:
+        """`refused` hears of a token that had ended; `spend` counts a device's call, and raises Problem 429."""
+        self._spend = spend
         self._tokens = tokens
         self._required = required
         self._now_ms = now_ms
         self._refused = refused
 
     async def admit(self, who: Who, headers: Mapping[bytes, bytes], path: Mapping[str, str]) -> Caller:
-        """Who calls; raises Problem 401 for no usable token and 403 for one of the wrong role or device."""
+        """Who calls. Raises Problem 401 for no usable token, 403 for one of the wrong role or device, 429 for a device
+        that comes too often."""
         if who is Who.ANYONE or not self._required:
             return NOBODY
         row = await self._tokens.look_up(_bearer(headers))
@@ -127,6 +131,8 @@ class Gate:
         caller = Caller(role=row.role, token_id=row.id, device_id=row.device_id)
         if not _may(who, caller, path):
             raise forbidden(f"this call is for: {who.value}")
+        if caller.device_id is not None:
+            self._spend(caller.device_id)
         return caller
 
 

@@ -95,6 +95,13 @@ MAX_CONNECTIONS = Setting(
     metavar="N",
     help="connections served at once; more are answered 503 with Retry-After",
 )
+DEVICE_RATE = Setting(
+    name="device_rate",
+    default="500",
+    parse=integer(0, 1_000_000),
+    metavar="N",
+    help="requests a second that one device may send, five times as many at once; more are answered 429; 0 is no limit",
+)
 MAX_WAITING = Setting(
     name="max_waiting",
     default="10000",
@@ -147,6 +154,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     AUTH,
     LOG_LEVEL,
     MAX_CONNECTIONS,
+    DEVICE_RATE,
     MAX_WAITING,
     MAX_WAITING_BYTES,
     IDLE_TIMEOUT,

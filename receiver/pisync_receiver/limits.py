@@ -5,6 +5,7 @@ key whose moment has passed is as good as one never seen and may be forgotten.
 """
 
 import math
+import random as random_module
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,25 @@ class Limits:
         """As `take`, without counting anything."""
         now = self._clock()
         return max(self._paid.get(key, now) - now - self._rate.tolerance_s, 0.0)
+
+
+BURST_S: Final = 5
+"""Seconds' worth of calls that may come at once."""
+
+
+def spending(
+    calls_a_second: int, *, clock: Callable[[], float], random: Callable[[], float] = random_module.random
+) -> Callable[[str], None]:
+    """What counts a caller's call, and raises Problem 429 when there were too many; 0 counts nothing."""
+    if calls_a_second == 0:
+        return lambda key: None
+    limits = Limits(Rate(count=calls_a_second, period_s=1, burst=calls_a_second * BURST_S), clock=clock)
+
+    def spend(key: str) -> None:
+        if (wait_s := limits.take(key)) > 0:
+            raise rate_limited(wait_s, random=random)
+
+    return spend
 
 
 def rate_limited(wait_s: float, *, random: Callable[[], float]) -> Problem:

@@ -132,7 +132,9 @@ def _problem_statuses(route: Route, *, auth: bool) -> list[int]:
     """Every problem that follows from the row; 500 stands for a fault of the receiver itself."""
     statuses = {500, *route.problems}
     if auth and route.who is not Who.ANYONE:
-        statuses |= {401, 403}
+        statuses |= {401, 403, 503}
+    if auth and route.who in (Who.DEVICE, Who.OWNER):
+        statuses |= {429}
     if route.query.params:
         statuses |= {400}
     if route.takes is not None:
@@ -147,7 +149,7 @@ def _problem(status: int, schema_of: Mapping[str, Any]) -> dict[str, Any]:
     }
     if status == 401:
         response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
-    if status == 503:
+    if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return response
 

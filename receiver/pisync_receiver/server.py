@@ -198,7 +198,11 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
             metrics=metrics,
             now_ms=now_ms,
             new_request_id=new_request_id,
-            settings=AppSettings(auth=settings[config.AUTH], trusted_proxies=settings[config.TRUSTED_PROXIES]),
+            settings=AppSettings(
+                auth=settings[config.AUTH],
+                device_rate=settings[config.DEVICE_RATE],
+                trusted_proxies=settings[config.TRUSTED_PROXIES],
+            ),
             on_start=None if control is None else control.start,
             on_stop=None if control is None else control.close,
         )

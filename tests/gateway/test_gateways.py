@@ -26,7 +26,7 @@ REPORT = {"timestamp": "2026-11-23T10:00:00Z", "total_files_synced": 3, "total_e
 @pytest.fixture(scope="module")
 def receivers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ReceiverProcess, ReceiverProcess]]:
     folder: Path = tmp_path_factory.mktemp("receivers")
-    flags = ("--trusted-proxies", "127.0.0.1", "--drain-timeout", "3s")
+    flags = ("--trusted-proxies", "127.0.0.1", "--drain-timeout", "3s", "--device-rate", "0")
     with fresh_database() as url:
         one = ReceiverProcess(folder / "one", *flags, database_url=url)
         other = ReceiverProcess(folder / "other", *flags, database_url=url)

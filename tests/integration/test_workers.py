@@ -22,7 +22,7 @@ REPORT = {"timestamp": "2026-11-23T10:00:00Z", "total_files_synced": 3, "total_e
 def receiver(tmp_path: Path) -> Iterator[ReceiverProcess]:
     with (
         fresh_database() as url,
-        ReceiverProcess(tmp_path / "receiver", "--workers", "2", database_url=url) as running,
+        ReceiverProcess(tmp_path / "receiver", "--workers", "2", "--device-rate", "0", database_url=url) as running,
     ):
         yield running
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisync_receiver.limits import RETRY_AFTER_MAX, Limits, Rate, rate_limited
+from pisync_receiver.errors import Problem
+from pisync_receiver.limits import BURST_S, RETRY_AFTER_MAX, Limits, Rate, rate_limited, spending
 
 
 class Clock:
@@ -112,3 +113,23 @@ def test_retry_after_is_whole_seconds_with_jitter_never_too_early(wait_s: float,
 def test_what_is_no_rate_is_refused(count: int, period_s: float, burst: int) -> None:
     with pytest.raises(ValueError, match="not a rate"):
         Rate(count=count, period_s=period_s, burst=burst)
+
+
+def test_calls_are_spent_device_by_device_and_none_where_there_is_no_limit() -> None:
+    now = [100.0]
+    spend = spending(2, clock=lambda: now[0], random=lambda: 0.0)
+    for _ in range(2 * BURST_S):
+        spend("pibook-1")
+    with pytest.raises(Problem) as refused:
+        spend("pibook-1")
+    assert (refused.value.status, refused.value.problem_code, refused.value.headers) == (
+        429,
+        "rate_limited",
+        {"Retry-After": "1"},
+    )
+    spend("pibook-2")
+    now[0] += 0.5
+    spend("pibook-1")
+    free = spending(0, clock=lambda: now[0])
+    for _ in range(1000):
+        free("pibook-1")
