@@ -128,7 +128,8 @@ class Queries:
         return page(rows, limit, lambda row: str(row.id))
 
     def fleet(self) -> Fleet:
-        well, failing, unheard, streams_behind, events_missing = self._all("fleet", {"alarm": ALARM})[0]
+        well, failing, unheard = self._all("device_counts", {"alarm": ALARM})[0]
+        streams_behind, events_missing = self._all("stream_counts")[0]
         return Fleet(
             well=well,
             failing=failing,

@@ -113,15 +113,17 @@ WHERE e.device_id = %(device)s AND e.stream = %(stream)s
   AND (%(site)s::text IS NULL OR d.site = %(site)s)
 ORDER BY e.id LIMIT %(limit)s;
 
--- name: fleet
--- Every device and stream, counted.
-SELECT d.well, d.failing, d.unheard, s.behind, s.missing
-FROM (SELECT count(*) FILTER (WHERE last_contact_ms IS NOT NULL AND consecutive_failures < %(alarm)s) AS well,
-             count(*) FILTER (WHERE consecutive_failures >= %(alarm)s) AS failing,
-             count(*) FILTER (WHERE last_contact_ms IS NULL AND consecutive_failures < %(alarm)s) AS unheard
-      FROM devices) AS d
-     CROSS JOIN (SELECT count(*) FILTER (WHERE highest > watermark) AS behind,
-                        coalesce(sum(highest - watermark), 0)::bigint AS missing FROM streams) AS s;
+-- name: device_counts
+-- Every device, counted by how it is doing: well, failing, unheard.
+SELECT count(*) FILTER (WHERE last_contact_ms IS NOT NULL AND consecutive_failures < %(alarm)s),
+       count(*) FILTER (WHERE consecutive_failures >= %(alarm)s),
+       count(*) FILTER (WHERE last_contact_ms IS NULL AND consecutive_failures < %(alarm)s)
+FROM devices;
+
+-- name: stream_counts
+-- Every stream: how many lack something, and how far watermarks are behind.
+SELECT count(*) FILTER (WHERE highest > watermark), coalesce(sum(highest - watermark), 0)::bigint
+FROM streams;
 
 -- name: tokens
 -- Every token, the oldest first.

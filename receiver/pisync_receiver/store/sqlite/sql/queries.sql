@@ -112,15 +112,17 @@ WHERE e.stream_id = :number AND e.id > :after AND e.id <= :last
   AND (:site IS NULL OR d.site = :site)
 ORDER BY e.id LIMIT :limit;
 
--- name: fleet
--- Every device and stream, counted.
-SELECT d.well, d.failing, d.unheard, s.behind, s.missing
-FROM (SELECT count(*) FILTER (WHERE last_contact_ms IS NOT NULL AND consecutive_failures < :alarm) AS well,
-             count(*) FILTER (WHERE consecutive_failures >= :alarm) AS failing,
-             count(*) FILTER (WHERE last_contact_ms IS NULL AND consecutive_failures < :alarm) AS unheard
-      FROM devices) AS d
-     CROSS JOIN (SELECT count(*) FILTER (WHERE highest > watermark) AS behind,
-                        ifnull(sum(highest - watermark), 0) AS missing FROM streams) AS s;
+-- name: device_counts
+-- Every device, counted by how it is doing: well, failing, unheard.
+SELECT count(*) FILTER (WHERE last_contact_ms IS NOT NULL AND consecutive_failures < :alarm),
+       count(*) FILTER (WHERE consecutive_failures >= :alarm),
+       count(*) FILTER (WHERE last_contact_ms IS NULL AND consecutive_failures < :alarm)
+FROM devices;
+
+-- name: stream_counts
+-- Every stream: how many lack something, and how far watermarks are behind.
+SELECT count(*) FILTER (WHERE highest > watermark), ifnull(sum(highest - watermark), 0)
+FROM streams;
 
 -- name: tokens
 -- Every token, the oldest first.
