@@ -1,17 +1,20 @@
 """Tokens that several receivers share: looked up in the store, remembered for a moment.
 
 Look-ups are made together: whatever is asked for while one query runs is the next query. What was found is believed for
-two seconds, counted from before its query began, so a token that was revoked anywhere ends everywhere within that time.
-What this receiver itself makes or revokes it knows at once, and no query that began earlier brings the old state back.
+two seconds, counted from before its query began, so a token that was revoked anywhere ends everywhere within that time;
+a query that itself took so long says nothing any more. What this receiver itself makes or revokes it knows at once, and
+no query that began earlier brings the old state back.
 """
 
 import asyncio
 import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from pisync_receiver.auth import token_hash
+from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import TokenRow
 
 KEEP_S: Final = 2.0
@@ -20,7 +23,7 @@ SIZE: Final = 50_000
 AT_ONCE: Final = 1_000
 
 LookUp = Callable[[Sequence[str]], list[TokenRow]]
-"""`Reader.tokens_by_hash`; called in a thread."""
+"""`Reader.tokens_by_hash`; called in a thread of its own, as slow questions may fill the threads that all share."""
 
 
 class Directory:
@@ -34,9 +37,12 @@ class Directory:
         self._remembered: OrderedDict[str, tuple[TokenRow, float]] = OrderedDict()
         self._wanted: dict[str, asyncio.Future[TokenRow | None]] = {}
         self._asking: asyncio.Task[None] | None = None
+        self._changed: dict[str, TokenRow] = {}
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pisync-tokens")
 
     def put(self, row: TokenRow) -> None:
         """A token was made or changed by this receiver."""
+        self._changed[row.token_hash] = row
         self._remember(row, self._clock())
 
     async def look_up(self, secret: str) -> TokenRow | None:
@@ -65,18 +71,25 @@ class Directory:
         while self._wanted:
             digests = list(self._wanted)[:AT_ONCE]
             wanted = {digest: self._wanted.pop(digest) for digest in digests}
-            began = self._clock()
             try:
-                rows = await asyncio.to_thread(self._look_up, digests)
+                found = await self._query(digests)
             except Exception as error:
                 _fail(wanted.values(), error)
                 continue
-            for row in rows:
-                self._remember(row, began)
-            found = {row.token_hash: row for row in rows}
             for digest, answer in wanted.items():
                 if not answer.done():
-                    answer.set_result(self._fresh(digest) or found.get(digest))
+                    answer.set_result(found.get(digest))
+
+    async def _query(self, digests: Sequence[str]) -> dict[str, TokenRow]:
+        """The tokens of some hashes. Raises StoreUnusable, also where the answer is too old when it comes."""
+        self._changed.clear()
+        began = self._clock()
+        rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, digests)
+        if self._clock() >= began + KEEP_S:
+            raise StoreUnusable(f"a look-up of tokens took over {KEEP_S:g} s, so its answer is not believed")
+        for row in rows:
+            self._remember(row, began)
+        return {row.token_hash: row for row in rows} | self._changed
 
     def _remember(self, row: TokenRow, since: float) -> None:
         known = self._remembered.get(row.token_hash)

@@ -143,3 +143,43 @@ def test_a_store_that_cannot_be_read_is_an_error_for_all_who_wait_and_the_next_t
         assert await shared.directory.look_up("a") == row("a")
 
     play(scene, row("a"))
+
+
+def test_an_answer_that_took_too_long_is_not_believed() -> None:
+    async def scene(shared: Shared) -> None:
+        shared.go.clear()
+        asking = asyncio.create_task(shared.directory.look_up("a"))
+        await asyncio.to_thread(shared.began.acquire)
+        shared.rows[token_hash("a")] = row("a", revoked_ms=NOW)
+        shared.now += KEEP_S
+        shared.go.set()
+        with pytest.raises(StoreUnusable, match="not believed"):
+            await asking
+        assert await shared.directory.look_up("a") == row("a", revoked_ms=NOW)
+
+    play(scene, row("a"))
+
+
+def test_what_was_changed_during_a_query_counts_even_if_it_is_no_longer_remembered() -> None:
+    async def scene(shared: Shared) -> None:
+        shared.go.clear()
+        asking = asyncio.create_task(shared.directory.look_up("a"))
+        await asyncio.to_thread(shared.began.acquire)
+        shared.directory.put(row("a", revoked_ms=NOW))
+        for name in "bcd":
+            shared.directory.put(row(name))  # more than are remembered
+        shared.go.set()
+        assert await asking == row("a", revoked_ms=NOW)
+
+    play(scene, row("a"))
+
+
+def test_slow_questions_in_every_shared_thread_do_not_hold_up_a_look_up() -> None:
+    async def scene(shared: Shared) -> None:
+        enough = threading.Event()
+        slow = [asyncio.create_task(asyncio.to_thread(enough.wait, 30)) for _ in range(64)]
+        assert await shared.directory.look_up("a") == row("a")
+        enough.set()
+        await asyncio.gather(*slow)
+
+    play(scene, row("a"))
