@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from tests.support.fault_proxy import FaultProxy
@@ -256,6 +257,19 @@ def test_months_are_made_ahead(database: WorkerDatabase) -> None:
 
     assert done.returncode == 0, done.stderr
     assert database.one(months) == 3
+
+
+def test_a_month_that_waits_for_a_backup_is_left_for_later_and_receivers_go_on(database: WorkerDatabase) -> None:
+    for name in database.rows("SELECT relname FROM pg_class WHERE relname ~ '^(sync_)?events_[0-7]_[0-9]{6}$'"):
+        database.rows(f"DROP TABLE {name[0]}")
+    with psycopg.connect(database.url) as backup:
+        backup.execute("LOCK TABLE events_0 IN ACCESS SHARE MODE")  # as pg_dump holds it
+        done = once(database_url=database.url)
+        database.add_events([("pibook-1", "s1", 1)])
+
+    assert done.returncode == 1
+    assert "PostgreSQL is away (LockNotAvailable)" in done.stderr
+    assert once(database_url=database.url).returncode == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -26,6 +26,7 @@ class Upkeep:
     async def step(self) -> float:
         """Do it; seconds until the next time. Raises DatabaseUnavailable."""
         async with self._database.transaction() as transaction:
+            await transaction.do("hurry")
             await transaction.do("make_months")
         async with self._database.transaction() as transaction:
             row = await transaction.row("forget_notices", before=self._days_ago(NOTICE_DAYS))

@@ -99,6 +99,10 @@ SELECT count(*) FILTER (WHERE sent_ms IS NULL) FROM gone;
 -- What was told long ago.
 DELETE FROM crossings WHERE told_ms < %(before)s;
 
+-- name: hurry
+-- Wait for no lock longer than this: whoever waits for a table's lock makes all wait that come after.
+SELECT set_config('lock_timeout', '2s', true);
+
 -- name: make_months
--- Partitions for the months to come.
+-- Partitions for the months to come; a new one takes the table's lock, which a backup that runs holds for hours.
 SELECT make_months(now(), 3);
