@@ -2,11 +2,11 @@
 
 import random as random_module
 import re
-from collections.abc import Callable
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from pisync_common.backoff import Backoff, Uniform
 from pisync_common.limits import BATCH_EVENTS, KIB, MIB
 
 if TYPE_CHECKING:
@@ -29,25 +29,19 @@ AIM_S: Final = 10.0
 
 _SECONDS = re.compile(r"[0-9]{1,18}")
 
-Uniform = Callable[[float, float], float]
-
 
 class RetryPolicy:
-    """Full jitter: random(base, min(cap, base·2ⁿ)) after n failures in a row; `Retry-After` is a floor below that.
+    """Full jitter after failures in a row; `Retry-After` is a floor below that.
 
     Callable as a tenacity `wait`. It looks at no clock: what it returns is to be waited for on the monotonic one.
     """
 
     def __init__(self, *, base: float = BASE_S, cap: float = CAP_S, random: Uniform = random_module.uniform) -> None:
-        self._base = base
-        self._cap = cap
-        self._random = random
+        self._backoff = Backoff(base=base, cap=cap, random=random)
 
     def delay(self, failures: int, retry_after: float | None = None) -> float:
         """Seconds to wait after the n-th failure in a row; `retry_after` is what the receiver asked for."""
-        ceiling = min(self._cap, self._base * 2.0 ** min(failures, 64))
-        jitter = self._random(min(self._base, ceiling), ceiling)
-        return min(max(retry_after or 0.0, 0.0), BELIEVED_S) + jitter
+        return min(max(retry_after or 0.0, 0.0), BELIEVED_S) + self._backoff.delay(failures)
 
     def __call__(self, retry_state: "RetryCallState") -> float:
         outcome = retry_state.outcome

@@ -1,6 +1,7 @@
 """Times on the wire: RFC 3339 in UTC with milliseconds; in code: whole milliseconds since 1970."""
 
 import re
+import time
 from datetime import UTC, datetime, timedelta
 
 from pisync_common.errors import RuleError
@@ -11,9 +12,19 @@ _MILLISECOND = timedelta(milliseconds=1)
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)")
 
 
+def now_ms() -> int:
+    """The wall clock, in milliseconds since 1970."""
+    return time.time_ns() // 1_000_000
+
+
+def from_ms(ms: int) -> datetime:
+    """Milliseconds since 1970 as an aware datetime. Raises OverflowError outside years 1-9999."""
+    return _EPOCH + timedelta(milliseconds=ms)
+
+
 def format_ms(ms: int) -> str:
     """Milliseconds since 1970 as `2026-11-23T10:00:00.000Z`. Raises OverflowError outside years 1-9999."""
-    return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds")[:-6] + "Z"
+    return from_ms(ms).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def to_ms(moment: datetime) -> int:

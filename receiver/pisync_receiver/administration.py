@@ -6,14 +6,12 @@ Messages (see `control`) and their results:
 - `enrollment.create` uses, expires_ms, site, device_id -> id, code, uses, expires_at
 """
 
-import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from pisync_common.times import format_ms
+from pisync_common.times import format_ms, now_ms
 from pisync_receiver.auth import Tokens, TokenSource, new_token, token_hash
 from pisync_receiver.codes import new_code, normalized
-from pisync_receiver.config import Paths
 from pisync_receiver.control import ControlError, Do
 from pisync_receiver.store import (
     EnrollmentCreate,
@@ -25,17 +23,19 @@ from pisync_receiver.store import (
     TokenRevoke,
     TokenRow,
 )
-from pisync_receiver.store.sqlite import open_store
 
 Submit = Callable[[Submission], Awaitable[object]]
 """Hands a submission to the one writer; its outcome, or what the store raised."""
 
 
-def alone(paths: Paths) -> Do:
-    """`Administration.do` on a store of its own, opened for one message. The caller holds the writer's lock."""
+def alone(open_store: Callable[[], Store]) -> Do:
+    """`Administration.do` on a store of its own, opened for one message, where nothing else runs on the event loop.
+
+    The caller holds what has to be held for writing.
+    """
 
     async def do(message: Mapping[str, Any]) -> Mapping[str, Any]:
-        store = open_store(paths.database, create=True)
+        store = open_store()
 
         async def submit(submission: Submission) -> object:
             (outcome,) = store.write([submission])
@@ -49,11 +49,6 @@ def alone(paths: Paths) -> Do:
             store.close()
 
     return do
-
-
-def now_ms() -> int:
-    """The wall clock, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class Administration:

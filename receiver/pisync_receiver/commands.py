@@ -17,9 +17,8 @@ from pisync_common import rules
 from pisync_common import settings as values
 from pisync_common.errors import RuleError
 from pisync_common.settings import Settings
-from pisync_common.times import format_ms
+from pisync_common.times import format_ms, now_ms
 from pisync_receiver import config, copying, databases, reading
-from pisync_receiver.administration import now_ms
 from pisync_receiver.errors import Problem, ReceiverError
 from pisync_receiver.store import Reader, TokenRow
 from pisync_receiver.store.address import Address, PostgresUrl, address

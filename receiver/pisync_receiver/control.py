@@ -44,6 +44,14 @@ class ControlError(ReceiverError):
         self.answer_code = code
 
 
+class NoControl:
+    """Where every process may write, commands write by themselves, and nobody has to answer."""
+
+    def bind(self) -> None: ...
+    async def start(self) -> None: ...
+    async def close(self) -> None: ...
+
+
 class ControlServer:
     """Answers on the control socket while the receiver serves. The caller holds the writer's lock."""
 
@@ -115,11 +123,20 @@ def administer(paths: Paths, message: Mapping[str, Any], *, alone: Do) -> dict[s
             return _result(answer)
         try:
             with writer_lock(paths, "a pisync-receiver command"):
-                return dict(asyncio.run(_awaited(alone, message)))
+                return done(alone, message)
         except LockHeld:
             if time.monotonic() > deadline:
                 raise
             time.sleep(0.05)  # its socket opens, or its lock is freed, in a moment; neither can be waited for
+
+
+def done(do: Do, message: Mapping[str, Any]) -> dict[str, Any]:
+    """Have `message` done by this process, and wait for it. Raises what `do` raises."""
+
+    async def main() -> dict[str, Any]:
+        return dict(await do(message))
+
+    return asyncio.run(main())
 
 
 @contextmanager
@@ -172,10 +189,6 @@ def _result(answer: Mapping[str, Any]) -> dict[str, Any]:
         return result
     error = answer.get("error", {})
     raise ControlError(error.get("detail", "the receiver gave no answer"), code=error.get("code", "control_error"))
-
-
-async def _awaited(do: Do, message: Mapping[str, Any]) -> Mapping[str, Any]:
-    return await do(message)
 
 
 def _message(line: bytes) -> dict[str, Any]:

@@ -4,19 +4,17 @@ SQLite has one writer: the receiver that serves, or the command that takes its l
 many as come, so a command writes by itself. Its driver is imported only where its address is used.
 """
 
-import asyncio
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pisync_receiver import control
-from pisync_receiver.administration import Administration, alone, now_ms
-from pisync_receiver.auth import Tokens
+from pisync_receiver.administration import alone
 from pisync_receiver.config import Paths
 from pisync_receiver.errors import ReceiverError
-from pisync_receiver.store import Reader, Store, Submission, sqlite
-from pisync_receiver.store.address import Address, PostgresUrl, url_of
+from pisync_receiver.store import Reader, Store, sqlite
+from pisync_receiver.store.address import Address, PostgresUrl
 
 
 def open_store(place: Address, *, create: bool = False, prepare: bool = False) -> Store:
@@ -69,10 +67,10 @@ def migrate(place: Address) -> list[str]:
 
 def administer(place: Address, message: Mapping[str, Any]) -> dict[str, Any]:
     """Have an admin's message done (see `administration`). Raises PiSyncError."""
+    do = alone(lambda: open_store(place, create=True))
     if isinstance(place, PostgresUrl):
-        return asyncio.run(_administer(place, message))
-    paths = Paths(database=place)
-    return control.administer(paths, message, alone=alone(paths))
+        return control.done(do, message)
+    return control.administer(Paths(database=place), message, alone=do)
 
 
 def backup(place: Address, file: Path) -> None:
@@ -88,29 +86,3 @@ def backup(place: Address, file: Path) -> None:
 def exists(place: Address) -> bool:
     """Whether there is something to open, as far as can be told without opening it."""
     return isinstance(place, PostgresUrl) or place.is_file()
-
-
-def shown(place: Address) -> str:
-    """The address for a person or a log."""
-    return str(place) if isinstance(place, Path) else url_of(place)
-
-
-async def _administer(place: PostgresUrl, message: Mapping[str, Any]) -> dict[str, Any]:
-    from pisync_receiver.store import postgres
-
-    store = await asyncio.to_thread(postgres.open_store, place, create=True)
-
-    def submit(submission: Submission) -> Awaitable[object]:
-        return asyncio.to_thread(_written, store, submission)
-
-    try:
-        return dict(await Administration(store, tokens=Tokens(), submit=submit, now_ms=now_ms).do(message))
-    finally:
-        await asyncio.to_thread(store.close)
-
-
-def _written(store: Store, submission: Submission) -> object:
-    (outcome,) = store.write([submission])
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome

@@ -1,7 +1,8 @@
 """Who is calling, by address: the connection's other end, or, where that is a gateway of ours, whom the gateway names.
 
 A caller can write any X-Forwarded-For it likes. Each gateway adds at the end the address that it saw itself, so the
-addresses are read from the end, as long as trusted gateways have written them.
+addresses are read from the end, as long as trusted gateways have written them. (uvicorn's own reader of
+this header takes any text for an address, and this one goes into the log.)
 """
 
 import ipaddress

@@ -37,7 +37,6 @@ class Metrics:
             registry=registry,
             buckets=_SECONDS,
         )
-
         self._writing = Histogram(
             "pisync_intake_commit_seconds",
             "What the database took to write a group and commit it.",

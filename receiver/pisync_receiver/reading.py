@@ -17,6 +17,7 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp, Message, Scope
 
+from pisync_common.times import now_ms
 from pisync_receiver.api import table
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens
@@ -89,7 +90,7 @@ def _app(store: Store) -> ASGIApp:
         intake=Intake(store, limits=IntakeLimits(), clock=time.monotonic, random=random.random),
         tokens=Tokens(),
         metrics=metrics,
-        now_ms=lambda: time.time_ns() // 1_000_000,
+        now_ms=now_ms,
         new_request_id=lambda: "command",
         settings=AppSettings(auth=False),
     )

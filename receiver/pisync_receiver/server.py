@@ -26,11 +26,12 @@ import uvicorn
 
 from pisync_common import __version__
 from pisync_common.settings import DEFAULT, Settings
+from pisync_common.times import now_ms
 from pisync_receiver import config, databases, logs
-from pisync_receiver.administration import Administration, now_ms
+from pisync_receiver.administration import Administration
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, TokenSource
-from pisync_receiver.control import ControlServer, Do
+from pisync_receiver.control import ControlServer, Do, NoControl
 from pisync_receiver.counting import own_registry, worker_ended
 from pisync_receiver.directory import Directory
 from pisync_receiver.errors import ReceiverError
@@ -170,7 +171,7 @@ def _run_workers(settings: Settings, listener: socket.socket, stopping: list[int
 
 
 def _tell_started(settings: Settings, listener: socket.socket, out: TextIO) -> None:
-    address, database = _url(listener), databases.shown(settings[config.DATABASE])
+    address, database = _url(listener), str(settings[config.DATABASE])
     log.info("started", extra=logs.fields(address=address, database=database, version=__version__))
     print(f"listening on {address}", file=out, flush=True)
     notify("READY=1")
@@ -203,8 +204,8 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
                 device_rate=settings[config.DEVICE_RATE],
                 trusted_proxies=settings[config.TRUSTED_PROXIES],
             ),
-            on_start=None if control is None else control.start,
-            on_stop=None if control is None else control.close,
+            on_start=control.start,
+            on_stop=control.close,
         )
         server = Server(
             _uvicorn(app, settings),
@@ -213,13 +214,11 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
             readiness=readiness,
             drain_s=settings[config.DRAIN_TIMEOUT],
         )
-        if control is not None:
-            control.bind()
+        control.bind()
         try:
             await server.serve([listener])
         finally:
-            if control is not None:
-                await control.close()  # a second Ctrl-C skips the app's own end
+            await control.close()  # a second Ctrl-C skips the app's own end
         await intake.close()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
@@ -234,10 +233,10 @@ def _tokens(settings: Settings, store: Store) -> TokenSource:
     return Directory(store.tokens_by_hash, clock=time.monotonic)
 
 
-def _control(settings: Settings, do: Do) -> ControlServer | None:
-    """The way for commands to this database's one writer; None where they need none."""
+def _control(settings: Settings, do: Do) -> ControlServer | NoControl:
+    """The way for commands to this database's one writer."""
     place = settings[config.DATABASE]
-    return ControlServer(config.Paths(database=place).control, do) if isinstance(place, Path) else None
+    return ControlServer(config.Paths(database=place).control, do) if isinstance(place, Path) else NoControl()
 
 
 def _configure_logs(level: str, err: TextIO) -> None:

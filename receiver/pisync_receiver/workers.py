@@ -2,7 +2,8 @@
 
 The parent binds, starts each worker as the same command with the socket handed down, starts one again that ended by
 itself (after a pause that grows while it keeps ending), and on SIGTERM passes it on and waits. A worker whose parent is
-gone stops by itself: it reads its standard input, which then ends.
+gone stops by itself: it reads its standard input, which then ends. (uvicorn's own supervisor runs uvicorn's
+server and not ours, which drains, and leaves its workers behind when it is killed.)
 """
 
 import logging

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fleet.devices import Device
+from pisync_common.times import now_ms
 from pisync_receiver import databases
 from pisync_receiver.auth import new_token, token_hash
 from pisync_receiver.store import EventFilter, TokenCreate
@@ -23,11 +23,11 @@ _TICKS: Final = os.sysconf("SC_CLK_TCK")
 def make_devices(place: Address, count: int, *, progress: Callable[[int], None]) -> list[Device]:
     """Devices with tokens that the database knows. Nothing serves it meanwhile."""
     devices = [Device(number=number, token=new_token("device")) for number in range(count)]
-    now_ms = time.time_ns() // 1_000_000
+    created_ms = now_ms()
     with databases.writing(place, "simulate-fleet"), closing(databases.open_store(place, create=True)) as store:
         for first in range(0, count, GROUP):
             group = [
-                TokenCreate(role="device", token_hash=token_hash(one.token), created_ms=now_ms, device_id=one.name)
+                TokenCreate(role="device", token_hash=token_hash(one.token), created_ms=created_ms, device_id=one.name)
                 for one in devices[first : first + GROUP]
             ]
             for outcome in store.write(group):

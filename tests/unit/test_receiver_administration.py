@@ -120,9 +120,9 @@ def test_alone_it_makes_the_database_and_closes_it(tmp_path: Path) -> None:
     paths = Paths(database=tmp_path / "new" / "receiver.db")
     message = {"do": "token.create", "role": "admin", "replaces": None, "overlap_ms": 0}
     for expected in ("1", "2"):
-        assert asyncio.run(_done(alone(paths), message))["id"] == expected
+        assert asyncio.run(_done(alone(lambda: open_store(paths.database, create=True)), message))["id"] == expected
     with pytest.raises(PiSyncError, match="no token"):
-        asyncio.run(_done(alone(paths), {"do": "token.revoke", "id": "3"}))
+        asyncio.run(_done(alone(lambda: open_store(paths.database, create=True)), {"do": "token.revoke", "id": "3"}))
     assert {file.name for file in paths.database.parent.iterdir()} == {"receiver.db"}
 
 

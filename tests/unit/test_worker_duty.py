@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
+from pisync_common.backoff import Backoff
 from pisync_receiver.errors import Unavailable
-from pisync_receiver.worker.backoff import Backoff
 from pisync_receiver.worker.duty import AGAIN, Duty
 from pisync_receiver.worker.errors import PublisherUnavailable
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.duty import AGAIN
 from pisync_receiver.worker.errors import PublisherUnavailable
@@ -31,7 +32,7 @@ class Bench:
     ) -> None:
         self.registry = CollectorRegistry()
         self.metrics = WorkerMetrics(self.registry)
-        self.database = Database(database.url)
+        self.database = Database(PostgresUrl(conninfo=database.url))
         place = Place(exchange=queue.name, queue=queue.name, queue_type=settings.get("queue_type", "quorum"))
         self.feed = Feed(self.database, consumer, now_ms=lambda: 1_000, page_events=settings.get("page_events", 1000))
         self.publisher = RabbitPublisher(

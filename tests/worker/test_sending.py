@@ -7,6 +7,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from pisync_receiver.errors import DatabaseUnavailable
+from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.alerts.sender import LOOK_SECONDS, Sender
 from pisync_receiver.worker.duty import AGAIN
@@ -46,7 +47,7 @@ class Senders:
         self._closing = closing
 
     def one(self, service: SlowService) -> Sender:
-        database = Database(self._database.url)
+        database = Database(PostgresUrl(conninfo=self._database.url))
         self._closing.push_async_callback(database.close)
         return Sender(database, service, now_ms=lambda: 5_000, metrics=self._metrics)
 

@@ -5,7 +5,7 @@ from itertools import islice
 from typing import Any, Final
 
 from pisync_receiver.store.types import EventFilter, EventRow
-from pisync_receiver.store.writing.tables import HOUR_MS, Select
+from pisync_receiver.store.writing.tables import HOUR_MS, Row, Select
 from pisync_receiver.times import QUALITIES
 
 _LARGEST: Final = 2**63 - 1
@@ -17,14 +17,14 @@ def select_events(select: Select, wanted: EventFilter, *, after: int, limit: int
     if values["last"] <= values["after"]:
         return []
     if wanted.learner_id is not None:
-        return [_event(row) for row in select("events_of_learner", values)]
+        return [event_of(row) for row in select("events_of_learner", values)]
     if wanted.device_id is None and wanted.stream is None:
-        return [_event(row) for row in select("events", values)]
+        return [event_of(row) for row in select("events", values)]
     found = [
         select("events_of_stream", {**values, "number": number, "device": device_id, "stream": stream})
         for number, device_id, stream in select("stream_ids", values)
     ]
-    return [_event(row) for row in islice(merge(*found), limit)]
+    return [event_of(row) for row in islice(merge(*found), limit)]
 
 
 def _values(select: Select, wanted: EventFilter, after: int, limit: int) -> dict[str, Any]:
@@ -51,7 +51,8 @@ def _values(select: Select, wanted: EventFilter, after: int, limit: int) -> dict
     return values
 
 
-def _event(row: tuple[Any, ...]) -> EventRow:
+def event_of(row: Row) -> EventRow:
+    """A row of the columns that every query of events has, in their order."""
     (
         number,
         device_id,

@@ -35,10 +35,21 @@ def load(folder: Path) -> tuple[Migration, ...]:
     return migrations
 
 
-def check_applied(
-    database: str, applied: Sequence[tuple[int, str, str]], wanted: Sequence[Migration]
-) -> list[Migration]:
-    """What of `wanted` is not applied yet, given each applied one's number, name and checksum.
+Applied = tuple[int, str, str]
+"""Number, name and checksum of a migration, as a database keeps them."""
+
+
+def check(database: str, applied: Sequence[Applied], wanted: Sequence[Migration]) -> None:
+    """Raise SchemaMismatch unless the database has exactly the schema this program knows."""
+    if pending(database, applied, wanted):
+        raise SchemaMismatch(
+            f"{database} has schema {len(applied)}, this program needs {len(wanted)}; "
+            "make a backup and run: pisync-receiver migrate"
+        )
+
+
+def pending(database: str, applied: Sequence[Applied], wanted: Sequence[Migration]) -> list[Migration]:
+    """What of `wanted` is not applied yet.
 
     Raises SchemaMismatch for a database that is newer or was made by another build.
     """

@@ -2,15 +2,14 @@
 
 import argparse
 import random
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, TextIO
 
 from pisync_common.errors import SettingError
 from pisync_common.settings import Settings
+from pisync_common.times import now_ms
 from pisync_receiver import config, logs
-from pisync_receiver.errors import MissingExtra
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.worker import settings as own
 from pisync_receiver.worker.alerts.plan import Rules
@@ -23,7 +22,7 @@ NOW: Final = "now"
 class Job:
     """What one worker is to do. Raw URLs hold secrets: `repr` leaves them out."""
 
-    conninfo: str
+    database: PostgresUrl
     amqp_url: str | None
     place: Place
     consumer: str
@@ -42,17 +41,15 @@ class Job:
 def work(arguments: argparse.Namespace, environ: Mapping[str, str], *, err: TextIO) -> None:
     """Work until a signal comes, or (`--once`) until nothing is left. Raises SettingError for what cannot be, any
     other PiSyncError for what could not be done."""
-    conninfo, settings = _settings(arguments, environ)
-    job = _job(arguments, settings, conninfo)
+    database, settings = _settings(arguments, environ)
+    job = _job(arguments, settings, database)
     logs.configure(settings[config.LOG_LEVEL], err)
-    try:
-        from pisync_receiver.worker.running import run
-    except ImportError as error:
-        raise MissingExtra("postgres", error) from error
-    run(job, now_ms=lambda: time.time_ns() // 1_000_000, random=random.uniform)
+    from pisync_receiver.worker.running import run  # the driver, which no other command needs
+
+    run(job, now_ms=now_ms, random=random.uniform)
 
 
-def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, Settings]:
+def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tuple[PostgresUrl, Settings]:
     """PostgreSQL's address and the settings. Raises SettingError where the database is not PostgreSQL."""
     settings = config.settings_from(arguments, environ)
     place = settings[config.DATABASE]
@@ -61,15 +58,15 @@ def _settings(arguments: argparse.Namespace, environ: Mapping[str, str]) -> tupl
             f"database_url ({settings.source(config.DATABASE)}) is not PostgreSQL, which a worker needs; nothing was "
             "changed. Name one, such as postgresql://user@host/pisync; a receiver on SQLite works without a worker"
         )
-    return place.conninfo, settings
+    return place, settings
 
 
-def _job(arguments: argparse.Namespace, settings: Settings, conninfo: str) -> Job:
+def _job(arguments: argparse.Namespace, settings: Settings, database: PostgresUrl) -> Job:
     begin_from = _begin_from(arguments.begin_from)
     if begin_from is not None and settings[own.AMQP_URL] is None:
         raise SettingError("--from says where handing on begins, and no broker is named: add amqp_url")
     return Job(
-        conninfo=conninfo,
+        database=database,
         amqp_url=settings[own.AMQP_URL],
         place=Place(
             exchange=settings[own.AMQP_EXCHANGE],

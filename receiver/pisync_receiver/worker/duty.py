@@ -4,9 +4,9 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+from pisync_common.backoff import Backoff
 from pisync_receiver.errors import Unavailable
 from pisync_receiver.logs import fields
-from pisync_receiver.worker.backoff import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from functools import partial
 from typing import Final
 
 from pisync_receiver.store import EventRow
-from pisync_receiver.store.postgres.transactions import Database, Row, Transaction
-from pisync_receiver.times import QUALITIES
+from pisync_receiver.store.finding import event_of
+from pisync_receiver.store.postgres.transactions import Database, Transaction
 
 PAGE_EVENTS: Final = 1000
 PAGE_BYTES: Final = 8 * 1024 * 1024
@@ -83,33 +83,10 @@ class Feed:
                 return
             after, until = position
             rows = await transaction.rows("page", after=after, until=until)
-            yield Page(events=[_event(row) for row in rows], hold=partial(transaction.do, "bounds"))
+            yield Page(events=[event_of(row) for row in rows], hold=partial(transaction.do, "bounds"))
             await transaction.do("move", consumer=self._consumer, until=until, now=self._now_ms())
 
 
 async def _newest(transaction: Transaction) -> int:
     row = await transaction.row("newest")
     return 0 if row is None else int(row[0])
-
-
-def _event(row: Row) -> EventRow:
-    (number, device_id, site, stream, seq, kind, learner_id, object_id, occurred_at, boot_id, boottime_ms) = row[:11]
-    clock_synced, data, received_ms, best_ms, quality = row[11:]
-    return EventRow(
-        id=number,
-        device_id=device_id,
-        site=site,
-        stream=stream,
-        seq=seq,
-        type=kind,
-        learner_id=learner_id,
-        object_id=object_id,
-        occurred_at=occurred_at,
-        boot_id=boot_id,
-        boottime_ms=boottime_ms,
-        clock_synced=clock_synced,
-        data=data,
-        received_ms=received_ms,
-        best_ms=best_ms,
-        quality=QUALITIES[quality],
-    )

@@ -9,13 +9,13 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
+from pisync_common.backoff import Backoff, Uniform
 from pisync_receiver.errors import ReceiverError, Unavailable
 from pisync_receiver.logs import fields
 from pisync_receiver.store.postgres.transactions import Database
 from pisync_receiver.worker.alerts.planner import Planner
 from pisync_receiver.worker.alerts.sender import Sender
 from pisync_receiver.worker.alerts.services import AppriseService
-from pisync_receiver.worker.backoff import Backoff, Uniform
 from pisync_receiver.worker.command import NOW, Job
 from pisync_receiver.worker.duty import Duty
 from pisync_receiver.worker.feed import Feed
@@ -125,7 +125,7 @@ class _Worker:
         return Duty(name, step, backoff=backoff, stopping=self._stopping)
 
     def _database(self) -> Database:
-        database = Database(self._job.conninfo)
+        database = Database(self._job.database)
         self._closing.push_async_callback(database.close)
         return database
 

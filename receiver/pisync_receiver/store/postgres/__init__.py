@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from pisync_common.times import now_ms
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import schema
@@ -95,7 +96,7 @@ def open_store(
     create: bool = False,
     writers: int = WRITERS,
     prepare: bool = False,
-    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    now_ms: Callable[[], int] = now_ms,
 ) -> PostgresStore:
     """Open the database. `create` makes the schema in one that is empty.
 
@@ -118,7 +119,7 @@ def open_reader(url: PostgresUrl) -> PostgresReader:
     return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False, checked=True))
 
 
-def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> list[str]:
+def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = now_ms) -> list[str]:
     """Bring the schema up, making it in an empty database; return what was applied. Safe to repeat, and at once.
 
     Raises SchemaMismatch for a database of a newer program or another build, changing nothing.

@@ -51,7 +51,7 @@ def _adapters() -> AdaptersMap:
 def connect(url: PostgresUrl) -> Connection:
     """One connection of its own, committing each statement by itself. Raises StoreUnusable."""
     try:
-        return psycopg.connect(_conninfo(url), **_options(prepare=False))
+        return psycopg.connect(conninfo(url), **_options(prepare=False))
     except psycopg.Error as error:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
@@ -62,7 +62,7 @@ def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare:
     `checked` tries each before it is lent: for callers that do not try again over another.
     """
     return ConnectionPool(
-        _conninfo(url),
+        conninfo(url),
         connection_class=psycopg.Connection[tuple[Any, ...]],
         kwargs=_options(prepare=prepare),
         check=ConnectionPool.check_connection if checked else None,
@@ -118,7 +118,8 @@ def _options(*, prepare: bool) -> dict[str, Any]:
     }
 
 
-def _conninfo(url: PostgresUrl) -> str:
+def conninfo(url: PostgresUrl) -> str:
+    """What the driver takes: the address, with what is needed to notice a server that is gone. Raises StoreUnusable."""
     try:
         given = conninfo_to_dict(url.conninfo)
         defaults: dict[str, Any] = {"connect_timeout": _CONNECT_S, "application_name": "pisync-receiver"}

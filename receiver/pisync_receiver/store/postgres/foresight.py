@@ -1,6 +1,7 @@
 """What a group's submissions will ask for, read in one exchange with the server while their devices are locked."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import psycopg
@@ -13,16 +14,27 @@ from pisync_receiver.store.writing.tables import Row
 
 _Cursor = psycopg.Cursor[tuple[Any, ...]]
 
-_ANSWERS: Final = {"lock_streams": 2, "find_copies": 2, "find_boots": 3, "find_overlaps": 5, "find_keys": 2}
-"""How many of a row's values say what was asked for; the rest is the answer."""
-_QUERIES: Final = {
-    "lock_streams": "stream",
-    "find_copies": "has_copies",
-    "find_boots": "boot",
-    "find_overlaps": "boots_overlap",
-    "find_keys": "sync_event_by_key",
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Ahead:
+    """A query for many at once, and the query for one that it answers beforehand."""
+
+    query: str
+    width: int
+    """How many of a row's values say what was asked for; the rest is the answer."""
+    more: tuple[object, ...] = ()
+    """What is asked with each."""
+
+
+_AHEAD: Final = {
+    "find_streams": _Ahead(query="stream", width=2),
+    "find_copies": _Ahead(query="has_copies", width=2),
+    "find_boots": _Ahead(query="boot", width=3),
+    "find_overlaps": _Ahead(query="boots_overlap", width=5, more=(OVERLAP_MS,)),
+    "find_keys": _Ahead(query="sync_event_by_key", width=2),
 }
-"""The query that each of them answers for many."""
+_YES: Final = (1,)
+"""The answer of a query that only says whether."""
 
 
 class Foresight:
@@ -36,7 +48,7 @@ class Foresight:
         self._devices = sorted({one.device_id for one in batches} | {one.device_id for one in reports})
         self._reports = len(reports)
         self._wanted: dict[str, list[tuple[Any, ...]]] = {
-            "lock_streams": _distinct((one.device_id, one.stream) for one in batches),
+            "find_streams": _distinct((one.device_id, one.stream) for one in batches),
             "find_copies": _distinct((one.device_id, one.stream) for one in batches if one.events),
             "find_boots": _distinct(_boots(batches)),
             "find_overlaps": _distinct(_seen(batches)),
@@ -53,7 +65,7 @@ class Foresight:
             self._ask("lock_devices", self._devices)
         for name, wanted in self._wanted.items():
             if wanted:
-                self._ask(name, *_columns(wanted), *((OVERLAP_MS,) if name == "find_overlaps" else ()))
+                self._ask(name, *_columns(wanted), *_AHEAD[name].more)
         if self._runs:
             self._ask("find_best", *_columns(self._runs))
         if self._reports:
@@ -76,10 +88,10 @@ class Foresight:
         if self._devices:
             known |= {("device", device): row for device, row in self._locked.items()}
         for name, wanted in self._wanted.items():
-            query, extra = _QUERIES[name], (OVERLAP_MS,) if name == "find_overlaps" else ()
-            known |= {(query, *values, *extra): None for values in wanted}
+            ahead = _AHEAD[name]
+            known |= {(ahead.query, *values, *ahead.more): None for values in wanted}
             for row in self._asked[name].fetchall() if wanted else ():
-                known[query, *row[: _ANSWERS[name]], *extra] = _answer(name, row)
+                known[ahead.query, *row[: ahead.width], *ahead.more] = row[ahead.width :] or _YES
         for row in self._asked["find_best"].fetchall() if self._runs else ():
             device_id, stream, first, last, before, after = row
             known["best_before", device_id, stream, first] = None if before is None else (before,)
@@ -94,14 +106,6 @@ class Foresight:
 
     def _ask(self, name: str, *values: object) -> None:
         self._asked[name] = self._connection.execute(self._sql[name], values)
-
-
-def _answer(name: str, row: Row) -> Row:
-    """The row as the query for one would give it."""
-    rest = row[_ANSWERS[name] :]
-    if name == "find_keys":
-        return (rest[0], row[0], *rest[1:])
-    return rest or (1,)
 
 
 def _may_estimate(batch: EventBatch) -> bool:

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
-from pisync_receiver.errors import SchemaMismatch, StoreUnusable
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import migrations as migrations_of
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.migrations import Migration, check_applied, load
+from pisync_receiver.store.migrations import Applied, Migration, load
 from pisync_receiver.store.postgres.connection import Connection
 
 FOLDER: Final = Path(__file__).with_name("migrations")
@@ -32,11 +33,7 @@ def is_new(connection: Connection) -> bool:
 def check(connection: Connection, url: PostgresUrl, migrations: Sequence[Migration] | None = None) -> None:
     """Raise SchemaMismatch unless the database has exactly the schema this program knows."""
     wanted = load(FOLDER) if migrations is None else migrations
-    if pending := _pending(connection, url, wanted):
-        raise SchemaMismatch(
-            f"{url} has schema {len(wanted) - len(pending)}, this program needs {len(wanted)}; "
-            "make a backup and run: pisync-receiver migrate"
-        )
+    migrations_of.check(str(url), _applied(connection, url), wanted)
 
 
 def migrate(
@@ -46,7 +43,7 @@ def migrate(
     wanted = load(FOLDER) if migrations is None else migrations
     with connection.transaction():
         connection.execute(_LOCK)
-        pending = _pending(connection, url, wanted)
+        pending = migrations_of.pending(str(url), _applied(connection, url), wanted)
         connection.execute(_CREATE)
         for migration in pending:
             connection.execute(migration.sql)
@@ -54,10 +51,9 @@ def migrate(
     return pending
 
 
-def _pending(connection: Connection, url: PostgresUrl, wanted: Sequence[Migration]) -> list[Migration]:
-    """What is not applied yet."""
+def _applied(connection: Connection, url: PostgresUrl) -> list[Applied]:
+    """What this database says was applied to it. Raises StoreUnusable for one that is none of ours."""
     tables = {name for (name,) in connection.execute(_TABLES)}
     if tables and "migrations" not in tables:
         raise StoreUnusable(f"{url} is a database of something else; nothing was changed. Name another database.")
-    applied = connection.execute(_APPLIED).fetchall() if tables else []
-    return check_applied(str(url), applied, wanted)
+    return connection.execute(_APPLIED).fetchall() if tables else []

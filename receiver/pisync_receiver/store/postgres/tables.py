@@ -160,9 +160,10 @@ class PostgresTables:
             self._known[name] = (epoch_ms if known is None else min(epoch_ms, known[0]),)
 
     def _know_keys(self, rows: list[Row]) -> None:
-        for row in rows:
-            if row[9] is not None:
-                self._known["sync_event_by_key", row[1], row[9]] = row[:9]
+        for *stored, key in rows:
+            if key is not None:
+                device_id = stored[_DEVICE_AT["insert_sync_event"]]
+                self._known["sync_event_by_key", device_id, key] = tuple(stored)
 
     def _send(self) -> None:
         """Everything kept back, one statement a table."""

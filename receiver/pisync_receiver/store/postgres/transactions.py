@@ -11,18 +11,14 @@ from typing import Any, Final
 import psycopg
 
 from pisync_receiver.errors import DatabaseUnavailable, SchemaMismatch
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.postgres.connection import conninfo
 from pisync_receiver.store.queries import queries
 
-_CONNECT_SECONDS: Final = 10
 _AWAY: Final = (psycopg.OperationalError, psycopg.InterfaceError, psycopg.InternalError)
 """Lost, refused, timed out, stopped by an administrator, or failed over to a server that only reads."""
 
 Row = tuple[Any, ...]
-
-
-def sql(name: str) -> str:
-    """A query of `worker.sql`."""
-    return queries("postgres", "worker")[name]
 
 
 class Transaction:
@@ -30,15 +26,16 @@ class Transaction:
 
     def __init__(self, connection: "psycopg.AsyncConnection[Row]") -> None:
         self._connection = connection
+        self._sql: Mapping[str, Any] = queries("postgres", "worker")
 
     async def rows(self, query: str, /, **values: object) -> list[Row]:
-        return await (await self._connection.execute(_query(query), values)).fetchall()
+        return await (await self._connection.execute(self._sql[query], values)).fetchall()
 
     async def row(self, query: str, /, **values: object) -> Row | None:
-        return await (await self._connection.execute(_query(query), values)).fetchone()
+        return await (await self._connection.execute(self._sql[query], values)).fetchone()
 
     async def do(self, query: str, /, **values: object) -> None:
-        await self._connection.execute(_query(query), values)
+        await self._connection.execute(self._sql[query], values)
 
     async def alone(self, name: str) -> bool:
         """Whether no other worker does what `name` says until this transaction ends."""
@@ -49,8 +46,8 @@ class Transaction:
 class Database:
     """Transactions, one at a time, on a connection of its own."""
 
-    def __init__(self, conninfo: str) -> None:
-        self._conninfo = conninfo
+    def __init__(self, url: PostgresUrl) -> None:
+        self._url = url
         self._connection: psycopg.AsyncConnection[Row] | None = None
 
     @asynccontextmanager
@@ -93,15 +90,6 @@ class Database:
     async def _open(self) -> "psycopg.AsyncConnection[Row]":
         if self._connection is None or self._connection.closed:
             self._connection = await psycopg.AsyncConnection.connect(
-                self._conninfo, autocommit=True, prepare_threshold=None, **_timeout(self._conninfo)
+                conninfo(self._url), autocommit=True, prepare_threshold=None
             )
         return self._connection
-
-
-def _timeout(conninfo: str) -> Mapping[str, Any]:
-    given = psycopg.conninfo.conninfo_to_dict(conninfo)
-    return {} if "connect_timeout" in given else {"connect_timeout": _CONNECT_SECONDS}
-
-
-def _query(name: str) -> Any:
-    return sql(name)

@@ -5,11 +5,11 @@
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from pisync_common.times import now_ms
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.queries import queries
 from pisync_receiver.store.sqlite import schema
@@ -32,11 +32,6 @@ from pisync_receiver.store.writing import write_group
 __all__ = ["SqliteReader", "SqliteStore", "backup", "connect", "migrate", "open_reader", "open_store"]
 
 log = logging.getLogger(__name__)
-
-
-def now_ms() -> int:
-    """The wall clock, in milliseconds since 1970."""
-    return time.time_ns() // 1_000_000
 
 
 class SqliteStore(SqliteReader):

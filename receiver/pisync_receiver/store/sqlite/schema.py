@@ -5,8 +5,9 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
-from pisync_receiver.errors import SchemaMismatch, StoreUnusable
-from pisync_receiver.store.migrations import Migration, check_applied, load
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import migrations as migrations_of
+from pisync_receiver.store.migrations import Applied, Migration, load
 from pisync_receiver.store.sqlite.connection import Connection, statements, transaction
 
 FOLDER: Final = Path(__file__).with_name("migrations")
@@ -34,11 +35,7 @@ def is_new(connection: Connection) -> bool:
 def check(connection: Connection, path: Path, migrations: Sequence[Migration] | None = None) -> None:
     """Raise SchemaMismatch unless the database has exactly the schema this program knows."""
     wanted = known() if migrations is None else migrations
-    if pending := _pending(connection, path, wanted):
-        raise SchemaMismatch(
-            f"{path} has schema {len(wanted) - len(pending)}, this program needs {len(wanted)}; "
-            "make a backup and run: pisync-receiver migrate"
-        )
+    migrations_of.check(str(path), _applied(connection, path), wanted)
 
 
 def migrate(
@@ -47,7 +44,7 @@ def migrate(
     """Bring the schema up in one transaction; return what was applied. Raises SchemaMismatch, changing nothing."""
     wanted = known() if migrations is None else migrations
     with transaction(connection):
-        pending = _pending(connection, path, wanted)
+        pending = migrations_of.pending(str(path), _applied(connection, path), wanted)
         connection.execute(_CREATE)
         for migration in pending:
             for statement in statements(migration.sql):
@@ -56,10 +53,9 @@ def migrate(
     return pending
 
 
-def _pending(connection: Connection, path: Path, wanted: Sequence[Migration]) -> list[Migration]:
-    """What is not applied yet."""
+def _applied(connection: Connection, path: Path) -> list[Applied]:
+    """What this database says was applied to it. Raises StoreUnusable for one that is none of ours."""
     tables = {name for (name,) in connection.execute(_TABLES)}
     if tables and "migrations" not in tables:
         raise StoreUnusable(f"{path} is a database of something else; nothing was changed. Name another file.")
-    applied = connection.execute(_APPLIED).fetchall() if tables else []
-    return check_applied(str(path), applied, wanted)
+    return connection.execute(_APPLIED).fetchall() if tables else []

@@ -2,12 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import UTC, tzinfo
 from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
+from pisync_common.times import from_ms
+
 _HOURS: Final = re.compile(r"([01]\d|2[0-3]):([0-5]\d)-([01]\d|2[0-3]):([0-5]\d)")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +21,7 @@ class QuietHours:
 
     def includes(self, moment_ms: int, zone: tzinfo) -> bool:
         """Whether it is quiet then, where clocks show the time of `zone`."""
-        local = (_EPOCH + timedelta(milliseconds=moment_ms)).astimezone(zone)
+        local = from_ms(moment_ms).astimezone(zone)
         minute = local.hour * 60 + local.minute
         if self.start < self.end:
             return self.start <= minute < self.end

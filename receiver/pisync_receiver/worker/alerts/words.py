@@ -4,16 +4,16 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, tzinfo
+from datetime import tzinfo
 from typing import Final
 
+from pisync_common.times import from_ms
 from pisync_receiver.worker.alerts.plan import Plan, State, Story
 
 NO_SITE: Final = "no site"
 _MOST_SITES: Final = 50
 _MOST_NAMES: Final = 5
 _MOST_CODES: Final = 3
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def _since(ms: int | None, zone: tzinfo) -> str:
 
 
 def _time(ms: int, zone: tzinfo) -> str:
-    return (_EPOCH + timedelta(milliseconds=ms)).astimezone(zone).strftime("%Y-%m-%d %H:%M %Z")
+    return from_ms(ms).astimezone(zone).strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _errors(stories: Iterable[Story]) -> str:

@@ -18,7 +18,7 @@ FROM devices WHERE device_id = ANY($1::text[]) ORDER BY device_id FOR UPDATE;
 INSERT INTO devices (device_id) SELECT new FROM unnest($1::text[]) AS new ORDER BY new
 ON CONFLICT (device_id) DO NOTHING RETURNING device_id;
 
--- name: lock_streams
+-- name: find_streams
 -- Counters of some streams.
 SELECT s.device_id, s.stream, s.number, s.watermark, s.highest, s.stored, s.carried, s.rejected, s.conflicts,
        s.first_ms, s.last_ms
@@ -63,7 +63,7 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS wanted (devic
 
 -- name: find_keys
 -- The sync events that were stored under some keys.
-SELECT s.device_id, s.idempotency_key, s.id, s.timestamp, s.at_ms, s.total_files_synced, s.total_errors,
+SELECT s.device_id, s.idempotency_key, s.id, s.device_id, s.timestamp, s.at_ms, s.total_files_synced, s.total_errors,
        s.internet_speed, s.errors, s.received_ms
 FROM unnest($1::text[], $2::text[]) AS wanted (device_id, key)
      JOIN sync_events AS s ON s.device_id = wanted.device_id AND s.idempotency_key = wanted.key;
