@@ -54,6 +54,21 @@ class Stream:
         await send({"type": "http.response.body", "body": b""})
 
 
+@dataclass(frozen=True, kw_only=True)
+class NotModified:
+    """304: the caller has the answer already. Without a body, and without what describes one."""
+
+    headers: Headers
+    status: int = 304
+
+    async def send(self, send: Send, extra: Headers, *, with_body: bool) -> None:
+        await send({"type": "http.response.start", "status": self.status, "headers": [*extra, *self.headers]})
+        await send({"type": "http.response.body", "body": b""})
+
+
+Reply = Answer | Stream | NotModified
+
+
 def json_answer(value: Any, *, status: int = 200, headers: Headers = ()) -> Answer:
     """`value` (a Struct, dataclass or builtin) as JSON."""
     return Answer(status=status, body=_encode(value), headers=headers)

@@ -15,7 +15,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from pisync_receiver.api import table
 from pisync_receiver.auth import Gate, TokenSource
 from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
+from pisync_receiver.caching import Cache
 from pisync_receiver.census import Census
+from pisync_receiver.conditional import Answers
 from pisync_receiver.errors import Problem
 from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
@@ -64,6 +66,7 @@ def create_app(
     new_request_id: Callable[[], str],
     settings: AppSettings,
     readiness: Readiness | None = None,
+    cache: Cache | None = None,
     clock: Callable[[], float] = time.perf_counter,
     extra_routes: Sequence[Route] = (),
     on_start: Callable[[], Awaitable[None]] | None = None,
@@ -71,11 +74,13 @@ def create_app(
 ) -> ASGIApp:
     """Put the receiver together. The app starts and closes `intake` in its lifespan.
 
-    `extra_routes` come before the table's own (a benchmark's yardstick, say). `on_start` runs after the intake has
-    started, `on_stop` before it closes. `clock` measures seconds for the log.
+    `cache` hears of commits from whoever made `intake`; without one every GET is a query. `extra_routes` come before
+    the table's own (a benchmark's yardstick, say). `on_start` runs after the intake has started, `on_stop` before it
+    closes. `clock` measures seconds for the log.
     """
     routes = [*extra_routes, *table()]
     services = Services(
+        answers=Answers(cache, metrics),
         store=store,
         intake=intake,
         tokens=tokens,

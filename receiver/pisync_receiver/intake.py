@@ -102,11 +102,15 @@ class Intake:
         clock: Callable[[], float],
         random: Callable[[], float],
         watcher: Watcher | None = None,
+        committed: Callable[[Sequence[object]], None] = lambda outcomes: None,
     ) -> None:
+        """`committed` hears of every group's outcomes before those who wait for them; on a writer's thread, and it must
+        not raise."""
         self._store = store
         self._limits = limits
         self._clock = clock
         self._watcher = watcher
+        self._committed = committed
         self._backlog = Backlog(clock, random)
         self._queue: Handover[_Waiting] = Handover()
         self._waiting = 0
@@ -208,6 +212,7 @@ class Intake:
             outcomes: Sequence[object] = self._store.write([item.submission for item in group])  # type: ignore[misc]
         except Exception as error:
             outcomes = [error] * len(group)
+        self._committed(outcomes)
         finished = self._clock()
         self._backlog.drained(len(group), finished - started)
         if self._watcher is not None:

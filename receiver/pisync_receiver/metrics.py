@@ -28,6 +28,12 @@ class Metrics:
         self._duplicates = events.labels("duplicate")
         self._rejected = events.labels("rejected")
         self.sync_events = Counter("pisync_sync_events", "Sync events answered with 201.", registry=registry)
+        self.answers = Counter(
+            "pisync_answers",
+            "Questions the cache was asked: answered 304, out of the cache, or by a query.",
+            ("found",),
+            registry=registry,
+        )
         self._group_size = Histogram(
             "pisync_intake_group_size", "Submissions in one commit.", registry=registry, buckets=_GROUP_SIZES
         )

@@ -33,6 +33,15 @@ _LINK: Final = {
 }
 
 
+_ETAG: Final = {"description": "What If-None-Match may name the next time.", "schema": {"type": "string"}}
+_IF_NONE_MATCH: Final = Param(
+    name="If-None-Match",
+    about="The ETag of an answer at hand; if it still holds, 304 comes instead of it.",
+    read=lambda text, _: text,
+    schema={"type": "string"},
+)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Documents:
     """The document as JSON and as a page; `policy` is the page's Content-Security-Policy."""
@@ -93,6 +102,9 @@ def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dic
         "parameters": _parameters(route),
         "responses": {str(status): _response(gives, schema_of) for status, gives in route.gives.items()},
     }
+    if route.depends is not None:
+        operation["responses"]["200"].setdefault("headers", {})["ETag"] = _ETAG
+        operation["responses"]["304"] = {"description": "The answer that If-None-Match names still holds."}
     if route.takes is not None:
         content = {"application/json": {"schema": schema_of[_key(route.takes)]}}
         operation["requestBody"] = {"required": True, "content": content}
@@ -108,10 +120,11 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
         {"name": name, "in": "path", "required": True, "schema": {"type": "string", "pattern": ID_PATTERN}}
         for name in _PATH_PARAMETER.findall(route.path)
     ]
+    headers = route.headers if route.depends is None else (*route.headers, _IF_NONE_MATCH)
     return (
         in_path
         + [_parameter(param, "query") for param in route.query.params]
-        + [_parameter(param, "header") for param in route.headers]
+        + [_parameter(param, "header") for param in headers]
     )
 
 
@@ -187,7 +200,7 @@ def _call(method: str, path: str, operation: Mapping[str, Any]) -> str:
     )
     answers = "".join(
         f"<tr><th scope=row>{status}</th><td>{escape(response['description'])}</td>"
-        f"<td>{escape(', '.join(response['content']))} {_links(response['content'])}</td></tr>\n"
+        f"<td>{escape(', '.join(response.get('content', ())))} {_links(response.get('content', {}))}</td></tr>\n"
         for status, response in sorted(operation["responses"].items())
     )
     body = operation.get("requestBody", {}).get("content", {})

@@ -28,6 +28,8 @@ class Param:
     read: Callable[[str, int], object]
     schema: Mapping[str, object]
     default: object = None
+    moves: Callable[[str], bool] = lambda text: False
+    """Whether this text means something else as time goes by."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +42,11 @@ class Query:
         """Every parameter's value, or its default; what nobody declared is ignored. Raises Problem 400."""
         given = self._given(query) if query else {}
         return {param.name: _value(param, given.get(param.name, ()), now_ms) for param in self.params}
+
+    def moves(self, query: bytes) -> bool:
+        """Whether the same query may be answered otherwise later though nothing was stored. Raises Problem 400."""
+        given = self._given(query) if query else {}
+        return any(param.moves(text) for param in self.params for text in given.get(param.name, ()))
 
     def _given(self, query: bytes) -> dict[str, list[str]]:
         try:
@@ -102,7 +109,7 @@ def moment(name: str, about: str) -> Param:
     """A time, as milliseconds since 1970: RFC 3339, or how long ago, such as 7d."""
 
     def read(text: str, now_ms: int) -> int:
-        if _DURATION.fullmatch(text):
+        if _is_duration(text):
             return now_ms - _duration_ms(text)
         try:
             return parse_ms(_LOST_PLUS.sub(r"+\1", text))  # an unescaped + in a query string reads as a space
@@ -110,13 +117,14 @@ def moment(name: str, about: str) -> Param:
             raise ValueError("must be an RFC 3339 time such as 2026-11-23T10:00:00Z, or how long ago: 7d") from error
 
     schema = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,6}[smhdw]$"}]}
-    return Param(name=name, about=f"{about} (a time, or how long ago: 30m, 12h, 7d)", read=read, schema=schema)
+    about = f"{about} (a time, or how long ago: 30m, 12h, 7d)"
+    return Param(name=name, about=about, read=read, schema=schema, moves=_is_duration)
 
 
 def duration(name: str, about: str) -> Param:
-    """A length of time in milliseconds, written as 30m, 12h or 3d."""
+    """A length of time before now, in milliseconds, written as 30m, 12h or 3d."""
     schema = {"type": "string", "pattern": "^[0-9]{1,6}[smhdw]$"}
-    return Param(name=name, about=about, read=lambda text, _: _duration_ms(text), schema=schema)
+    return Param(name=name, about=about, read=lambda text, _: _duration_ms(text), schema=schema, moves=_is_duration)
 
 
 def identifier(name: str, about: str) -> Param:
@@ -164,6 +172,10 @@ def _by_rule(check: Callable[[], str]) -> str:
         return check()
     except RuleError as error:
         raise ValueError(str(error).removeprefix("it ")) from error
+
+
+def _is_duration(text: str) -> bool:
+    return _DURATION.fullmatch(text) is not None
 
 
 def _duration_ms(text: str) -> int:

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from starlette.routing import Route as StarletteRoute
 from starlette.types import Receive, Scope, Send
 
-from pisync_receiver.answers import Answer, Stream
+from pisync_receiver.answers import Reply
 from pisync_receiver.auth import NOBODY, Caller, Gate, Who
 from pisync_receiver.errors import Problem
+from pisync_receiver.marks import Mark
 from pisync_receiver.params import Param, Query
 
 if TYPE_CHECKING:
     from pisync_receiver.services import Services
 
-Handler = Callable[["Request"], Awaitable[Answer | Stream]]
+Handler = Callable[["Request"], Awaitable[Reply]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,9 @@ class Route:
     query: Query = field(default=Query())
     headers: Sequence[Param] = ()
     """Request headers the document names."""
+    depends: Callable[[Mapping[str, Any]], Mark | None] | None = None
+    """For GET: what the answer depends on, by the query's values; None for nothing that a commit changes. A row
+    without it answers of the moment and gives no ETag."""
     problems: Sequence[int] = ()
     """Problem statuses beyond those that follow from `who`, `takes` and `query`."""
 
@@ -114,7 +118,7 @@ class Resource:
             raise Problem(405, "method_not_allowed", detail, headers={"Allow": self._allow})
         exchange.route = route
         exchange.caller = caller = await self._gate.admit(route.who, exchange.headers, scope["path_params"])
-        answer = await route.handler(Request(self._services, route, caller, exchange, scope, receive))
+        answer = await self._services.answers.give(Request(self._services, route, caller, exchange, scope, receive))
         exchange.status = answer.status
         exchange.started = True
         await answer.send(send, exchange.extra, with_body=method != "HEAD")

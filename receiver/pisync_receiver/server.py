@@ -31,6 +31,7 @@ from pisync_receiver import config, databases, logs
 from pisync_receiver.administration import Administration
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, TokenSource
+from pisync_receiver.caching import OwnCache, telling
 from pisync_receiver.control import ControlServer, Do, NoControl
 from pisync_receiver.counting import own_registry, worker_ended
 from pisync_receiver.directory import Directory
@@ -186,13 +187,22 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
     async def main() -> None:
         metrics = Metrics(own_registry())
         limits = IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES])
-        intake = Intake(store, limits=limits, clock=time.monotonic, random=random.random, watcher=metrics)
+        cache = OwnCache() if isinstance(settings[config.DATABASE], Path) else None
+        intake = Intake(
+            store,
+            limits=limits,
+            clock=time.monotonic,
+            random=random.random,
+            watcher=metrics,
+            committed=telling(cache),
+        )
         tokens = _tokens(settings, store)
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
         control = _control(settings, administration.do)
         readiness = Readiness(intake, store)
         app = create_app(
             readiness=readiness,
+            cache=cache,
             store=store,
             intake=intake,
             tokens=tokens,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pisync_receiver.auth import TokenSource
 from pisync_receiver.body import BodyReader
 from pisync_receiver.census import Census
+from pisync_receiver.conditional import Answers
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.openapi import Documents
@@ -17,6 +18,7 @@ from pisync_receiver.store import Store
 class Services:
     """One receiver's parts. Times are milliseconds since 1970."""
 
+    answers: Answers
     store: Store
     intake: Intake
     tokens: TokenSource

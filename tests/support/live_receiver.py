@@ -23,6 +23,7 @@ from starlette.types import ASGIApp
 
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, new_token, token_hash
+from pisync_receiver.caching import OwnCache, telling
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.routing import Route
@@ -78,8 +79,14 @@ def live_receiver(
         store = wrap(real)
         secrets, tokens = make_tokens(real)
         metrics = Metrics(CollectorRegistry())
+        cache = OwnCache()
         intake = Intake(
-            store, limits=limits or IntakeLimits(), clock=time.monotonic, random=random.random, watcher=metrics
+            store,
+            limits=limits or IntakeLimits(),
+            clock=time.monotonic,
+            random=random.random,
+            watcher=metrics,
+            committed=telling(cache),
         )
         numbers = itertools.count(1)
         app = create_app(
@@ -87,6 +94,7 @@ def live_receiver(
             intake=intake,
             tokens=tokens,
             metrics=metrics,
+            cache=cache,
             now_ms=now_ms,
             new_request_id=lambda: f"made-{next(numbers)}",
             settings=settings or AppSettings(),

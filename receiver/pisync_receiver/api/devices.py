@@ -6,6 +6,7 @@ from pisync_receiver import params
 from pisync_receiver.answers import Answer, json_answer
 from pisync_receiver.auth import Who
 from pisync_receiver.errors import Problem
+from pisync_receiver.marks import on_anything
 from pisync_receiver.pages import CURSOR, LIMIT, page_answer
 from pisync_receiver.params import Query
 from pisync_receiver.routing import Gives, Request, Route
@@ -62,6 +63,7 @@ def routes() -> list[Route]:
             handler=devices,
             about="Every device: when it was last heard, and how its sync runs go.",
             query=_DEVICES,
+            depends=on_anything,
             gives={200: Gives(about="A page.", body=list[DeviceRecord], pages=True)},
         ),
         Route(
@@ -70,6 +72,7 @@ def routes() -> list[Route]:
             who=Who.READER,
             handler=device,
             about="One device. One that cannot get through cannot say so: last contact and last refusal tell.",
+            depends=on_anything,
             gives={200: Gives(about="The device.", body=DeviceRecord)},
             problems=(404,),
         ),
@@ -79,6 +82,7 @@ def routes() -> list[Route]:
             who=Who.READER,
             handler=completeness,
             about="For each stream of a device: what is accounted for, what is missing, what was rejected.",
+            depends=on_anything,
             gives={200: Gives(about="The streams.", body=Completeness)},
             problems=(404,),
         ),

@@ -7,6 +7,7 @@ from pisync_receiver import export, params
 from pisync_receiver.answers import Answer, Stream, json_answer
 from pisync_receiver.auth import Who
 from pisync_receiver.decoding import decode_batch
+from pisync_receiver.marks import on_anything
 from pisync_receiver.negotiation import choose
 from pisync_receiver.pages import CURSOR, LIMIT, page_answer
 from pisync_receiver.params import Query
@@ -91,6 +92,7 @@ def routes() -> list[Route]:
             handler=get_events,
             about="Stored events in the order they arrived: pages, or everything as NDJSON or CSV by Accept.",
             query=_QUERY,
+            depends=on_anything,
             gives={
                 200: Gives(
                     about="A page, or an export of everything from the cursor on, whatever the limit.",

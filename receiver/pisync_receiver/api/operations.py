@@ -3,6 +3,7 @@
 from pisync_receiver import metrics
 from pisync_receiver.answers import Answer, json_answer
 from pisync_receiver.auth import Who
+from pisync_receiver.marks import on_nothing
 from pisync_receiver.routing import Gives, Request, Route
 from pisync_receiver.views import Health
 
@@ -64,6 +65,7 @@ def routes() -> list[Route]:
             who=Who.ANYONE,
             handler=document,
             about="This document.",
+            depends=on_nothing,
             gives={200: Gives(about="OpenAPI 3.1.")},
         ),
         Route(
@@ -72,6 +74,7 @@ def routes() -> list[Route]:
             who=Who.ANYONE,
             handler=page,
             about="This document as a page, without scripts and without any other host.",
+            depends=on_nothing,
             gives={200: Gives(about="A page.", media=("text/html",))},
         ),
     ]

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import cast
+from typing import Any, cast
 
 from pisync_common.rules import ID_PATTERN, check_id
 from pisync_receiver import params
@@ -11,6 +11,7 @@ from pisync_receiver.api.devices import known_device
 from pisync_receiver.auth import Who
 from pisync_receiver.decoding import decode_sync_event
 from pisync_receiver.errors import Problem
+from pisync_receiver.marks import Mark, on_anything
 from pisync_receiver.pages import CURSOR, LIMIT, page_answer
 from pisync_receiver.params import Param, Query
 from pisync_receiver.routing import Gives, Request, Route
@@ -100,6 +101,11 @@ async def repeated_failures(request: Request) -> Answer:
     return page_answer(request, page, failing_device)
 
 
+def _failures_depend_on(query: Mapping[str, Any]) -> Mark:
+    """Only reports of devices with a streak change who has one; failures altogether, any report."""
+    return Mark.FAILING if query["mode"] == "consecutive" else Mark.ANYTHING
+
+
 def _idempotency_key(request: Request) -> str | None:
     key = request.headers.get(b"idempotency-key")
     if key is None:
@@ -129,6 +135,7 @@ def routes() -> list[Route]:
             handler=sync_history,
             about="The sync events of one device, newest first.",
             query=_HISTORY,
+            depends=on_anything,
             gives={200: Gives(about="A page.", body=list[SyncEventRecord], pages=True)},
             problems=(404,),
         ),
@@ -139,6 +146,7 @@ def routes() -> list[Route]:
             handler=repeated_failures,
             about="Devices that keep failing, worst first.",
             query=_FAILURES,
+            depends=_failures_depend_on,
             gives={200: Gives(about="A page.", body=list[FailingDevice], pages=True)},
         ),
     ]

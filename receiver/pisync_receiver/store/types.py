@@ -175,6 +175,8 @@ class StoredSyncEvent:
     the write that stored it: None for a repeat, and in every query."""
     consecutive_failures: int = 0
     """The device's streak after this report; only in the outcome of the write that stored it."""
+    streak_before: int = 0
+    """And before it."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -20,12 +20,13 @@ def store_report(group: Group, report: SyncReport) -> StoredSyncEvent:
     number = group.tables.sync_event_id(report.device_id)
     errors = json.dumps(dict(report.errors), separators=(",", ":")) if report.errors else None
     group.tables.put("insert_sync_event", [_row(number, report, errors)])
-    before = device.health
-    device.health = _after(group, before, report, errors)
+    health = device.health
+    before = health.consecutive_failures
+    device.health = _after(group, health, report, errors)
     streak = device.health.consecutive_failures
-    if (crossed := crossing(before.consecutive_failures, streak)) is not None:
+    if (crossed := crossing(before, streak)) is not None:
         group.tables.crossed(report.device_id, crossed, report.received_ms, device.health)
-    return _stored(number, report, streak, crossed)
+    return _stored(number, report, before, streak, crossed)
 
 
 def errors_of(text: str | None) -> Mapping[str, int]:
@@ -75,7 +76,7 @@ def _row(number: int, report: SyncReport, errors: str | None) -> tuple[Any, ...]
     )
 
 
-def _stored(number: int, report: SyncReport, streak: int, crossed: Crossing | None) -> StoredSyncEvent:
+def _stored(number: int, report: SyncReport, before: int, streak: int, crossed: Crossing | None) -> StoredSyncEvent:
     return StoredSyncEvent(
         id=number,
         device_id=report.device_id,
@@ -88,4 +89,5 @@ def _stored(number: int, report: SyncReport, streak: int, crossed: Crossing | No
         received_ms=report.received_ms,
         crossing=crossed,
         consecutive_failures=streak,
+        streak_before=before,
     )
