@@ -21,7 +21,7 @@ from pisync_receiver.conditional import Answers
 from pisync_receiver.errors import Problem
 from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
-from pisync_receiver.limits import spending
+from pisync_receiver.limits import Limits, spending
 from pisync_receiver.logs import REQUEST_ID, TRACE, told
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.openapi import make_documents
@@ -50,8 +50,6 @@ class AppSettings:
     auth: bool = True
     """False lets anyone do anything; the caller has made sure that only loopback can reach the app."""
     body: BodyLimits = field(default_factory=BodyLimits)
-    device_rate: int = 0
-    """Calls a second that one device may make, BURST_S seconds' worth at once; 0 for as many as it likes."""
     trusted_proxies: Networks = ()
     """Gateways that may say who is calling."""
 
@@ -67,6 +65,7 @@ def create_app(
     settings: AppSettings,
     readiness: Readiness | None = None,
     cache: Cache | None = None,
+    limits: Limits | None = None,
     clock: Callable[[], float] = time.perf_counter,
     extra_routes: Sequence[Route] = (),
     on_start: Callable[[], Awaitable[None]] | None = None,
@@ -74,9 +73,10 @@ def create_app(
 ) -> ASGIApp:
     """Put the receiver together. The app starts and closes `intake` in its lifespan.
 
-    `cache` hears of commits from whoever made `intake`; without one every GET is a query. `extra_routes` come before
-    the table's own (a benchmark's yardstick, say). `on_start` runs after the intake has started, `on_stop` before it
-    closes. `clock` measures seconds for the log.
+    `cache` hears of commits from whoever made `intake`; without one every GET is a query. `limits` are those of
+    devices; None lets each come as often as it likes. `extra_routes` come before the table's own (a benchmark's
+    yardstick, say). `on_start` runs after the intake has started, `on_stop` before it closes. `clock` measures seconds
+    for the log.
     """
     routes = [*extra_routes, *table()]
     services = Services(
@@ -96,7 +96,7 @@ def create_app(
         required=settings.auth,
         now_ms=now_ms,
         refused=Refusals(intake).note,
-        spend=spending(settings.device_rate, clock=clock),
+        spend=spending(limits),
     )
 
     @asynccontextmanager

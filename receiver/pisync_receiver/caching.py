@@ -6,7 +6,7 @@ several.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -55,15 +55,13 @@ class Cache(Protocol):
     async def keep(self, question: Question, recalled: Recalled, kept: Kept) -> None:
         """Keep what a query found that began after `recalled`. Never raises."""
 
-    def changed(self, marks: Collection[Mark]) -> None:
-        """A commit changed these. On a writer's thread, before anybody hears of the commit; never raises."""
+    async def changed(self, marks: Collection[Mark]) -> None:
+        """A commit changed these; nobody has heard of it yet. Never raises."""
 
 
-def telling(cache: Cache | None) -> Callable[[Sequence[object]], None]:
+def telling(cache: Cache | None) -> Callable[[Sequence[object]], Awaitable[None]] | None:
     """What an intake calls with the outcomes of every commit."""
-    if cache is None:
-        return lambda outcomes: None
-    return lambda outcomes: cache.changed(marks_of(outcomes))
+    return None if cache is None else lambda outcomes: cache.changed(marks_of(outcomes))
 
 
 class OwnCache:
@@ -90,6 +88,6 @@ class OwnCache:
         if len(self._kept) > self._size:
             self._kept.popitem(last=False)
 
-    def changed(self, marks: Collection[Mark]) -> None:
+    async def changed(self, marks: Collection[Mark]) -> None:
         for mark in marks:
             self._now[mark] = object()

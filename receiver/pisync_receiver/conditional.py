@@ -40,12 +40,12 @@ class Answers:
         known = await cache.recall(question)
         if known.kept is not None:
             if _has(request, known.kept.etag):
-                self._metrics.answers.labels("unchanged").inc()
+                self._metrics.answer("unchanged")
                 return _unchanged(known.kept)
             if known.kept.body is not None:
-                self._metrics.answers.labels("kept").inc()
+                self._metrics.answer("kept")
                 return _whole(known.kept, known.kept.body)
-        self._metrics.answers.labels("queried").inc()
+        self._metrics.answer("queried")
         found = await request.route.handler(request)
         if isinstance(found, Answer) and found.status == 200:
             await cache.keep(question, known, _kept(found))

@@ -20,9 +20,11 @@ from pisync_common.settings import (
     flags_of,
     integer,
     load,
+    optional,
     size,
 )
 from pisync_receiver.forwarded import networks
+from pisync_receiver.sharing.address import redis_url
 from pisync_receiver.store.address import SQLITE, Address, address
 from pisync_receiver.worker.settings import WORKING
 
@@ -102,6 +104,13 @@ DEVICE_RATE = Setting(
     metavar="N",
     help="requests a second that one device may send, five times as many at once; more are answered 429; 0 is no limit",
 )
+REDIS = Setting(
+    name="redis_url",
+    default="",
+    parse=optional(redis_url),
+    metavar="URL",
+    help="the Redis through which several receivers share rates, tokens and answers; empty for none",
+)
 MAX_WAITING = Setting(
     name="max_waiting",
     default="10000",
@@ -155,6 +164,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     LOG_LEVEL,
     MAX_CONNECTIONS,
     DEVICE_RATE,
+    REDIS,
     MAX_WAITING,
     MAX_WAITING_BYTES,
     IDLE_TIMEOUT,
@@ -192,11 +202,17 @@ def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
 
 
 def check_serving(settings: Settings) -> None:
-    """Raise SettingError for what no `serve` may do: several workers on SQLite, an open door beyond this machine."""
+    """Raise SettingError for what no `serve` may do: several workers, or Redis, on SQLite; an open door beyond this
+    machine."""
     if (workers := settings[WORKERS]) > 1 and isinstance(settings[DATABASE], Path):
         raise SettingError(
             f"workers = {str(workers)!r} ({settings.source(WORKERS)}): SQLite has exactly one writer, so one process "
             "serves it; leave it at 1, or store in PostgreSQL (--database-url postgresql://…), which takes many"
+        )
+    if settings[REDIS] is not None and isinstance(settings[DATABASE], Path):
+        raise SettingError(
+            f"redis_url = '{settings[REDIS]}' ({settings.source(REDIS)}): it is for several receivers, and SQLite has "
+            "one, which needs none; leave it out, or store in PostgreSQL (--database-url postgresql://…)"
         )
     if not settings[AUTH] and not is_loopback(settings[HOST]):
         raise SettingError(

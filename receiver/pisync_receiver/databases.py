@@ -83,6 +83,15 @@ def backup(place: Address, file: Path) -> None:
     sqlite.backup(place, file)
 
 
+def identity(place: Address) -> str:
+    """What tells this database from any other, whatever it is called. Raises StoreUnusable."""
+    if isinstance(place, PostgresUrl):
+        from pisync_receiver.store import postgres
+
+        return postgres.identity(place)
+    return str(place)
+
+
 def exists(place: Address) -> bool:
     """Whether there is something to open, as far as can be told without opening it."""
     return isinstance(place, PostgresUrl) or place.is_file()

@@ -11,7 +11,7 @@ import hmac
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, Protocol
 
 from pisync_receiver.auth import token_hash
 from pisync_receiver.errors import StoreUnusable
@@ -26,11 +26,25 @@ LookUp = Callable[[Sequence[str]], list[TokenRow]]
 """`Reader.tokens_by_hash`; called in a thread of its own, as slow questions may fill the threads that all share."""
 
 
+class Elsewhere(Protocol):
+    """Where receivers leave each other what they looked up."""
+
+    async def recall(self, hashes: Sequence[str]) -> tuple[object, dict[str, tuple[TokenRow, float]]]:
+        """What may be believed still, each with the seconds since before its query began; and the moment, for `keep`.
+        Never raises."""
+
+    async def keep(self, moment: object, rows: Sequence[TokenRow]) -> None:
+        """Leave what a query found that began after `moment`. Never raises."""
+
+
 class Directory:
     """`auth.TokenSource` for a store that other receivers write, too. Used on the event loop."""
 
-    def __init__(self, look_up: LookUp, *, clock: Callable[[], float], size: int = SIZE) -> None:
-        """`clock` counts seconds and never goes back."""
+    def __init__(
+        self, look_up: LookUp, *, clock: Callable[[], float], elsewhere: Elsewhere | None = None, size: int = SIZE
+    ) -> None:
+        """`clock` counts seconds and never goes back. `elsewhere` is asked before the store."""
+        self._elsewhere = elsewhere
         self._look_up = look_up
         self._clock = clock
         self._size = size
@@ -84,12 +98,26 @@ class Directory:
         """The tokens of some hashes. Raises StoreUnusable, also where the answer is too old when it comes."""
         self._changed.clear()
         began = self._clock()
-        rows = await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, digests)
+        found = await self._find(digests)
         if self._clock() >= began + KEEP_S:
             raise StoreUnusable(f"a look-up of tokens took over {KEEP_S:g} s, so its answer is not believed")
-        for row in rows:
-            self._remember(row, began)
-        return {row.token_hash: row for row in rows} | self._changed
+        for row, age in found.values():
+            self._remember(row, began - age)
+        return {digest: row for digest, (row, _) in found.items()} | self._changed
+
+    async def _find(self, digests: Sequence[str]) -> dict[str, tuple[TokenRow, float]]:
+        """Rows by their hash, each with the age it had already."""
+        if self._elsewhere is None:
+            return {row.token_hash: (row, 0.0) for row in await self._ask_store(digests)}
+        moment, found = await self._elsewhere.recall(digests)
+        if missing := [digest for digest in digests if digest not in found]:
+            rows = await self._ask_store(missing)
+            await self._elsewhere.keep(moment, rows)
+            found |= {row.token_hash: (row, 0.0) for row in rows}
+        return found
+
+    async def _ask_store(self, digests: Sequence[str]) -> list[TokenRow]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, digests)
 
     def _remember(self, row: TokenRow, since: float) -> None:
         known = self._remembered.get(row.token_hash)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, overload
 
@@ -102,10 +102,9 @@ class Intake:
         clock: Callable[[], float],
         random: Callable[[], float],
         watcher: Watcher | None = None,
-        committed: Callable[[Sequence[object]], None] = lambda outcomes: None,
+        committed: Callable[[Sequence[object]], Awaitable[None]] | None = None,
     ) -> None:
-        """`committed` hears of every group's outcomes before those who wait for them; on a writer's thread, and it must
-        not raise."""
+        """`committed` hears of every group's outcomes, and only then do those who wait for them. It must not raise."""
         self._store = store
         self._limits = limits
         self._clock = clock
@@ -118,6 +117,7 @@ class Intake:
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads: list[threading.Thread] = []
+        self._telling: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
@@ -169,6 +169,7 @@ class Intake:
         if self._loop is not None:
             for thread in self._threads:
                 await asyncio.to_thread(thread.join)
+            await asyncio.gather(*self._telling)
 
     def _refused(self, reason: str) -> None:
         if self._watcher is not None:
@@ -212,7 +213,6 @@ class Intake:
             outcomes: Sequence[object] = self._store.write([item.submission for item in group])  # type: ignore[misc]
         except Exception as error:
             outcomes = [error] * len(group)
-        self._committed(outcomes)
         finished = self._clock()
         self._backlog.drained(len(group), finished - started)
         if self._watcher is not None:
@@ -230,11 +230,30 @@ class Intake:
     def _wake(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._settle, group, outcomes)
+            self._loop.call_soon_threadsafe(self._finish, group, outcomes)
         except RuntimeError:
             log.warning("the event loop ended before %d requests could be answered; they are stored", len(group))
 
     # On the event loop again.
+
+    def _finish(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
+        if self._committed is None:
+            self._settle(group, outcomes)
+            return
+        task = asyncio.ensure_future(self._tell(self._committed, group, outcomes))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell(
+        self,
+        committed: Callable[[Sequence[object]], Awaitable[None]],
+        group: list[_Waiting],
+        outcomes: Sequence[object],
+    ) -> None:
+        try:
+            await committed(outcomes)
+        finally:
+            self._settle(group, outcomes)
 
     def _settle(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
         for item, outcome in zip(group, outcomes, strict=True):

@@ -1,4 +1,4 @@
-"""How often one caller may come: a rate for each key, in the memory of one process.
+"""How often one caller may come: a rate for each key, in the memory of one process, which others may add to.
 
 GCRA: of each key only one number is kept, the moment at which it will have paid for everything it was let in for. A
 key whose moment has passed is as good as one never seen and may be forgotten.
@@ -51,12 +51,14 @@ class Limits:
     caller in and never shuts one out.
     """
 
-    def __init__(self, rate: Rate, *, clock: Callable[[], float], keys: int = KEYS) -> None:
-        """`clock` gives seconds and never goes back."""
+    def __init__(self, rate: Rate, *, clock: Callable[[], float], keys: int = KEYS, shared: bool = False) -> None:
+        """`clock` gives seconds and never goes back. `shared`: somebody takes what is `untold`, again and again."""
         self._rate = rate
         self._clock = clock
         self._keys = keys
         self._paid: OrderedDict[str, float] = OrderedDict()
+        self._shared = shared
+        self._untold: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._paid)
@@ -68,29 +70,44 @@ class Limits:
         wait = paid - now - self._rate.tolerance_s
         if wait > _NOTHING:
             return wait
-        self._paid[key] = paid + self._rate.interval_s
+        self._pay(key, paid + self._rate.interval_s)
+        if self._shared and (key in self._untold or len(self._untold) < self._keys):
+            self._untold[key] = self._untold.get(key, 0) + 1
+        return 0.0
+
+    def untold(self) -> dict[str, float]:
+        """What keys were let in for since this was last asked, in seconds."""
+        calls, self._untold = self._untold, {}
+        return {key: count * self._rate.interval_s for key, count in calls.items()}
+
+    def told(self, key: str, paid: float) -> None:
+        """All together let `key` in for what it will have paid for at `paid`; what is untold comes on top."""
+        mine = self._untold.get(key, 0) * self._rate.interval_s
+        self._pay(key, max(self._paid.get(key, paid), paid + mine))
+
+    def _pay(self, key: str, paid: float) -> None:
+        self._paid[key] = paid
         self._paid.move_to_end(key)
         if len(self._paid) > self._keys:
             self._paid.popitem(last=False)
-        return 0.0
-
-    def wait(self, key: str) -> float:
-        """As `take`, without counting anything."""
-        now = self._clock()
-        return max(self._paid.get(key, now) - now - self._rate.tolerance_s, 0.0)
 
 
 BURST_S: Final = 5
 """Seconds' worth of calls that may come at once."""
 
 
-def spending(
-    calls_a_second: int, *, clock: Callable[[], float], random: Callable[[], float] = random_module.random
-) -> Callable[[str], None]:
-    """What counts a caller's call, and raises Problem 429 when there were too many; 0 counts nothing."""
+def each_device(calls_a_second: int, *, clock: Callable[[], float], shared: bool = False) -> Limits | None:
+    """The limits of devices; None where 0 says that there are none."""
     if calls_a_second == 0:
+        return None
+    rate = Rate(count=calls_a_second, period_s=1, burst=calls_a_second * BURST_S)
+    return Limits(rate, clock=clock, shared=shared)
+
+
+def spending(limits: Limits | None, random: Callable[[], float] = random_module.random) -> Callable[[str], None]:
+    """What counts a caller's call, and raises Problem 429 when there were too many."""
+    if limits is None:
         return lambda key: None
-    limits = Limits(Rate(count=calls_a_second, period_s=1, burst=calls_a_second * BURST_S), clock=clock)
 
     def spend(key: str) -> None:
         if (wait_s := limits.take(key)) > 0:

@@ -1,6 +1,6 @@
 """What Prometheus sees. One object an app, on the registry it was given."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -28,12 +28,13 @@ class Metrics:
         self._duplicates = events.labels("duplicate")
         self._rejected = events.labels("rejected")
         self.sync_events = Counter("pisync_sync_events", "Sync events answered with 201.", registry=registry)
-        self.answers = Counter(
+        answers = Counter(
             "pisync_answers",
             "Questions the cache was asked: answered 304, out of the cache, or by a query.",
             ("found",),
             registry=registry,
         )
+        self._answers = {found: answers.labels(found) for found in ("unchanged", "kept", "queried")}
         self._group_size = Histogram(
             "pisync_intake_group_size", "Submissions in one commit.", registry=registry, buckets=_GROUP_SIZES
         )
@@ -72,6 +73,10 @@ class Metrics:
             child = self._request_children[key] = self._requests.labels(route, method, str(status))
         child.inc()
 
+    def answer(self, found: str) -> None:
+        """A question was answered: `unchanged` (304) or `kept`, both out of the cache, or `queried`."""
+        self._answers[found].inc()
+
     def receipt(self, stored: int, duplicates: int, rejected: int) -> None:
         """One batch was answered."""
         self._stored.inc(stored)
@@ -93,6 +98,12 @@ class Metrics:
         self._devices.labels("unheard").set(fleet.unheard)
         self._streams_behind.set(fleet.streams_behind)
         self._events_missing.set(fleet.events_missing)
+
+    def redis_answers(self) -> Callable[[bool], None]:
+        """Count a Redis, too; what is returned hears whether it answered."""
+        up = Gauge("pisync_redis_up", "Whether Redis answered.", registry=self._registry, multiprocess_mode="livemin")
+        up.set(1)
+        return up.set
 
     def connections(self, pools: Mapping[str, tuple[int, int]]) -> None:
         """How many connections each pool has open, and how many of these are in use."""

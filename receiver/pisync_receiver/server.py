@@ -31,14 +31,18 @@ from pisync_receiver import config, databases, logs
 from pisync_receiver.administration import Administration
 from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, TokenSource
-from pisync_receiver.caching import OwnCache, telling
+from pisync_receiver.caching import Cache, OwnCache, telling
 from pisync_receiver.control import ControlServer, Do, NoControl
 from pisync_receiver.counting import own_registry, worker_ended
 from pisync_receiver.directory import Directory
 from pisync_receiver.errors import ReceiverError
 from pisync_receiver.intake import Intake, IntakeLimits
+from pisync_receiver.limits import Limits, each_device
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.readiness import Readiness
+from pisync_receiver.sharing import Sharing
+from pisync_receiver.sharing.address import RedisUrl
+from pisync_receiver.sharing.link import check_installed
 from pisync_receiver.store import Store
 from pisync_receiver.store.address import url_of
 from pisync_receiver.workers import Workers, inherited_socket
@@ -60,6 +64,8 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
     """Serve until a signal comes. Raises SettingError, LockHeld, StoreUnusable or CannotListen before anything is
     answered. Prints `listening on URL` to `out` once connections are accepted."""
     config.check_serving(settings)
+    if settings[config.REDIS] is not None:
+        check_installed()
     _configure_logs(settings[config.LOG_LEVEL], err)
     place = settings[config.DATABASE]
     with signals_raised_again() as stopping, databases.writing(place, "pisync-receiver serve"):
@@ -186,23 +192,32 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
 
     async def main() -> None:
         metrics = Metrics(own_registry())
-        limits = IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES])
-        cache = OwnCache() if isinstance(settings[config.DATABASE], Path) else None
+        redis = settings[config.REDIS]
+        limits = each_device(settings[config.DEVICE_RATE], clock=time.monotonic, shared=redis is not None)
+        sharing = None if redis is None else _sharing(settings, redis, limits, metrics)
+        cache = _cache(settings, sharing)
         intake = Intake(
             store,
-            limits=limits,
+            limits=IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES]),
             clock=time.monotonic,
             random=random.random,
             watcher=metrics,
             committed=telling(cache),
         )
-        tokens = _tokens(settings, store)
+        tokens = _tokens(settings, store, sharing)
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
         control = _control(settings, administration.do)
         readiness = Readiness(intake, store)
+
+        async def start() -> None:
+            await control.start()
+            if sharing is not None:
+                await sharing.start()
+
         app = create_app(
             readiness=readiness,
             cache=cache,
+            limits=limits,
             store=store,
             intake=intake,
             tokens=tokens,
@@ -211,10 +226,9 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
             new_request_id=new_request_id,
             settings=AppSettings(
                 auth=settings[config.AUTH],
-                device_rate=settings[config.DEVICE_RATE],
                 trusted_proxies=settings[config.TRUSTED_PROXIES],
             ),
-            on_start=control.start,
+            on_start=start,
             on_stop=control.close,
         )
         server = Server(
@@ -230,17 +244,37 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         finally:
             await control.close()  # a second Ctrl-C skips the app's own end
         await intake.close()
+        if sharing is not None:
+            await sharing.close()
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
     log.info("stopped")
 
 
-def _tokens(settings: Settings, store: Store) -> TokenSource:
+def _tokens(settings: Settings, store: Store, sharing: Sharing | None) -> TokenSource:
     """Where one process writes, all tokens in memory; else looked up, as any other may make or revoke one."""
     if isinstance(settings[config.DATABASE], Path):
         return Tokens(store.all_tokens())
-    return Directory(store.tokens_by_hash, clock=time.monotonic)
+    elsewhere = None if sharing is None else sharing.tokens
+    return Directory(store.tokens_by_hash, clock=time.monotonic, elsewhere=elsewhere)
+
+
+def _cache(settings: Settings, sharing: Sharing | None) -> Cache | None:
+    """Where one process writes, it knows when an answer no longer holds; else Redis does, or nobody."""
+    if isinstance(settings[config.DATABASE], Path):
+        return OwnCache()
+    return None if sharing is None else sharing.cache
+
+
+def _sharing(settings: Settings, redis: RedisUrl, limits: Limits | None, metrics: Metrics) -> Sharing:
+    return Sharing(
+        redis,
+        space=databases.identity(settings[config.DATABASE]),
+        limits=limits,
+        clock=time.monotonic,
+        noticed=metrics.redis_answers(),
+    )
 
 
 def _control(settings: Settings, do: Do) -> ControlServer | NoControl:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from pisync_receiver.app import AppSettings
 from pisync_receiver.limits import BURST_S
 from tests.support.live_receiver import DEVICE, OTHER, live_receiver
 
@@ -10,7 +9,7 @@ REPORT = {"timestamp": "2026-11-23T10:00:00Z", "total_files_synced": 3, "total_e
 
 
 def test_429_with_retry_after_for_one_device_alone(tmp_path: Path) -> None:
-    with live_receiver(tmp_path, settings=AppSettings(device_rate=1)) as live:
+    with live_receiver(tmp_path, device_rate=1) as live:
         device, other = live.client("device"), live.client("other device")
         answers = [device.post("/api/sync-event", json={"device_id": DEVICE, **REPORT}) for _ in range(BURST_S + 20)]
         refused = next(answer for answer in answers if answer.status_code != 201)

@@ -17,6 +17,8 @@ import yaml
 
 from tests.support.postgres import fresh_database, needs_postgres
 from tests.support.receiver_process import ReceiverProcess, wait_until
+from tests.support.redis import SERVER as REDIS
+from tests.support.redis import needs_redis
 from tests.support.worker.process import WorkerProcess
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +65,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     own, worker = free_port(), free_port()
     with (
         fresh_database() as url,
-        ReceiverProcess(folder / "receiver", database_url=url) as receiver,
+        ReceiverProcess(folder / "receiver", "--redis-url", REDIS, database_url=url) as receiver,
         WorkerProcess(folder / "worker.log", database_url=url, metrics_address=f"127.0.0.1:{worker}"),
     ):
         use(receiver)
@@ -123,6 +125,7 @@ def both_up(address: str) -> bool:
 
 
 @needs_postgres
+@needs_redis
 def test_every_metric_that_a_rule_or_a_panel_names_exists(prometheus: str) -> None:
     there = set(ask(prometheus, "/api/v1/label/__name__/values"))
     wanted = named()
@@ -131,10 +134,11 @@ def test_every_metric_that_a_rule_or_a_panel_names_exists(prometheus: str) -> No
 
 
 @needs_postgres
+@needs_redis
 def test_the_rules_are_loaded_and_none_of_them_is_broken(prometheus: str) -> None:
     (group,) = ask(prometheus, "/api/v1/rules")["groups"]
     wait_until(lambda: all(rule["health"] == "ok" for rule in rules_of(prometheus)), "every rule was evaluated")
-    assert len(group["rules"]) == 11
+    assert len(group["rules"]) == 12
 
 
 def rules_of(address: str) -> list[dict[str, Any]]:
@@ -144,6 +148,7 @@ def rules_of(address: str) -> list[dict[str, Any]]:
 
 
 @needs_postgres
+@needs_redis
 def test_every_metric_stands_in_the_guide(prometheus: str) -> None:
     there = {_PARTS.sub("", name) for name in ask(prometheus, "/api/v1/label/__name__/values")}
     ours = {name for name in there if name.startswith("pisync_") and not name.endswith("_created")}

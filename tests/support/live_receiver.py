@@ -25,6 +25,7 @@ from pisync_receiver.app import AppSettings, create_app
 from pisync_receiver.auth import Tokens, new_token, token_hash
 from pisync_receiver.caching import OwnCache, telling
 from pisync_receiver.intake import Intake, IntakeLimits
+from pisync_receiver.limits import each_device
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.routing import Route
 from pisync_receiver.store import Role, Store, TokenCreate, TokenRevoke
@@ -69,6 +70,7 @@ def live_receiver(
     wrap: Callable[[Store], Any] = lambda store: store,
     limits: IntakeLimits | None = None,
     settings: AppSettings | None = None,
+    device_rate: int = 0,
     extra_routes: Sequence[Route] = (),
     now_ms: Callable[[], int] = lambda: NOW_MS,
 ) -> Iterator[Live]:
@@ -95,6 +97,7 @@ def live_receiver(
             tokens=tokens,
             metrics=metrics,
             cache=cache,
+            limits=each_device(device_rate, clock=time.monotonic),
             now_ms=now_ms,
             new_request_id=lambda: f"made-{next(numbers)}",
             settings=settings or AppSettings(),

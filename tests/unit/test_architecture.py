@@ -21,7 +21,7 @@ THIRD_PARTY = {
     "pisync_receiver": {
         "httptools", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop", "zstandard",
         # Of extras beside it; the contracts say where each may be imported, a test below that nothing else needs them.
-        "aio_pika", "apprise", "psycopg", "psycopg_pool",
+        "aio_pika", "apprise", "psycopg", "psycopg_pool", "redis",
     },
 }  # fmt: skip
 OWN = {

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync_receiver.errors import Problem
-from pisync_receiver.limits import BURST_S, RETRY_AFTER_MAX, Limits, Rate, rate_limited, spending
+from pisync_receiver.limits import BURST_S, RETRY_AFTER_MAX, Limits, Rate, each_device, rate_limited, spending
 
 
 class Clock:
@@ -41,15 +41,6 @@ def test_a_refused_call_costs_nothing() -> None:
         assert kept.take("a") > 0
     clock.now += 1
     assert kept.take("a") == 0
-
-
-def test_a_look_counts_nothing() -> None:
-    clock = Clock()
-    kept = limits(clock, burst=1)
-    assert [kept.wait("a") for _ in range(5)] == [0] * 5
-    assert len(kept) == 0
-    kept.take("a")
-    assert kept.wait("a") == pytest.approx(1.0)
 
 
 def test_one_caller_takes_nothing_from_another() -> None:
@@ -93,8 +84,9 @@ def test_whoever_waits_as_long_as_it_was_told_is_let_in(count: int, burst: int) 
     clock = Clock()
     kept = limits(clock, count=count, period_s=10, burst=burst)
     for _ in range(20):
-        clock.now += kept.wait("a")
-        assert kept.take("a") == 0
+        if wait := kept.take("a"):
+            clock.now += wait
+            assert kept.take("a") == 0
 
 
 @pytest.mark.parametrize(
@@ -117,7 +109,7 @@ def test_what_is_no_rate_is_refused(count: int, period_s: float, burst: int) -> 
 
 def test_calls_are_spent_device_by_device_and_none_where_there_is_no_limit() -> None:
     now = [100.0]
-    spend = spending(2, clock=lambda: now[0], random=lambda: 0.0)
+    spend = spending(each_device(2, clock=lambda: now[0]), random=lambda: 0.0)
     for _ in range(2 * BURST_S):
         spend("pibook-1")
     with pytest.raises(Problem) as refused:
@@ -130,6 +122,45 @@ def test_calls_are_spent_device_by_device_and_none_where_there_is_no_limit() -> 
     spend("pibook-2")
     now[0] += 0.5
     spend("pibook-1")
-    free = spending(0, clock=lambda: now[0])
+    free = spending(each_device(0, clock=lambda: now[0]))
     for _ in range(1000):
         free("pibook-1")
+
+
+def test_what_was_let_in_is_told_once_and_what_others_let_in_counts() -> None:
+    clock = Clock()
+    kept = Limits(Rate(count=1, period_s=1, burst=3), clock=clock, shared=True)
+    kept.take("a")
+    assert kept.untold() == {"a": 1.0}
+    assert kept.untold() == {}
+    kept.told("a", clock.now + 2.0)  # with another's call
+    assert [kept.take("a") for _ in range(2)] == [0, 1.0]
+
+
+def test_what_was_let_in_while_others_were_asked_comes_on_top() -> None:
+    clock = Clock()
+    kept = Limits(Rate(count=1, period_s=1, burst=3), clock=clock, shared=True)
+    kept.take("a")
+    kept.untold()
+    kept.take("a")
+    kept.told("a", clock.now + 1.0)
+    assert [kept.take("a") for _ in range(2)] == [0, 1.0]
+    assert kept.untold() == {"a": 2.0}
+
+
+def test_others_that_lost_their_memory_let_nobody_in_twice() -> None:
+    clock = Clock()
+    kept = Limits(Rate(count=1, period_s=1, burst=1), clock=clock, shared=True)
+    kept.take("a")
+    kept.untold()
+    kept.told("a", clock.now)
+    assert kept.take("a") == pytest.approx(1.0)
+
+
+def test_what_nobody_takes_away_does_not_pile_up() -> None:
+    alone, shared = (
+        Limits(Rate(count=1, period_s=1, burst=1), clock=Clock(), keys=10, shared=it) for it in (False, True)
+    )
+    for number in range(100):
+        assert alone.take(str(number)) == shared.take(str(number)) == 0
+    assert (len(alone.untold()), len(shared.untold())) == (0, 10)

@@ -59,6 +59,33 @@ class TestDatabaseUrl:
             settings(PISYNC_RECEIVER_DATABASE_URL=url)
         assert "hunter2" not in str(caught.value)
 
+    @pytest.mark.parametrize(
+        "url",
+        ["redis://h", "redis://h:6379", "redis://u:secret@h/3", "rediss://h/0", "redis://[::1]/0", "unix:///run/r"],
+    )
+    def test_a_redis_is_named_and_its_password_is_not(self, url: str) -> None:
+        there = settings("--redis-url", url)[config.REDIS]
+        assert there.url == url
+        assert "secret" not in f"{there} {there!r}"
+
+    @pytest.mark.parametrize(
+        "url",
+        [
+            "redis",
+            "http://h",
+            "redis://",
+            "redis://h:x",
+            "redis://h/x",
+            "unix://",
+            "redis://h\n",
+            "redis://:hunter2@h/x",
+        ],
+    )
+    def test_no_redis(self, url: str) -> None:
+        with pytest.raises(SettingError, match="not the address of a Redis") as caught:
+            settings("--redis-url", url)
+        assert "hunter2" not in str(caught.value)
+
     def test_what_stands_beside_the_file(self) -> None:
         paths = config.Paths(database=Path("/srv/receiver.db"))
         assert paths.lock == Path("/srv/receiver.db.lock")
@@ -83,6 +110,11 @@ class TestServing:
         with pytest.raises(SettingError, match=r"variable PISYNC_RECEIVER_WORKERS.*exactly one writer"):
             config.check_serving(settings(PISYNC_RECEIVER_WORKERS="2"))
         config.check_serving(settings("--workers", "2", "--database-url", "postgresql://db/pisync"))
+
+    def test_redis_is_refused_where_there_is_nobody_to_share_with(self) -> None:
+        with pytest.raises(SettingError, match=r"redis_url = 'redis://h' \(flag --redis-url\).*postgresql://"):
+            config.check_serving(settings("--redis-url", "redis://:secret@h"))
+        config.check_serving(settings("--redis-url", "redis://h", "--database-url", "postgresql://db/pisync"))
 
     @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), ("--workers", "0")])
     def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:

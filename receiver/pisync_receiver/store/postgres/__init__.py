@@ -24,7 +24,7 @@ from pisync_receiver.store.postgres.reading import PostgresReader
 from pisync_receiver.store.postgres.writing import Writer
 from pisync_receiver.store.types import Outcome, Submission
 
-__all__ = ["PostgresStore", "PostgresUrl", "migrate", "open_reader", "open_store"]
+__all__ = ["PostgresStore", "PostgresUrl", "identity", "migrate", "open_reader", "open_store"]
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +117,17 @@ def open_reader(url: PostgresUrl) -> PostgresReader:
     with unusable(url, "opened"), connect(url) as connection:
         schema.check(connection, url)
     return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False, checked=True))
+
+
+def identity(url: PostgresUrl) -> str:
+    """The cluster's own number (a standby has the same) and the database's. Raises StoreUnusable."""
+    with unusable(url, "asked who it is"), connect(url) as connection:
+        row = connection.execute(
+            "SELECT system_identifier, (SELECT oid FROM pg_database WHERE datname = current_database()) "
+            "FROM pg_control_system()"
+        ).fetchone()
+    assert row is not None
+    return f"{row[0]}-{row[1]}"
 
 
 def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = now_ms) -> list[str]:
