@@ -65,6 +65,7 @@ class TestDatabaseUrl:
     )
     def test_a_redis_is_named_and_its_password_is_not(self, url: str) -> None:
         there = settings("--redis-url", url)[config.REDIS]
+        assert there is not None
         assert there.url == url
         assert "secret" not in f"{there} {there!r}"
 
