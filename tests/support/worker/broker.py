@@ -7,15 +7,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, Final, TypeVar
+from urllib.parse import urlsplit
 
 import aio_pika
 import msgspec
 import pytest
 from aio_pika.abc import AbstractChannel
 
-HOST: Final = "127.0.0.1"
-PORT: Final = 5672
-URL: Final = f"amqp://guest:guest@{HOST}:{PORT}/"
+URL: Final = os.environ.get("PISYNC_TEST_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672/")
+HOST: Final = urlsplit(URL).hostname or "127.0.0.1"
+PORT: Final = urlsplit(URL).port or 5672
 _numbers = count(1)
 T = TypeVar("T")
 
@@ -87,7 +88,7 @@ def queue_of_its_own() -> Iterator[Queue]:
     try:
         run(clean)
     except (OSError, aio_pika.exceptions.AMQPError) as error:
-        pytest.skip(f"no RabbitMQ answers at {HOST}:{PORT}, so nothing was published: {type(error).__name__}")
+        pytest.skip(f"no RabbitMQ answers at {HOST}:{PORT}; name one with PISYNC_TEST_RABBITMQ: {type(error).__name__}")
     try:
         yield queue
     finally:
