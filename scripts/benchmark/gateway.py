@@ -11,7 +11,7 @@ from typing import Final
 
 from benchmark import cloud, load, postgres
 from benchmark.measure import Bench, median
-from benchmark.processes import receiver, stop, until
+from benchmark.processes import cpu_s, receiver, stop, until
 from benchmark.report import Result, at_least, progress
 
 CONFIG: Final = """
@@ -34,8 +34,6 @@ backend receivers
     server two 127.0.0.1:{two}
 """
 """What receiver/deploy/haproxy.cfg does to a request, without TLS and limits, which one alone has not either."""
-
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def available() -> bool:
@@ -61,7 +59,7 @@ def two_receivers(bench: Bench) -> Iterator[Result]:
                 progress(f"two receivers: round {number + 1}, {way}")
                 begin_s = (2 * number + place) * seconds * cloud.MOST_A_SECOND
                 what = cloud.reports(tokens, seconds * cloud.MOST_A_SECOND, first_s=begin_s, failing=False)
-                before = sum(map(_cpu_s, pids))
+                before = sum(map(cpu_s, pids))
                 one = load.posts(
                     folder,
                     port=port,
@@ -73,7 +71,7 @@ def two_receivers(bench: Bench) -> Iterator[Result]:
                 if one.failed:
                     raise RuntimeError(f"{one.failed} of {one.requests} requests failed")
                 rates[way].append(one.rate)
-                costs[way].append((sum(map(_cpu_s, pids)) - before) / one.requests * 1e6)
+                costs[way].append((sum(map(cpu_s, pids)) - before) / one.requests * 1e6)
     rate = {way: median(values) for way, values in rates.items()}
     cost = {way: median(values) for way, values in costs.items()}
     yield at_least(
@@ -107,8 +105,3 @@ def _listens(port: int) -> bool:
     except OSError:
         return False
     return True
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS

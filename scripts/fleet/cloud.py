@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from benchmark.processes import cpu_s, peak_mib, stop
 from fleet.devices import Device
 from pisync_common.times import now_ms
 from pisync_receiver import databases
@@ -17,7 +18,6 @@ from pisync_receiver.store import EventFilter, TokenCreate
 from pisync_receiver.store.address import Address
 
 GROUP: Final = 1_000
-_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 
 def make_devices(place: Address, count: int, *, progress: Callable[[int], None]) -> list[Device]:
@@ -54,7 +54,7 @@ class Receivers:
 
     def used(self) -> Used:
         pids = [pid for process in self._processes for pid in _family(process.pid)]
-        return Used(peak_mib=sum(map(_peak_mib, pids)), cpu_s=sum(map(_cpu_s, pids)))
+        return Used(peak_mib=sum(map(peak_mib, pids)), cpu_s=sum(map(cpu_s, pids)))
 
 
 @contextmanager
@@ -68,7 +68,7 @@ def receivers(url: str, folder: Path, *, count: int, workers: int, arguments: Se
             log = stack.enter_context((folder / f"receiver-{number}.log").open("w"))
             environ = os.environ | {"PISYNC_RECEIVER_DATABASE_URL": url}
             process = subprocess.Popen(command, env=environ, stdout=subprocess.PIPE, stderr=log, text=True)
-            stack.callback(_stop, process)
+            stack.callback(stop, process)
             assert process.stdout is not None
             line = process.stdout.readline()
             if not line.startswith("listening on "):
@@ -103,20 +103,3 @@ def check(place: Address, devices: Sequence[Device], events_each: int) -> Found:
 def _family(pid: int) -> list[int]:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return [pid, *(one for child in children for one in _family(int(child)))]
-
-
-def _peak_mib(pid: int) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
-
-
-def _stop(process: "subprocess.Popen[str]") -> None:
-    process.terminate()
-    process.wait(60)
-    assert process.stdout is not None
-    process.stdout.close()

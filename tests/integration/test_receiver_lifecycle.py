@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support.devices import MadeUpDevice
+from tests.support.ports import listens
 from tests.support.receiver_process import ReceiverProcess, wait_until
 
 DEVICES = 4
@@ -105,7 +106,7 @@ def test_a_graceful_end_answers_the_request_that_is_under_way(tmp_path: Path) ->
             stopping = threading.Thread(target=receiver.stop)
             stopping.start()
             wait_until(lambda: "Waiting for connections to close" in receiver.log(), "the receiver waits for this one")
-            assert not _listens(receiver.port)
+            assert not listens(receiver.port)
             slow.sendall(body[10:])
             assert slow.recv(65536).startswith(b"HTTP/1.1 201")
         stopping.join()
@@ -158,11 +159,3 @@ def test_tokens_and_commands_survive_a_kill(tmp_path: Path) -> None:
 def _start_and_ignore(receiver: ReceiverProcess) -> None:
     with contextlib.suppress(RuntimeError):
         receiver.start()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port), timeout=60).close()
-    except OSError:
-        return False
-    return True

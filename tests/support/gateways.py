@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import ssl
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import httpx
 import pytest
 
 from tests.support.certificates import Authority
+from tests.support.ports import free_port, listens
 from tests.support.receiver_process import ReceiverProcess, wait_until
 
 DEPLOY: Final = Path(__file__).parents[2] / "receiver/deploy"
@@ -46,8 +46,7 @@ def gateway(
         pytest.skip(f"{program} is not installed, so its configuration was not run")
     authority = Authority(folder / "authority")
     pem = authority.pem()
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     variables = {
         "PISYNC_BIND": f"127.0.0.1:{port}",
         "PISYNC_PEM": str(pem),
@@ -59,7 +58,7 @@ def gateway(
     with (folder / "gateway.log").open("w") as log:
         process = subprocess.Popen(command, env=os.environ | variables, stdout=log, stderr=log, cwd=folder)
     try:
-        wait_until(lambda: _listens(port) or process.poll() is not None, "the gateway listens")
+        wait_until(lambda: listens(port) or process.poll() is not None, "the gateway listens")
         assert process.poll() is None, (folder / "gateway.log").read_text()
         yield Gateway(url=f"https://localhost:{port}", authority=authority.certificate, receivers=receivers)
     finally:
@@ -78,11 +77,3 @@ def _command(program: str, found: str, folder: Path, variables: dict[str, str]) 
     filled = Template((DEPLOY / "nginx.conf.template").read_text()).safe_substitute(variables)
     config.write_text(filled if os.geteuid() else "user root;\n" + filled)
     return [found, "-p", str(folder), "-c", str(config), "-e", "stderr"]
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True

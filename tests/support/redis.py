@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import uuid
 from functools import cache
@@ -14,6 +13,7 @@ from typing import Final, Self
 import pytest
 import redis
 
+from tests.support.ports import free_port
 from tests.support.receiver_process import wait_until
 
 SERVER: Final = os.environ.get("PISYNC_TEST_REDIS", "redis://127.0.0.1:6379/0")
@@ -47,8 +47,7 @@ class RedisProcess:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self._port = free.getsockname()[1]
+        self._port = free_port()
         self.url = f"redis://127.0.0.1:{self._port}/0"
         self._process: subprocess.Popen[bytes] | None = None
 

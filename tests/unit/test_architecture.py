@@ -119,8 +119,8 @@ def test_the_command_starts_without_the_slow_libraries(module: str) -> None:
 
 
 def test_the_receiver_on_sqlite_needs_no_extra() -> None:
-    extras = "{'psycopg', 'psycopg_pool', 'aio_pika', 'apprise'}"
-    code = f"import sys, pisync_receiver.server, pisync_receiver.commands; print(*sorted({extras} & set(sys.modules)))"
+    extras = "{'psycopg', 'psycopg_pool', 'redis', 'aio_pika', 'apprise'}"
+    code = f"import sys, pisync_receiver.server, pisync_receiver.cli; print(*sorted({extras} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
+
 SCRIPT = Path(__file__).parents[2] / "scripts/services"
 TOOLS = ("bash", "sort", "tail", "find", "sleep", "tr")
 STARTS = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); time.sleep(60)"
@@ -116,8 +118,7 @@ def test_ci_that_may_not_install_says_so_and_fails(machine: Machine) -> None:
 def test_what_is_installed_and_does_not_run_is_started(machine: Machine) -> None:
     machine.listens("postgres")
     machine.listens("rabbitmq")
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        machine.ports["redis"] = free.getsockname()[1]
+    machine.ports["redis"] = free_port()
     code = STARTS.format(port=machine.ports["redis"])
     machine.has("redis-server", script=f'{sys.executable} -c "{code}" >/dev/null 2>&1 & echo $! >{machine.calls}.pid')
     try:

@@ -30,12 +30,3 @@ def test_a_missing_library_is_named_with_its_extra(hidden: str, extra: str, vari
     assert f"{hidden} is not installed" in done.stderr
     assert f"pip install 'pisync[{extra}]'" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_other_commands_load_none_of_them() -> None:
-    code = (
-        "import sys, pisync_receiver.cli, pisync_receiver.server;"
-        "print(*sorted({'aio_pika', 'apprise', 'psycopg'} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []

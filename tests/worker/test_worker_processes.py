@@ -3,7 +3,6 @@
 import json
 import re
 import signal
-import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import psycopg
 import pytest
 
 from tests.support.fault_proxy import FaultProxy
+from tests.support.ports import free_port
 from tests.support.postgres import fresh_database
 from tests.support.receiver_process import wait_until
 from tests.support.worker.broker import HOST, PORT, URL, Queue, Taken
@@ -223,8 +223,7 @@ def test_workers_share_the_few_connections_of_pgbouncer(
 
 
 def test_the_figures_can_be_read(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     where = {"metrics_address": f"127.0.0.1:{port}"}
     school_day(database, 1, 10)
     with WorkerProcess(tmp_path / "log", **settings(database, queue), **where) as worker:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port, listens
 from tests.support.receiver_process import wait_until
 
 _CONFIG = """
@@ -32,27 +32,18 @@ def pgbouncer(host: str, server_port: int, user: str) -> Iterator[int]:
     program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if program is None:
         pytest.skip("pgbouncer is not installed, so no worker was run behind it")
-    with tempfile.TemporaryDirectory() as folder, socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "pgbouncer.ini"
         config.write_text(_CONFIG.format(port=port, host=host, server_port=server_port, user=user))
         Path(folder).chmod(0o755)
         config.chmod(0o644)
-        free.close()
         unprivileged = ["-u", "nobody"] if os.geteuid() == 0 else []  # it refuses to be root
         process = subprocess.Popen([program, "-q", *unprivileged, str(config)], stderr=subprocess.DEVNULL)
         try:
-            wait_until(lambda: _listens(port) or process.poll() is not None, "pgbouncer listens")
+            wait_until(lambda: listens(port) or process.poll() is not None, "pgbouncer listens")
             assert process.poll() is None
             yield port
         finally:
             process.kill()
             process.wait()
-
-
-def _listens(port: int) -> bool:
-    try:
-        socket.create_connection(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
