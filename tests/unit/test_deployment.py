@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +124,35 @@ def test_compose_names_only_what_it_has() -> None:
     assert SERVICES["grafana"]["ports"] == ["127.0.0.1:3000:3000"]
 
 
+def schema_check(file: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(file)]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_compose_takes_it_by_its_own_schema(tmp_path: Path) -> None:
+    assert schema_check(DEPLOY / "compose.yaml").returncode == 0
+    wrong = tmp_path / "compose.yaml"
+    wrong.write_text((DEPLOY / "compose.yaml").read_text().replace("read_only: true", "readonly: true"))
+    assert "'readonly' was unexpected" in schema_check(wrong).stdout
+
+
+def test_each_service_is_given_its_own_secrets_alone() -> None:
+    asked = {name: set(re.findall(r"\$\{(\w+)", json.dumps(service))) for name, service in SERVICES.items()}
+    assert {name: names for name, names in asked.items() if names} == {
+        **{key: {"POSTGRES_PASSWORD"} for key in ("migrate", "receiver-1", "receiver-2", "postgres")},
+        "worker": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "ALERT_URLS"},
+        "rabbitmq": {"RABBITMQ_PASSWORD"},
+        "grafana": {"GRAFANA_PASSWORD"},
+    }
+    assert not any("env_file" in service for service in SERVICES.values())
+    offered = re.findall(r"^(\w+)=(.*)$", (DEPLOY / "env.example").read_text(), re.MULTILINE)
+    assert {name for name, _ in offered} == set().union(*asked.values())
+    assert all(value == "" for _, value in offered)
+
+
 def test_no_secret_stands_in_compose() -> None:
-    assert not re.search(r"(?i)(password|pass|secret)\s*[:=]\s*\S", (DEPLOY / "compose.yaml").read_text())
+    text = (DEPLOY / "compose.yaml").read_text()
+    assert all("${" in line for line in text.splitlines() if re.search(r"(?i)(password|pass|secret)\w*\s*[:=]", line))
 
 
 def test_the_image_is_made_of_what_the_repository_has_and_runs_unprivileged() -> None:
