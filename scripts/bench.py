@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import cloud, device, gateway, postgres, queries
+from benchmark import cloud, device, gateway, postgres, queries, sharing
 from benchmark.measure import Bench
 from benchmark.report import Result, heading, machine
 
@@ -26,6 +26,7 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "postgres-batches": postgres.batches,
     "postgres-queries": postgres.questions,
     "postgres-two": gateway.two_receivers,
+    "postgres-redis": sharing.with_redis,
 }
 
 
@@ -45,6 +46,9 @@ def main() -> int:
                 continue
             if figure == "postgres-two" and not gateway.available():
                 print(f"{figure}: not measured; HAProxy is not installed")
+                continue
+            if figure == "postgres-redis" and not sharing.available():
+                print(f"{figure}: not measured; no Redis answers, name one with PISYNC_TEST_REDIS")
                 continue
             for result in FIGURES[figure](bench):
                 print(result.line(), flush=True)

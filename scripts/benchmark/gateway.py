@@ -4,8 +4,9 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -43,8 +44,6 @@ def available() -> bool:
 def two_receivers(bench: Bench) -> Iterator[Result]:
     """`POST /api/sync-event`, 100 connections: requests a second, and what processor time each takes."""
     folder = bench.place("gateway")
-    rates: dict[str, list[float]] = {"one": [], "two": []}
-    costs: dict[str, list[float]] = {"one": [], "two": []}
     with (
         postgres.database() as url,
         receiver(folder / "1", database_url=url) as first,
@@ -52,32 +51,46 @@ def two_receivers(bench: Bench) -> Iterator[Result]:
         _gateway(folder, first.port, second.port) as gateway,
     ):
         tokens = first.enroll([f"pibook-{number:04}" for number in range(cloud.CONNECTIONS)])
-        seconds = bench.pick(5, 2)
         ways = {"one": (first.port, [first.pid]), "two": (gateway[0], [first.pid, second.pid, gateway[1]])}
-        for number in range(bench.pick(7, 3)):
-            for place, (way, (port, pids)) in enumerate(ways.items()):
-                progress(f"two receivers: round {number + 1}, {way}")
-                begin_s = (2 * number + place) * seconds * cloud.MOST_A_SECOND
-                what = cloud.reports(tokens, seconds * cloud.MOST_A_SECOND, first_s=begin_s, failing=False)
-                before = sum(map(cpu_s, pids))
-                one = load.posts(
-                    folder,
-                    port=port,
-                    target=cloud.SYNC_EVENT,
-                    what=what,
-                    connections=cloud.CONNECTIONS,
-                    seconds=seconds,
-                )
-                if one.failed:
-                    raise RuntimeError(f"{one.failed} of {one.requests} requests failed")
-                rates[way].append(one.rate)
-                costs[way].append((sum(map(cpu_s, pids)) - before) / one.requests * 1e6)
-    rate = {way: median(values) for way, values in rates.items()}
-    cost = {way: median(values) for way, values in costs.items()}
+        cost = costs(bench, folder, tokens, ways)
     yield at_least(
-        "PostgreSQL: two receivers behind HAProxy | one alone", f"{rate['two']:,.0f}/s, {cost['two']:.0f} us CPU each",
-        f"{rate['one']:,.0f}/s, {cost['one']:.0f} us", rate["two"] / rate["one"], 1.0,
+        "PostgreSQL: two receivers behind HAProxy | one alone", cost["two"].shown(), cost["one"].shown(),
+        cost["two"].rate / cost["one"].rate, 1.0,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """Requests a second, and the processor time of each in microseconds; medians."""
+
+    rate: float
+    cpu_us: float
+
+    def shown(self) -> str:
+        return f"{self.rate:,.0f}/s, {self.cpu_us:.0f} us CPU each"
+
+
+def costs(
+    bench: Bench, folder: Path, tokens: dict[str, str], ways: Mapping[str, tuple[int, Sequence[int]]]
+) -> dict[str, Cost]:
+    """Sync events sent each way in turns: way -> (port, the processes whose time counts)."""
+    rates: dict[str, list[float]] = {way: [] for way in ways}
+    used: dict[str, list[float]] = {way: [] for way in ways}
+    seconds = bench.pick(5, 2)
+    for number in range(bench.pick(7, 3)):
+        for place, (way, (port, pids)) in enumerate(ways.items()):
+            progress(f"sync-event on PostgreSQL: round {number + 1}, {way}")
+            begin_s = (len(ways) * number + place) * seconds * cloud.MOST_A_SECOND
+            what = cloud.reports(tokens, seconds * cloud.MOST_A_SECOND, first_s=begin_s, failing=False)
+            before = sum(map(cpu_s, pids))
+            one = load.posts(
+                folder, port=port, target=cloud.SYNC_EVENT, what=what, connections=cloud.CONNECTIONS, seconds=seconds
+            )
+            if one.failed:
+                raise RuntimeError(f"{one.failed} of {one.requests} requests failed")
+            rates[way].append(one.rate)
+            used[way].append((sum(map(cpu_s, pids)) - before) / one.requests * 1e6)
+    return {way: Cost(rate=median(rates[way]), cpu_us=median(used[way])) for way in ways}
 
 
 @contextmanager

@@ -34,15 +34,16 @@ def peak_mib(pid: int) -> float:
 class Receiver:
     """`pisync-receiver serve` on a free port, with the no-op route added; stopped by `stop`.
 
-    It stores in its folder, or in `database_url`.
+    It stores in its folder, or in `database_url`; then it may share `redis_url` with others.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, database_url: str | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int = 0, database_url: str | None = None, redis_url: str = "") -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "receiver.db"
         self._environ = os.environ | {
             "PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
             "PISYNC_RECEIVER_POSTGRES_PREPARE": "on",
+            "PISYNC_RECEIVER_REDIS_URL": redis_url,
         }
         with (folder / "receiver.log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -92,8 +93,8 @@ class Receiver:
 
 
 @contextmanager
-def receiver(folder: Path, *, database_url: str | None = None) -> Iterator[Receiver]:
-    running = Receiver(folder, database_url=database_url)
+def receiver(folder: Path, *, database_url: str | None = None, redis_url: str = "") -> Iterator[Receiver]:
+    running = Receiver(folder, database_url=database_url, redis_url=redis_url)
     try:
         yield running
     finally:
