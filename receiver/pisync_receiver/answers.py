@@ -1,11 +1,14 @@
 """What a handler returns: a status, headers, and bytes that are ready to be sent, or a stream of them."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import msgspec
 from starlette.types import Send
+
+from pisync_receiver.body import Disconnected
 
 JSON: Final = "application/json"
 
@@ -38,9 +41,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """A body of unknown length, sent a chunk at a time as fast as the caller reads it."""
+    """A body of unknown length, sent a chunk at a time as fast as the caller reads it.
 
-    chunks: AsyncIterator[bytes]
+    `send` raises Disconnected when the caller has gone, so that nothing more is made for it.
+    """
+
+    chunks: AsyncGenerator[bytes, None]
+    gone: Callable[[], Awaitable[None]]
+    """Returns when the caller has gone away."""
     content_type: str
     headers: Headers = ()
     status: int = 200
@@ -49,9 +57,19 @@ class Stream:
         head = [(b"content-type", self.content_type.encode()), *extra, *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": head})
         if with_body:
+            await self._send_chunks(send)
+        await send({"type": "http.response.body", "body": b""})
+
+    async def _send_chunks(self, send: Send) -> None:
+        gone = asyncio.ensure_future(self.gone())
+        try:
             async for chunk in self.chunks:
                 await send({"type": "http.response.body", "body": chunk, "more_body": True})
-        await send({"type": "http.response.body", "body": b""})
+                if gone.done():
+                    raise Disconnected
+        finally:
+            gone.cancel()
+            await self.chunks.aclose()
 
 
 @dataclass(frozen=True, kw_only=True)

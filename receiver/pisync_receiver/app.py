@@ -1,5 +1,6 @@
 """The app: the table of routes, behind one layer that gives a request its id, its log line and its problem."""
 
+import asyncio
 import logging
 import re
 import time
@@ -19,6 +20,7 @@ from pisync_receiver.caching import Cache
 from pisync_receiver.census import Census
 from pisync_receiver.conditional import Answers
 from pisync_receiver.errors import Problem
+from pisync_receiver.export import AT_ONCE
 from pisync_receiver.forwarded import Networks, client_address
 from pisync_receiver.intake import Intake
 from pisync_receiver.limits import Limits, spending
@@ -88,6 +90,7 @@ def create_app(
         metrics=metrics,
         readiness=readiness or Readiness(intake, store),
         census=Census(store, metrics, clock=clock),
+        exports=asyncio.Semaphore(AT_ONCE),
         documents=make_documents(routes, auth=settings.auth),
         now_ms=now_ms,
     )

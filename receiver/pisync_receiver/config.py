@@ -125,6 +125,13 @@ MAX_WAITING_BYTES = Setting(
     metavar="SIZE",
     help="memory that waiting requests may hold; more are answered 503 with Retry-After",
 )
+MAX_WAIT = Setting(
+    name="max_wait",
+    default="30s",
+    parse=duration,
+    metavar="TIME",
+    help="how long a request may wait for its turn; one whose turn comes later is answered 503 with Retry-After",
+)
 IDLE_TIMEOUT = Setting(
     name="idle_timeout",
     default="75s",
@@ -167,6 +174,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     REDIS,
     MAX_WAITING,
     MAX_WAITING_BYTES,
+    MAX_WAIT,
     IDLE_TIMEOUT,
     TRUSTED_PROXIES,
     DRAIN_TIMEOUT,

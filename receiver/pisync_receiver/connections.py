@@ -1,7 +1,8 @@
 """Connections that cannot be held open for nothing: uvicorn's fast protocol with what it leaves unbounded.
 
-A request's head must be complete within `HEAD_SECONDS` and `HEAD_BYTES`, and at most so many connections are served;
-the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an idle connection by the keep-alive.)
+A request's head must be complete within `HEAD_SECONDS` and `HEAD_BYTES`, who reads nothing of an answer for
+`STALL_SECONDS` is cut off, and at most so many connections are served; the rest are answered 503 with a Retry-After.
+(A body is bounded by `body`, an idle connection by the keep-alive.)
 """
 
 import asyncio
@@ -19,6 +20,7 @@ from pisync_receiver.problems import answer_to
 
 HEAD_SECONDS: Final = 30.0
 HEAD_BYTES: Final = 64 * KIB
+STALL_SECONDS: Final = 60.0
 BUSY_SECONDS: Final = 30
 """The shortest a caller is asked to stay away when there are too many connections; jitter comes on top."""
 
@@ -47,6 +49,7 @@ class BoundedProtocol(HttpToolsProtocol):
         super().__init__(config, server_state, app_state, _loop)
         self._head_timer: asyncio.TimerHandle | None = None
         self._head_bytes = 0
+        self._stall_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -56,6 +59,7 @@ class BoundedProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end_head()
+        self._end_stall()
         super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
@@ -73,6 +77,30 @@ class BoundedProtocol(HttpToolsProtocol):
             if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
                 self.transport.write(_TOO_LARGE)
                 self.transport.close()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_stall()
+
+    def resume_writing(self) -> None:
+        self._end_stall()
+        super().resume_writing()
+
+    def _watch_stall(self) -> None:
+        """Look again later whether the caller has read anything; what it does not read is kept in memory."""
+        unread = self.transport.get_write_buffer_size()
+        self._stall_timer = self.loop.call_later(STALL_SECONDS, self._look_at_stall, unread)
+
+    def _look_at_stall(self, unread: int) -> None:
+        if self.transport.get_write_buffer_size() < unread:
+            self._watch_stall()
+        else:
+            self.transport.abort()
+
+    def _end_stall(self) -> None:
+        if self._stall_timer is not None:
+            self._stall_timer.cancel()
+            self._stall_timer = None
 
     def _start_head(self) -> None:
         if self._head_timer is None:

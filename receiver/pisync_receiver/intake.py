@@ -32,10 +32,11 @@ RETRY_AFTER_MAX: Final = 3600
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntakeLimits:
-    """What may wait, and how much of it is one group. Bytes are those of the decoded bodies."""
+    """What may wait and for how long, and how much of it is one group. Bytes are those of the decoded bodies."""
 
     waiting: int = 10_000
     waiting_bytes: int = 64 * MIB
+    waiting_s: float = 30.0
     group: int = 1_000
     group_bytes: int = 8 * MIB
 
@@ -48,7 +49,8 @@ class Watcher(Protocol):
         a writer's thread."""
 
     def refused(self, reason: str) -> None:
-        """A submission was refused: `stopping`, `waiting` (too many) or `bytes` (too much). On the event loop."""
+        """A submission was refused: `stopping`, `waiting` (too many), `bytes` (too much) or `time` (too long). On the
+        event loop."""
 
 
 class Backlog:
@@ -144,15 +146,15 @@ class Intake:
         """A future of the outcome, done only after a durable commit. `size` is what it holds in memory, in bytes.
 
         Raises Overloaded at once when the intake is full or closed: then nothing was taken. The future raises what
-        the store raised: then nothing was stored. Cancelling it does not take the submission back.
+        the store raised, or Overloaded when the submission's turn came too late: then nothing was stored. Cancelling
+        it does not take the submission back.
         """
         if self._closed:
             self._refused("stopping")
             raise Overloaded("the receiver is stopping; nothing was stored", retry_after=self._backlog.retry_after(0))
         if self._waiting >= self._limits.waiting or self._bytes + size > self._limits.waiting_bytes:
             self._refused("waiting" if self._waiting >= self._limits.waiting else "bytes")
-            after = self._backlog.retry_after(self._waiting)
-            raise Overloaded(f"the receiver is overloaded; nothing was stored; wait {after} s", retry_after=after)
+            raise self._overloaded()
         return self._put(submission, size)
 
     async def run(self, function: Callable[[], T]) -> T:
@@ -171,6 +173,10 @@ class Intake:
                 await asyncio.to_thread(thread.join)
             await asyncio.gather(*self._telling)
 
+    def _overloaded(self) -> Overloaded:
+        after = self._backlog.retry_after(self._waiting)
+        return Overloaded(f"the receiver is overloaded; nothing was stored; wait {after} s", retry_after=after)
+
     def _refused(self, reason: str) -> None:
         if self._watcher is not None:
             self._watcher.refused(reason)
@@ -188,6 +194,9 @@ class Intake:
     def _write_groups(self) -> None:
         while (first := self._queue.take(wait=True)) is not None:
             group, calls = self._group(first)
+            late, group = self._late(group)
+            if late:
+                self._on_loop(late, self._give_up, late)
             if group:
                 self._commit(group)
             for call in calls:
@@ -206,6 +215,12 @@ class Intake:
             if (following := self._queue.take(wait=False)) is None:
                 return group, calls
             item = following
+
+    def _late(self, group: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
+        """Those that have waited too long, whose callers may be gone already, and the others."""
+        oldest = self._clock() - self._limits.waiting_s
+        late = [item for item in group if item.arrived < oldest]
+        return late, [item for item in group if item.arrived >= oldest] if late else group
 
     def _commit(self, group: list[_Waiting]) -> None:
         started = self._clock()
@@ -228,13 +243,21 @@ class Intake:
         self._wake([call], [outcome])
 
     def _wake(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
+        self._on_loop(group, self._finish, group, outcomes)
+
+    def _on_loop(self, group: list[_Waiting], function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
         try:
-            self._loop.call_soon_threadsafe(self._finish, group, outcomes)
+            self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            log.warning("the event loop ended before %d requests could be answered; they are stored", len(group))
+            log.warning("the event loop ended before %d requests could be answered", len(group))
 
     # On the event loop again.
+
+    def _give_up(self, late: list[_Waiting]) -> None:
+        for _ in late:
+            self._refused("time")
+        self._settle(late, [self._overloaded() for _ in late])
 
     def _finish(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
         if self._committed is None:

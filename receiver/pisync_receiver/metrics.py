@@ -51,7 +51,7 @@ class Metrics:
             buckets=_SECONDS,
         )
         refusals = Counter("pisync_intake_refusals", "Submissions answered 503.", ("reason",), registry=registry)
-        self._refusals = {reason: refusals.labels(reason) for reason in ("stopping", "waiting", "bytes")}
+        self._refusals = {reason: refusals.labels(reason) for reason in ("stopping", "waiting", "bytes", "time")}
         self._devices = _gauge("pisync_devices", "Devices by how they are doing.", registry, ("health",))
         self._streams_behind = _gauge("pisync_streams_behind", "Streams of which something is missing.", registry)
         self._events_missing = _gauge(

@@ -92,6 +92,11 @@ class Request:
         """The decoded JSON body. Raises Problem 400, 408, 413 or 415."""
         return await self.services.bodies.json(self.headers, self._receive)
 
+    async def gone(self) -> None:
+        """Returns when the caller has gone away."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
     def query(self) -> dict[str, Any]:
         """The route's query parameters by name. Raises Problem 400."""
         return self.route.query.read(self.scope["query_string"], self.services.now_ms())

@@ -198,7 +198,11 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         cache = _cache(settings, sharing)
         intake = Intake(
             store,
-            limits=IntakeLimits(waiting=settings[config.MAX_WAITING], waiting_bytes=settings[config.MAX_WAITING_BYTES]),
+            limits=IntakeLimits(
+                waiting=settings[config.MAX_WAITING],
+                waiting_bytes=settings[config.MAX_WAITING_BYTES],
+                waiting_s=settings[config.MAX_WAIT],
+            ),
             clock=time.monotonic,
             random=random.random,
             watcher=metrics,

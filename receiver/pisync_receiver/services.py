@@ -1,5 +1,6 @@
 """What handlers work with: everything one app was made of."""
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -27,4 +28,6 @@ class Services:
     documents: Documents
     readiness: Readiness
     census: Census
+    exports: asyncio.Semaphore
+    """A turn for each export under way."""
     now_ms: Callable[[], int]

@@ -17,6 +17,13 @@ from pisync_receiver.connections import HEAD_BYTES, bounded
 from pisync_receiver.server import CannotListen, listening_socket
 from tests.support.receiver_process import wait_until
 
+LARGE = 16 * 1024 * 1024
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % LARGE)]})
+    await send({"type": "http.response.body", "body": bytes(LARGE)})
+
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
@@ -24,11 +31,11 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextlib.contextmanager
-def serving(max_connections: int = 100) -> Iterator[int]:
+def serving(max_connections: int = 100, app: Any = hello) -> Iterator[int]:
     """The port of a server in a thread of this process."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        settings = uvicorn.Config(hello, http=bounded(max_connections), ws="none", lifespan="off", log_config=None)
+        settings = uvicorn.Config(app, http=bounded(max_connections), ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         port: int = listener.getsockname()[1]
@@ -115,3 +122,36 @@ def test_a_connection_that_ended_makes_room() -> None:
             with connect(port) as one:
                 one.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
                 assert everything(one).startswith(b"HTTP/1.1 200")
+
+
+@pytest.fixture
+def stalls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The connections whose callers do not read, each time that is noticed."""
+    noticed: list[Any] = []
+    watch = connections.BoundedProtocol._watch_stall
+
+    def note(connection: connections.BoundedProtocol) -> None:
+        noticed.append(connection)
+        watch(connection)
+
+    monkeypatch.setattr(connections.BoundedProtocol, "_watch_stall", note)
+    return noticed
+
+
+def test_who_reads_nothing_of_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 0.1)
+    with serving(app=large) as port, connect(port) as stalled:
+        stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        wait_until(lambda: bool(stalls) and stalls[-1].transport.is_closing(), "the connection is cut off")
+        assert len(everything(stalled)) < LARGE
+
+
+def test_who_reads_slowly_gets_all_of_an_answer(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
+    monkeypatch.setattr(connections, "STALL_SECONDS", 3600.0)
+    with serving(app=large) as port, connect(port) as slow:
+        slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        wait_until(lambda: bool(stalls), "the answer waits for its reader")
+        unread_before = stalls[0].transport.get_write_buffer_size() + 1
+        stalls[0].loop.call_soon_threadsafe(stalls[0]._look_at_stall, unread_before)
+        wait_until(lambda: len(stalls) == 2, "it is looked at again later")
+        assert len(everything(slow)) > LARGE

@@ -47,9 +47,15 @@ class Groups:
         self.refusals.append(reason)
 
 
-def play(scene: Scene, store: Any, limits: IntakeLimits | None = None, watcher: Groups | None = None) -> None:
+def play(
+    scene: Scene,
+    store: Any,
+    limits: IntakeLimits | None = None,
+    watcher: Groups | None = None,
+    clock: Callable[[], float] = lambda: 5.0,
+) -> None:
     async def main() -> None:
-        intake = Intake(store, limits=limits or IntakeLimits(), clock=lambda: 5.0, random=lambda: 0.0, watcher=watcher)
+        intake = Intake(store, limits=limits or IntakeLimits(), clock=clock, random=lambda: 0.0, watcher=watcher)
         intake.start()
         try:
             await scene(intake)
@@ -198,6 +204,34 @@ def test_waiting_bytes_are_bounded_and_given_back() -> None:
     groups = Groups()
     play(scene, store, IntakeLimits(waiting_bytes=100), groups)
     assert groups.refusals == ["bytes"]
+
+
+def test_whose_turn_comes_too_late_is_refused_unstored_and_gives_its_place_back() -> None:
+    store, groups, now = GatedStore(), Groups(), [5.0]
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1)
+        await entered(store)
+        late = [submit(intake, value, 10) for value in (2, 3)]
+        now[0] += 20
+        in_time = submit(intake, 4)
+        now[0] += 15
+        store.go.release(2)
+        for refused in late:
+            with pytest.raises(Overloaded, match="nothing was stored"):
+                await refused
+        assert (await first, await in_time) == (2, 8)
+        assert intake.waiting == 0
+        await submit_when_free(intake)
+
+    async def submit_when_free(intake: Intake) -> None:
+        store.go.release()
+        assert await submit(intake, 5, 20) == 10
+
+    limits = IntakeLimits(waiting_s=30, waiting_bytes=20)
+    play(scene, store, limits, watcher=groups, clock=lambda: now[0])
+    assert store.groups == [[1], [4], [5]]
+    assert groups.refusals == ["time", "time"]
 
 
 def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:

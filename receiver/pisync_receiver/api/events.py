@@ -66,11 +66,10 @@ async def get_events(request: Request) -> Answer | Stream:
         since_ms=query["since"],
         until_ms=query["until"],
     )
-    store = request.services.store
     if media == _JSON:
-        page = await asyncio.to_thread(store.events, wanted, cursor=cursor, limit=limit)
+        page = await asyncio.to_thread(request.services.store.events, wanted, cursor=cursor, limit=limit)
         return page_answer(request, page, event_record)
-    return export.stream(store, wanted, cursor, media)
+    return export.stream(request, wanted, cursor, media)
 
 
 def routes() -> list[Route]:

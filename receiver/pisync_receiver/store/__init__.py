@@ -123,7 +123,8 @@ class Reader(Protocol):
         """What was rejected of a device, conflicting versions included, in the order of arrival, with bodies."""
 
     def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
-        """Stored progress events in the order of arrival. The cursor is the last row's `id` as text."""
+        """Stored progress events in the order of arrival. The cursor is the last row's `id` as text. A page with much
+        data has fewer than `limit`; it is the last one only where it has no `next`."""
 
     def fleet(self) -> Fleet:
         """Every device and stream counted: reads all of both, so not for every request."""

@@ -6,8 +6,10 @@ Every engine brings the same named queries, giving the same columns; a test comp
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import accumulate
 from typing import Any, Final
 
+from pisync_common.limits import MIB
 from pisync_common.models import Rejection
 from pisync_receiver.errors import BadCursor
 from pisync_receiver.health import ALARM
@@ -36,6 +38,8 @@ from pisync_receiver.store.writing.tables import Row, Select, Values
 
 _LARGEST: Final = 2**63 - 1
 _NOTHING: Final[Mapping[str, object]] = {}
+PAGE_BYTES: Final = MIB
+"""Of `data` on one page of events, unless one event alone has more: a page waits in memory while its caller reads."""
 _AT_ONCE: Final = 1000
 """Events that a walk over all of them holds in memory."""
 
@@ -125,7 +129,7 @@ class Queries:
     def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
         with self._lend() as select:
             rows = select_events(select, wanted, after=_event_id(cursor), limit=limit + 1)
-        return page(rows, limit, lambda row: str(row.id))
+        return page(rows, min(limit, _fitting(rows)), lambda row: str(row.id))
 
     def fleet(self) -> Fleet:
         well, failing, unheard = self._all("device_counts", {"alarm": ALARM})[0]
@@ -180,6 +184,12 @@ def _stream(select: Select, device_id: str, row: Row) -> StreamRow:
         first_ms=first_ms,
         last_ms=last_ms,
     )
+
+
+def _fitting(rows: Sequence[EventRow]) -> int:
+    """How many of these fit on a page, by their data; one always does."""
+    sizes = accumulate(len(row.data or "") for row in rows)
+    return max(sum(1 for size in sizes if size <= PAGE_BYTES), 1)
 
 
 def _event_id(cursor: str | None) -> int:

@@ -6,6 +6,7 @@ import pytest
 
 from pisync_receiver.errors import BadCursor
 from pisync_receiver.store import Enroll, EnrollmentCreate, EventFilter, Store
+from pisync_receiver.store.reading import PAGE_BYTES
 from tests.support.stores.made import NOON, batch, event, report, send, stored, tell, written
 
 HOUR = 3_600_000
@@ -44,6 +45,17 @@ class FindingConformance:
         assert [row.device_id for row in silent] == ["never", "old"]
 
     # Events.
+
+    def test_a_page_of_large_events_ends_early_and_the_next_goes_on(self, store: Store) -> None:
+        send(store, batch([event(seq, note=str(seq) + "x" * 60_000) for seq in range(1, 41)]))
+        seqs: list[int] = []
+        cursor, pages = None, 0
+        while cursor is not None or pages == 0:
+            page = store.events(EventFilter(), limit=1000, cursor=cursor)
+            assert 1 <= sum(len(row.data or "") for row in page.rows) <= PAGE_BYTES
+            seqs += [row.seq for row in page.rows]
+            cursor, pages = page.next, pages + 1
+        assert (seqs, pages) == (list(range(1, 41)), 3)
 
     def test_events_come_in_the_order_of_arrival(self, store: Store) -> None:
         send(store, batch([3]))
