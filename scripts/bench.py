@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from benchmark import cloud, device, gateway, postgres, queries, sharing
+from benchmark import cloud, counting, device, gateway, postgres, queries, sharing
 from benchmark.measure import Bench
 from benchmark.report import Result, heading, machine
 
@@ -27,6 +27,7 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "postgres-queries": postgres.questions,
     "postgres-two": gateway.two_receivers,
     "postgres-redis": sharing.with_redis,
+    "postgres-metrics": counting.counted,
 }
 
 

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from benchmark.noop import UNMETERED
+
 BIN = Path(sys.executable).parent
 PATIENCE_S = 60.0
 
@@ -34,10 +36,19 @@ def peak_mib(pid: int) -> float:
 class Receiver:
     """`pisync-receiver serve` on a free port, with the no-op route added; stopped by `stop`.
 
-    It stores in its folder, or in `database_url`; then it may share `redis_url` with others.
+    It stores in its folder, or in `database_url`; then it may share `redis_url` with others. Without `metered` it
+    counts nothing.
     """
 
-    def __init__(self, folder: Path, *, port: int = 0, database_url: str | None = None, redis_url: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        port: int = 0,
+        database_url: str | None = None,
+        redis_url: str = "",
+        metered: bool = True,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.database = folder / "receiver.db"
         self._environ = os.environ | {
@@ -45,6 +56,8 @@ class Receiver:
             "PISYNC_RECEIVER_POSTGRES_PREPARE": "on",
             "PISYNC_RECEIVER_REDIS_URL": redis_url,
         }
+        if not metered:
+            self._environ[UNMETERED] = "1"
         with (folder / "receiver.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, str(Path(__file__).with_name("noop.py")), "serve", "--port", str(port)],
@@ -93,8 +106,10 @@ class Receiver:
 
 
 @contextmanager
-def receiver(folder: Path, *, database_url: str | None = None, redis_url: str = "") -> Iterator[Receiver]:
-    running = Receiver(folder, database_url=database_url, redis_url=redis_url)
+def receiver(
+    folder: Path, *, database_url: str | None = None, redis_url: str = "", metered: bool = True
+) -> Iterator[Receiver]:
+    running = Receiver(folder, database_url=database_url, redis_url=redis_url, metered=metered)
     try:
         yield running
     finally:
