@@ -17,6 +17,8 @@ import psycopg
 import pytest
 
 USER: Final = "pisync"
+STANDBY: Final = "standby"
+"""The name under which a standby tells its primary what it has."""
 _UNPRIVILEGED: Final = "postgres"
 _QUIET: Final = (
     "shared_buffers = 32MB",
@@ -30,10 +32,10 @@ _QUIET: Final = (
 @cache
 def programs() -> Path | None:
     """The folder of initdb and pg_ctl; None where there is none."""
-    if found := shutil.which("initdb"):
-        return Path(found).parent
-    installed = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    return installed[-1].parent if installed else None
+    if installed := sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb")):  # Debian's, on nobody's path
+        return installed[-1].parent
+    found = shutil.which("initdb")
+    return Path(found).resolve().parent if found else None
 
 
 needs_cluster = pytest.mark.skipif(
@@ -44,14 +46,21 @@ needs_cluster = pytest.mark.skipif(
 class Cluster:
     """Stopped, until `start`. Its port stays the same."""
 
-    def __init__(self, folder: Path, *, lines: Sequence[str] = ()) -> None:
+    def __init__(self, folder: Path, *, lines: Sequence[str] = (), of: "Cluster | None" = None) -> None:
+        """A new one; or a standby `of` one that runs."""
         self._folder = folder
         self._data = folder / "data"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
         if os.geteuid() == 0:
             shutil.chown(folder, _UNPRIVILEGED)
-        self._run("initdb", "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync")
+        if of is None:
+            self._run(
+                "initdb", "--username", USER, "--auth", "trust", "--encoding", "UTF8", "--locale", "C", "--no-sync"
+            )
+        else:
+            source = f"host=127.0.0.1 port={of.port} user={USER} application_name={STANDBY}"
+            self._run("pg_basebackup", "--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", source)
         self.configure(*_QUIET, f"port = {self.port}", f"unix_socket_directories = '{folder}'", *lines)
 
     @property
@@ -76,6 +85,10 @@ class Cluster:
         self.stop(mode)
         self.start()
 
+    def promote(self) -> None:
+        """A standby takes over."""
+        self._run("pg_ctl", "promote", "--wait", "--silent")
+
     def kill(self) -> None:
         """SIGKILL to the postmaster; its children notice and end."""
         os.kill(int((self._data / "postmaster.pid").read_text().split()[0]), signal.SIGKILL)
@@ -99,10 +112,10 @@ class Cluster:
 
 
 @contextmanager
-def cluster(*lines: str) -> Iterator[Cluster]:
+def cluster(*lines: str, standby_of: Cluster | None = None) -> Iterator[Cluster]:
     """A running server with these lines of configuration, and nothing of it afterwards."""
     with tempfile.TemporaryDirectory(prefix="pisync-pg-") as name:
-        server = Cluster(Path(name), lines=lines)
+        server = Cluster(Path(name), lines=lines, of=standby_of)
         server.start()
         try:
             yield server
