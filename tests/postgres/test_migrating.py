@@ -32,6 +32,8 @@ def test_all_succeed_and_one_does_it(at_once: int) -> None:
             outputs.append(out)
         assert len([out for out in outputs if "0001_initial" in out]) == 1
         with psycopg.connect(url) as connection:
+            again, _ = migrate(url).communicate(timeout=60)
+            assert "nothing to do" in again
             rows = connection.execute(
                 "SELECT number, count(*) FROM migrations GROUP BY number ORDER BY number"
             ).fetchall()
