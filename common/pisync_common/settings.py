@@ -234,6 +234,13 @@ def duration(value: str) -> float:
     return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
 
 
+def some_time(value: str) -> float:
+    """A duration that is longer than nothing."""
+    if (seconds := duration(value)) <= 0:
+        raise ValueError("must be longer than 0s")
+    return seconds
+
+
 def size(value: str) -> int:
     """Bytes, from `256MiB`, `64KiB`, `1GiB` or, in thousands, `256MB`; a bare number is bytes."""
     match = _SIZE.fullmatch(value.strip().lower())

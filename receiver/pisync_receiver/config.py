@@ -22,6 +22,7 @@ from pisync_common.settings import (
     load,
     optional,
     size,
+    some_time,
 )
 from pisync_receiver.forwarded import networks
 from pisync_receiver.sharing.address import redis_url
@@ -128,7 +129,7 @@ MAX_WAITING_BYTES = Setting(
 MAX_WAIT = Setting(
     name="max_wait",
     default="30s",
-    parse=duration,
+    parse=some_time,
     metavar="TIME",
     help="how long a request may wait for its turn; one whose turn comes later is answered 503 with Retry-After",
 )

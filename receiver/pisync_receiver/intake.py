@@ -196,7 +196,7 @@ class Intake:
             group, calls = self._group(first)
             late, group = self._late(group)
             if late:
-                self._on_loop(late, self._give_up, late)
+                self._on_loop(self._give_up, late)
             if group:
                 self._commit(group)
             for call in calls:
@@ -243,14 +243,17 @@ class Intake:
         self._wake([call], [outcome])
 
     def _wake(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
-        self._on_loop(group, self._finish, group, outcomes)
+        if not self._on_loop(self._finish, group, outcomes):
+            log.warning("the event loop ended before %d requests could be answered; they are stored", len(group))
 
-    def _on_loop(self, group: list[_Waiting], function: Callable[..., None], *arguments: object) -> None:
+    def _on_loop(self, function: Callable[..., None], *arguments: object) -> bool:
+        """Whether there is a loop still."""
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            log.warning("the event loop ended before %d requests could be answered", len(group))
+            return False
+        return True
 
     # On the event loop again.
 

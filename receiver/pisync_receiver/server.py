@@ -198,11 +198,7 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         cache = _cache(settings, sharing)
         intake = Intake(
             store,
-            limits=IntakeLimits(
-                waiting=settings[config.MAX_WAITING],
-                waiting_bytes=settings[config.MAX_WAITING_BYTES],
-                waiting_s=settings[config.MAX_WAIT],
-            ),
+            limits=_intake_limits(settings),
             clock=time.monotonic,
             random=random.random,
             watcher=metrics,
@@ -254,6 +250,14 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(main())
     log.info("stopped")
+
+
+def _intake_limits(settings: Settings) -> IntakeLimits:
+    return IntakeLimits(
+        waiting=settings[config.MAX_WAITING],
+        waiting_bytes=settings[config.MAX_WAITING_BYTES],
+        waiting_s=settings[config.MAX_WAIT],
+    )
 
 
 def _tokens(settings: Settings, store: Store, sharing: Sharing | None) -> TokenSource:

@@ -52,6 +52,10 @@ class Unmetered(Metrics):
 
     def group(self, size: int, waited: float, writing: float) -> None: ...
 
+    def answer(self, found: str) -> None: ...
+
+    def refused(self, reason: str) -> None: ...
+
 
 if __name__ == "__main__":
     if UNMETERED in os.environ:

@@ -68,12 +68,12 @@ async def status_of(port: int, request: bytes) -> int:
         writer.close()
 
 
-async def held(port: int, request: bytes) -> asyncio.StreamWriter:
+async def held(port: int, request: bytes) -> asyncio.Transport:
     """A caller that sends this, and then neither sends nor reads anything."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1)
-    reader._transport.pause_reading()  # type: ignore[attr-defined]
-    writer.write(request)
-    return writer
+    transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, "127.0.0.1", port)
+    transport.pause_reading()
+    transport.write(request)
+    return transport
 
 
 async def attack(port: int, device: str, admin: str) -> tuple[Counter[int], list[str]]:
@@ -87,8 +87,8 @@ async def attack(port: int, device: str, admin: str) -> tuple[Counter[int], list
     streams = [f"stream-{number}" for number in range(EACH)]
     made = [post(device, batch(stream)) for stream in streams]
     answered = await asyncio.gather(*(status_of(port, request) for request in made))
-    for writer in holding:
-        writer.transport.abort()
+    for caller in holding:
+        caller.abort()
     acknowledged = [stream for stream, status in zip(streams, answered, strict=True) if status == 200]
     return Counter([*answered, *bombs]), acknowledged
 

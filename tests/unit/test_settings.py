@@ -26,6 +26,7 @@ from pisync_common.settings import (
     optional,
     path,
     size,
+    some_time,
     text,
 )
 
@@ -205,6 +206,12 @@ class TestParsers:
     def test_no_durations(self, value: str) -> None:
         with pytest.raises(ValueError, match="not a length of time"):
             duration(value)
+
+    def test_some_time_is_longer_than_none(self) -> None:
+        assert some_time("250ms") == 0.25
+        for value in ("0s", "0", "0ms"):
+            with pytest.raises(ValueError, match="longer than 0s"):
+                some_time(value)
 
     @pytest.mark.parametrize(
         ("value", "number"),

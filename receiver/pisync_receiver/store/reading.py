@@ -40,6 +40,8 @@ _LARGEST: Final = 2**63 - 1
 _NOTHING: Final[Mapping[str, object]] = {}
 PAGE_BYTES: Final = MIB
 """Of `data` on one page of events, unless one event alone has more: a page waits in memory while its caller reads."""
+_STEP: Final = 200
+"""Events read at once for a page, of which each may have 64 KiB of data."""
 _AT_ONCE: Final = 1000
 """Events that a walk over all of them holds in memory."""
 
@@ -127,8 +129,16 @@ class Queries:
         return Page(rows=tuple(map(_rejected, found.rows)), next=found.next)
 
     def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
+        rows: list[EventRow] = []
+        after = _event_id(cursor)
         with self._lend() as select:
-            rows = select_events(select, wanted, after=_event_id(cursor), limit=limit + 1)
+            while len(rows) <= limit and _fitting(rows) == len(rows):
+                step = min(_STEP, limit + 1 - len(rows))
+                found = select_events(select, wanted, after=after, limit=step)
+                rows += found
+                if len(found) < step:
+                    break
+                after = found[-1].id
         return page(rows, min(limit, _fitting(rows)), lambda row: str(row.id))
 
     def fleet(self) -> Fleet:
@@ -187,9 +197,9 @@ def _stream(select: Select, device_id: str, row: Row) -> StreamRow:
 
 
 def _fitting(rows: Sequence[EventRow]) -> int:
-    """How many of these fit on a page, by their data; one always does."""
+    """How many of these fit on a page, by their data; the first always does."""
     sizes = accumulate(len(row.data or "") for row in rows)
-    return max(sum(1 for size in sizes if size <= PAGE_BYTES), 1)
+    return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(rows), 1))
 
 
 def _event_id(cursor: str | None) -> int:

@@ -57,6 +57,13 @@ class FindingConformance:
             cursor, pages = page.next, pages + 1
         assert (seqs, pages) == (list(range(1, 41)), 3)
 
+    def test_a_page_of_many_events_is_read_whole(self, store: Store) -> None:
+        send(store, batch(range(1, 1001)))
+        for limit in (199, 200, 201, 999, 1000):
+            page = store.events(EventFilter(), limit=limit)
+            assert [row.seq for row in page.rows] == list(range(1, limit + 1))
+            assert (page.next is None) == (limit == 1000)
+
     def test_events_come_in_the_order_of_arrival(self, store: Store) -> None:
         send(store, batch([3]))
         send(store, batch([1], device="pibook-2"))
