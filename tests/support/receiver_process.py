@@ -66,11 +66,11 @@ class ReceiverProcess:
         command = ["serve", "--port", port, *self._arguments]
         with self.log_file.open("a") as log:
             process = self._popen(command, stdout=subprocess.PIPE, stderr=log)
-        self._process = process
         self._listening.clear()
         assert process.stdout is not None
-        self._reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
-        self._reader.start()
+        reader = threading.Thread(target=self._read, args=(process.stdout,), daemon=True)
+        reader.start()
+        self._reader, self._process = reader, process  # whole, since another thread may stop it at once
         wait_until(lambda: self._listening.is_set() or process.poll() is not None, "the receiver listens")
         if not self._listening.is_set():
             self.kill()
