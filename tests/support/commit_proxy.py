@@ -6,7 +6,8 @@ import threading
 from typing import Final, Literal, Self
 
 Fault = Literal["before", "after"]
-_COMMIT: Final = b"COMMIT\0"
+_COMMITS: Final = (b"COMMIT\0", b"COMMIT TRANSACTION\0")
+"""What PiSync sends, and what postgres_fdw does."""
 
 
 class CommitProxy:
@@ -30,7 +31,11 @@ class CommitProxy:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._port))
+                try:
+                    server = socket.create_connection(("127.0.0.1", self._port))
+                except OSError:  # it is away: so is this
+                    client.close()
+                    continue
                 armed = threading.Event()
                 threading.Thread(target=self._up, args=(client, server, armed), daemon=True).start()
                 threading.Thread(target=self._down, args=(client, server, armed), daemon=True).start()
@@ -38,7 +43,7 @@ class CommitProxy:
     def _up(self, client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
-                if _COMMIT in data and self.faults:
+                if self.faults and any(commit in data for commit in _COMMITS):
                     fault = self.faults.pop(0)
                     self.broken += 1
                     if fault == "before":

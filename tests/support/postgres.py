@@ -55,4 +55,4 @@ def empty(url: str) -> None:
         ).fetchall()
         for (table,) in tables:
             connection.execute(f"DELETE FROM {table}".encode())
-        connection.execute("UPDATE arrival_counter SET last = 0")
+        connection.execute("UPDATE arrival_counter SET last = setval('event_ids', 0)")

@@ -64,10 +64,10 @@ class WorkerDatabase:
         """Store (device, stream, seq) in this order in one commit; their ids."""
         now = time.time_ns() // 1_000_000
         with self._connection.transaction(), self._connection.cursor() as cursor:
-            cursor.execute("UPDATE arrival_counter SET last = last + %s RETURNING last", (len(events),))
+            cursor.execute("SELECT take_event_ids(%s)", (len(events),))
             row = cursor.fetchone()
             assert row is not None
-            ids = list(range(row[0] - len(events) + 1, row[0] + 1))
+            ids = list(range(row[0] + 1, row[0] + len(events) + 1))
             rows = [(*event, number, data, now, now) for event, number in zip(events, ids, strict=True)]
             cursor.executemany(_EVENT, rows)
         return ids

@@ -16,7 +16,7 @@ from pisync_receiver.store.writing.tables import Row
 
 _AT_ONCE: Final = 5_000
 _COUNTERS: Final = (
-    "UPDATE arrival_counter SET last = (SELECT coalesce(max(id), 0) FROM events)",
+    "UPDATE arrival_counter SET last = setval('event_ids', (SELECT coalesce(max(id), 0) FROM events))",
     "SELECT setval('stream_numbers', coalesce((SELECT max(number) FROM streams), 0) + 1, false)",
     "SELECT setval('rejected_ids', coalesce((SELECT max(id) FROM rejected), 0) + 1, false)",
     "SELECT setval('sync_event_ids', coalesce((SELECT max(id) FROM sync_events), 0) + 1, false)",

@@ -32,6 +32,9 @@ _KEPT_BACK: Final = {
     "insert_crossing": "crossings",
 }
 """Statements that are sent at the end, and the table that each changes."""
+_CHANGES: Final = ("put_device", "put_stream", "put_boot", "delete_gap")
+"""Statements that change rows that are there: they are told whose, so that no part of other devices is looked at, which
+may be on a server that is away."""
 _DEVICE_AT: Final = {"insert_event": 1, "insert_sync_event": 1, "put_device": -1}
 """Where in a statement's rows the device stands; otherwise it is the first value."""
 _READS: Final = {
@@ -51,9 +54,11 @@ _READS: Final = {
 class PostgresTables:
     """`store.writing.tables.Tables` says what each call means."""
 
-    def __init__(self, connection: Connection, *, timeout_ms: int) -> None:
+    def __init__(self, connection: Connection, *, timeout_ms: int, again: bool = False) -> None:
+        """`again`: an earlier try was rolled back at its commit, of which another server may have kept its part."""
         self._connection = connection
         self._timeout_ms = timeout_ms
+        self._again = again
         self._sql = queries("postgres", "intake")
         self._known: dict[tuple[Any, ...], Row | None] = {}
         self._rows: dict[str, list[Row]] = defaultdict(list)
@@ -105,7 +110,7 @@ class PostgresTables:
             return
         table = _KEPT_BACK.get(statement)
         if table is None:
-            self._connection.execute(self._sql[statement], (encode(given),))
+            self._execute(statement, given)
             return
         self._rows[statement] += given
         place = _DEVICE_AT.get(statement, 0)
@@ -145,10 +150,18 @@ class PostgresTables:
     def finish(self) -> None:
         """Send what is left. Only the commit is missing then."""
         self._send()
+        if self._again and not self._ids_taken:
+            self._connection.execute(self._sql["take_event_ids"], (0,))  # counts those of the earlier try
         if self._hours:
             base = self._before_first_id
             hours = [(hour, base + first, base + last) for hour, (first, last) in self._hours.items()]
             self._connection.execute(self._sql["put_arrivals"], [list(column) for column in zip(*hours, strict=True)])
+
+    def _execute(self, statement: str, rows: list[Row]) -> None:
+        values: list[object] = [encode(rows)]
+        if statement in _CHANGES:
+            values.append(sorted({row[_DEVICE_AT.get(statement, 0)] for row in rows}))
+        self._connection.execute(self._sql[statement], values)
 
     def _could_see(self, query: str, values: tuple[object, ...]) -> bool:
         return any((table, values[0]) in self._touched for table in _READS.get(query, ()))
@@ -174,7 +187,7 @@ class PostgresTables:
         taken = None
         with self._connection.pipeline():
             for statement, lines in rows.items():
-                self._connection.execute(self._sql[statement], (encode(lines),))
+                self._execute(statement, lines)
             if wanted:
                 taken = self._connection.execute(self._sql["take_event_ids"], (wanted,))
         if taken is not None:

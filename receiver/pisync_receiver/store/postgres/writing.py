@@ -60,12 +60,14 @@ class Writer:
         """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
         refused what one of them says; then none is stored."""
         until = self._clock() + self._patience_s
+        again = False
         while True:
             try:
-                return self._try(submissions)
+                return self._try(submissions, again=again)
             except _CommitUnknown as unknown:
                 if self._was_committed(unknown.transaction_id, until):
                     return unknown.outcomes
+                again = True
             except _AGAIN as error:
                 self._try_again(error, until)
 
@@ -82,9 +84,9 @@ class Writer:
             except psycopg.Error as error:
                 raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
 
-    def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
+    def _try(self, submissions: Sequence[Submission], *, again: bool) -> list[Outcome]:
         with self._pool.connection() as connection:
-            tables = PostgresTables(connection, timeout_ms=self._timeout_ms)
+            tables = PostgresTables(connection, timeout_ms=self._timeout_ms, again=again)
             try:
                 tables.begin(submissions)
                 outcomes = write_group(tables, submissions)

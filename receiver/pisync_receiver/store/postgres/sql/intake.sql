@@ -16,25 +16,28 @@ FROM devices WHERE device_id = ANY($1::text[]) ORDER BY device_id FOR UPDATE;
 -- name: add_devices
 -- Make rows for devices that have none, so that they can be locked; which ones were made.
 INSERT INTO devices (device_id) SELECT new FROM unnest($1::text[]) AS new ORDER BY new
-ON CONFLICT (device_id) DO NOTHING RETURNING device_id;
+ON CONFLICT DO NOTHING RETURNING device_id;
 
 -- name: find_streams
 -- Counters of some streams.
 SELECT s.device_id, s.stream, s.number, s.watermark, s.highest, s.stored, s.carried, s.rejected, s.conflicts,
        s.first_ms, s.last_ms
 FROM unnest($1::text[], $2::text[]) AS wanted (device_id, stream)
-     JOIN streams AS s ON s.device_id = wanted.device_id AND s.stream = wanted.stream;
+     JOIN streams AS s ON s.device_id = wanted.device_id AND s.stream = wanted.stream
+WHERE s.device_id = ANY($1::text[]);
 
 -- name: find_copies
 -- In which of some streams anything was first recorded that is stored elsewhere.
 SELECT wanted.device_id, wanted.stream FROM unnest($1::text[], $2::text[]) AS wanted (device_id, stream)
-WHERE EXISTS (SELECT FROM origins AS o WHERE o.device_id = wanted.device_id AND o.stream = wanted.stream);
+WHERE EXISTS (SELECT FROM origins AS o
+              WHERE o.device_id = wanted.device_id AND o.stream = wanted.stream AND o.device_id = ANY($1::text[]));
 
 -- name: find_boots
 -- When some boots began.
 SELECT b.device_id, b.stream, b.boot_id, b.epoch_ms
 FROM unnest($1::text[], $2::text[], $3::text[]) AS wanted (device_id, stream, boot_id)
-     JOIN boots AS b ON b.device_id = wanted.device_id AND b.stream = wanted.stream AND b.boot_id = wanted.boot_id;
+     JOIN boots AS b ON b.device_id = wanted.device_id AND b.stream = wanted.stream AND b.boot_id = wanted.boot_id
+WHERE b.device_id = ANY($1::text[]);
 
 -- name: find_overlaps
 -- For some boots as they are now seen alive, which was alive together with another of its stream.
@@ -43,10 +46,12 @@ FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[])
      AS seen (device_id, stream, boot_id, epoch_ms, boottime_ms)
 WHERE EXISTS (
     SELECT FROM boots AS other LEFT JOIN boots AS known
-        ON known.device_id = other.device_id AND known.stream = other.stream AND known.boot_id = seen.boot_id,
+        ON known.device_id = other.device_id AND known.stream = other.stream AND known.boot_id = seen.boot_id
+           AND known.device_id = ANY($1::text[]),
     LATERAL (SELECT least(seen.epoch_ms, known.epoch_ms) AS epoch_ms,
                     greatest(seen.boottime_ms, known.boottime_ms) AS boottime_ms) AS this
     WHERE other.device_id = seen.device_id AND other.stream = seen.stream AND other.boot_id <> seen.boot_id
+      AND other.device_id = ANY($1::text[])
       AND (this.epoch_ms <= other.epoch_ms AND this.epoch_ms + this.boottime_ms > other.epoch_ms + $6
            OR other.epoch_ms <= this.epoch_ms AND other.epoch_ms + other.boottime_ms > this.epoch_ms + $6));
 
@@ -55,9 +60,11 @@ WHERE EXISTS (
 SELECT wanted.device_id, wanted.stream, wanted.first, wanted.last,
        (SELECT e.best_ms FROM events AS e
         WHERE e.device_id = wanted.device_id AND e.stream = wanted.stream AND e.seq < wanted.first
+          AND e.device_id = ANY($1::text[])
         ORDER BY e.seq DESC LIMIT 1),
        (SELECT e.best_ms FROM events AS e
         WHERE e.device_id = wanted.device_id AND e.stream = wanted.stream AND e.seq > wanted.last
+          AND e.device_id = ANY($1::text[])
         ORDER BY e.seq LIMIT 1)
 FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS wanted (device_id, stream, first, last);
 
@@ -66,7 +73,8 @@ FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS wanted (devic
 SELECT s.device_id, s.idempotency_key, s.id, s.device_id, s.timestamp, s.at_ms, s.total_files_synced, s.total_errors,
        s.internet_speed, s.errors, s.received_ms
 FROM unnest($1::text[], $2::text[]) AS wanted (device_id, key)
-     JOIN sync_events AS s ON s.device_id = wanted.device_id AND s.idempotency_key = wanted.key;
+     JOIN sync_events AS s ON s.device_id = wanted.device_id AND s.idempotency_key = wanted.key
+WHERE s.device_id = ANY($1::text[]);
 
 -- name: take_sync_event_ids
 -- Ids for so many sync events; taken while their devices are locked, so a device's ids count up.
@@ -79,21 +87,14 @@ SELECT site, agent, enrolled_ms, last_contact_ms, last_refused_ms, cloned_since_
 FROM devices WHERE device_id = $1 FOR UPDATE;
 
 -- name: put_device
--- Make or change devices.
-INSERT INTO devices (device_id, site, agent, enrolled_ms, last_contact_ms, last_refused_ms, cloned_since_ms, conflicts,
-                     consecutive_failures, total_failures, failing_since_ms, last_sync_ms, last_success_ms,
-                     last_failure_ms, last_errors)
-SELECT r.a14, r.a0, r.a1, r.a2, r.a3, r.a4, r.a5, r.a6, r.a7, r.a8, r.a9, r.a10, r.a11, r.a12, r.a13
+-- Change devices, which `lock_devices` or `add_devices` locked.
+UPDATE devices SET
+    site = r.a0, agent = r.a1, enrolled_ms = r.a2, last_contact_ms = r.a3, last_refused_ms = r.a4,
+    cloned_since_ms = r.a5, conflicts = r.a6, consecutive_failures = r.a7, total_failures = r.a8,
+    failing_since_ms = r.a9, last_sync_ms = r.a10, last_success_ms = r.a11, last_failure_ms = r.a12, last_errors = r.a13
 FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint, a4 bigint, a5 bigint, a6 bigint,
      a7 bigint, a8 bigint, a9 bigint, a10 bigint, a11 bigint, a12 bigint, a13 text, a14 text)
-ON CONFLICT (device_id) DO UPDATE SET
-    site = excluded.site, agent = excluded.agent, enrolled_ms = excluded.enrolled_ms,
-    last_contact_ms = excluded.last_contact_ms, last_refused_ms = excluded.last_refused_ms,
-    cloned_since_ms = excluded.cloned_since_ms, conflicts = excluded.conflicts,
-    consecutive_failures = excluded.consecutive_failures, total_failures = excluded.total_failures,
-    failing_since_ms = excluded.failing_since_ms, last_sync_ms = excluded.last_sync_ms,
-    last_success_ms = excluded.last_success_ms, last_failure_ms = excluded.last_failure_ms,
-    last_errors = excluded.last_errors;
+WHERE devices.device_id = r.a14 AND devices.device_id = ANY($2::text[]);
 
 -- name: stream
 -- A stream's counters.
@@ -102,23 +103,33 @@ FROM streams WHERE device_id = $1 AND stream = $2;
 
 -- name: put_stream
 -- Begin streams, or move their counters.
+WITH given AS (
+    SELECT r.a0 AS device_id, r.a1 AS stream, r.a2 AS watermark, r.a3 AS highest, r.a4 AS stored, r.a5 AS carried,
+           r.a6 AS rejected, r.a7 AS conflicts, r.a8 AS first_ms, r.a9 AS last_ms
+    FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint, a4 bigint, a5 bigint, a6 bigint,
+         a7 bigint, a8 bigint, a9 bigint)
+), moved AS (
+    UPDATE streams SET
+        watermark = given.watermark, highest = given.highest, stored = given.stored, carried = given.carried,
+        rejected = given.rejected, conflicts = given.conflicts, last_ms = given.last_ms
+    FROM given
+    WHERE streams.device_id = given.device_id AND streams.stream = given.stream AND streams.device_id = ANY($2::text[])
+    RETURNING streams.device_id, streams.stream
+)
 INSERT INTO streams (device_id, stream, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms)
-SELECT r.a0, r.a1, r.a2, r.a3, r.a4, r.a5, r.a6, r.a7, r.a8, r.a9
-FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint, a4 bigint, a5 bigint, a6 bigint,
-     a7 bigint, a8 bigint, a9 bigint)
-ON CONFLICT (device_id, stream) DO UPDATE SET
-    watermark = excluded.watermark, highest = excluded.highest, stored = excluded.stored, carried = excluded.carried,
-    rejected = excluded.rejected, conflicts = excluded.conflicts, last_ms = excluded.last_ms;
+SELECT device_id, stream, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms FROM given
+WHERE NOT EXISTS (SELECT FROM moved WHERE moved.device_id = given.device_id AND moved.stream = given.stream);
 
 -- name: take_event_ids
--- So many ids, which become visible with this commit and in their order: the row is locked until then.
-UPDATE arrival_counter SET last = last + $1 WHERE one = 1 RETURNING last - $1;
+-- So many ids, which become visible with this commit and in their order: nobody else takes any until then.
+SELECT take_event_ids($1);
 
 -- name: put_arrivals
 -- Widen the range of ids of some hours.
 INSERT INTO arrivals (hour, first_id, last_id)
 SELECT new.hour, new.first, new.last FROM unnest($1::bigint[], $2::bigint[], $3::bigint[]) AS new (hour, first, last)
-ON CONFLICT (hour) DO UPDATE SET last_id = excluded.last_id;
+ON CONFLICT (hour) DO UPDATE SET
+    first_id = least(arrivals.first_id, excluded.first_id), last_id = greatest(arrivals.last_id, excluded.last_id);
 
 -- name: insert_event
 -- Store events; a row's first value is minus its place in this commit.
@@ -127,7 +138,7 @@ INSERT INTO events (id, device_id, stream, seq, type, learner_id, object_id, occ
 SELECT $2::bigint - r.a0, r.a1, r.a2, r.a3, r.a4, r.a5, r.a6, r.a7, r.a8, r.a9, r.a10, r.a11, r.a12, r.a13, r.a14
 FROM json_to_recordset($1::json) AS r (a0 bigint, a1 text, a2 text, a3 bigint, a4 text, a5 text, a6 text, a7 text,
      a8 text, a9 bigint, a10 boolean, a11 text, a12 bigint, a13 bigint, a14 smallint)
-ON CONFLICT (device_id, stream, seq, received_ms) DO NOTHING;
+ON CONFLICT DO NOTHING;
 
 -- name: stored_versions
 -- What is stored under some seqs of a stream.
@@ -160,14 +171,14 @@ WHERE device_id = $1 AND stream = $2 AND seq = ANY($3::bigint[]) ORDER BY id;
 INSERT INTO carried (device_id, stream, seq, event_id)
 SELECT r.a0, r.a1, r.a2, CASE WHEN r.a3 < 0 THEN $2::bigint - r.a3 ELSE r.a3 END
 FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint)
-ON CONFLICT (device_id, stream, seq) DO NOTHING;
+ON CONFLICT DO NOTHING;
 
 -- name: insert_origin
 -- Remember where stored events were first recorded.
 INSERT INTO origins (device_id, stream, seq, event_id)
 SELECT r.a0, r.a1, r.a2, CASE WHEN r.a3 < 0 THEN $2::bigint - r.a3 ELSE r.a3 END
 FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint)
-ON CONFLICT (device_id, stream, seq, event_id) DO NOTHING;
+ON CONFLICT DO NOTHING;
 
 -- name: insert_rejected
 -- Keep what was rejected.
@@ -179,12 +190,12 @@ FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 text, a4 
 -- Remember missing ranges.
 INSERT INTO gaps (device_id, stream, first, last)
 SELECT r.a0, r.a1, r.a2, r.a3 FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint, a3 bigint)
-ON CONFLICT (device_id, stream, first) DO NOTHING;
+ON CONFLICT DO NOTHING;
 
 -- name: delete_gap
 -- Forget missing ranges.
 DELETE FROM gaps AS g USING json_to_recordset($1::json) AS r (a0 text, a1 text, a2 bigint)
-WHERE g.device_id = r.a0 AND g.stream = r.a1 AND g.first = r.a2;
+WHERE g.device_id = r.a0 AND g.stream = r.a1 AND g.first = r.a2 AND g.device_id = ANY($2::text[]);
 
 -- name: gap_around
 -- The missing range that a seq lies in.
@@ -208,11 +219,21 @@ SELECT epoch_ms FROM boots WHERE device_id = $1 AND stream = $2 AND boot_id = $3
 
 -- name: put_boot
 -- Boots were seen alive: each began no later than this, and lived at least so long.
+WITH seen AS (
+    SELECT r.a0 AS device_id, r.a1 AS stream, r.a2 AS boot_id, min(r.a3) AS epoch_ms, max(r.a4) AS boottime_ms
+    FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 text, a3 bigint, a4 bigint) GROUP BY r.a0, r.a1, r.a2
+), moved AS (
+    UPDATE boots SET
+        epoch_ms = least(boots.epoch_ms, seen.epoch_ms), boottime_ms = greatest(boots.boottime_ms, seen.boottime_ms)
+    FROM seen
+    WHERE boots.device_id = seen.device_id AND boots.stream = seen.stream AND boots.boot_id = seen.boot_id
+      AND boots.device_id = ANY($2::text[])
+    RETURNING boots.device_id, boots.stream, boots.boot_id
+)
 INSERT INTO boots (device_id, stream, boot_id, epoch_ms, boottime_ms)
-SELECT r.a0, r.a1, r.a2, min(r.a3), max(r.a4)
-FROM json_to_recordset($1::json) AS r (a0 text, a1 text, a2 text, a3 bigint, a4 bigint) GROUP BY r.a0, r.a1, r.a2
-ON CONFLICT (device_id, stream, boot_id) DO UPDATE SET
-    epoch_ms = least(boots.epoch_ms, excluded.epoch_ms), boottime_ms = greatest(boots.boottime_ms, excluded.boottime_ms);
+SELECT device_id, stream, boot_id, epoch_ms, boottime_ms FROM seen
+WHERE NOT EXISTS (SELECT FROM moved WHERE moved.device_id = seen.device_id AND moved.stream = seen.stream
+                                      AND moved.boot_id = seen.boot_id);
 
 -- name: boots_overlap
 -- Whether of a boot, as it is now seen alive, and another of the stream the one that began first was still alive after
@@ -234,7 +255,7 @@ INSERT INTO sync_events (id, device_id, timestamp, at_ms, total_files_synced, to
 SELECT r.a0, r.a1, r.a2, r.a3, r.a4, r.a5, r.a6, r.a7, r.a8, r.a9
 FROM json_to_recordset($1::json) AS r (a0 bigint, a1 text, a2 text, a3 bigint, a4 bigint, a5 bigint, a6 numeric,
      a7 text, a8 bigint, a9 text)
-ON CONFLICT (device_id, id, received_ms) DO NOTHING;
+ON CONFLICT DO NOTHING;
 
 -- name: sync_event_by_key
 -- The sync event that was stored under a key.
