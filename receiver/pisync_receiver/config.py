@@ -70,13 +70,6 @@ WORKERS = Setting(
     metavar="N",
     help="processes that serve; on SQLite exactly one",
 )
-POSTGRES_PREPARE = Setting(
-    name="postgres_prepare",
-    default="off",
-    parse=boolean,
-    metavar="on|off",
-    help="whether PostgreSQL keeps the plans of statements: a tenth faster; not with PgBouncer in between",
-)
 AUTH = Setting(
     name="auth",
     default="on",
@@ -167,7 +160,6 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     PORT,
     DATABASE,
     WORKERS,
-    POSTGRES_PREPARE,
     AUTH,
     LOG_LEVEL,
     MAX_CONNECTIONS,

@@ -17,15 +17,15 @@ from pisync_receiver.store import Reader, Store, sqlite
 from pisync_receiver.store.address import Address, PostgresUrl
 
 
-def open_store(place: Address, *, create: bool = False, prepare: bool = False) -> Store:
-    """Open for writing. On SQLite the caller holds the writer's lock. `prepare` is for PostgreSQL.
+def open_store(place: Address, *, create: bool = False) -> Store:
+    """Open for writing. On SQLite the caller holds the writer's lock.
 
     Raises StoreUnusable, SchemaMismatch.
     """
     if isinstance(place, PostgresUrl):
         from pisync_receiver.store import postgres
 
-        return postgres.open_store(place, create=create, prepare=prepare)
+        return postgres.open_store(place, create=create)
     return sqlite.open_store(place, create=create)
 
 

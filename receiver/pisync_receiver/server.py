@@ -73,7 +73,7 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
         listener = listening_socket(settings) if inherited is None else inherited
         try:
             first_start = not databases.exists(place)
-            with closing(databases.open_store(place, create=True, prepare=settings[config.POSTGRES_PREPARE])) as store:
+            with closing(databases.open_store(place, create=True)) as store:
                 if first_start:
                     print(_first_steps(settings), file=err, flush=True)
                 if inherited is not None or settings[config.WORKERS] == 1:

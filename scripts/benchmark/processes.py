@@ -53,7 +53,6 @@ class Receiver:
         self.database = folder / "receiver.db"
         self._environ = os.environ | {
             "PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
-            "PISYNC_RECEIVER_POSTGRES_PREPARE": "on",
             "PISYNC_RECEIVER_REDIS_URL": redis_url,
         }
         if not metered:

@@ -46,6 +46,31 @@ def test_a_connection_lost_at_the_commit_stores_once_and_answers_as_ever(server:
         assert stored_seqs(store) == list(range(1, 51))
 
 
+def test_a_commit_that_a_crash_undid_is_not_taken_for_anothers(server: Cluster) -> None:
+    """The server gives the number of a transaction that it forgot to another."""
+    direct = server.create("undone")
+    with (
+        CommitProxy(server.port) as proxy,
+        opened(direct.replace(str(server.port), str(proxy.port)), patience_s=60) as store,
+        opened(direct, patience_s=60) as other,
+    ):
+        tell(store, report(NOON))
+        tell(other, report(NOON, device="pibook-2"))
+
+        def meanwhile() -> None:
+            server.restart("immediate")
+            for turn in range(20):
+                tell(other, report(NOON + turn, device="pibook-2"))
+
+        proxy.meanwhile = meanwhile
+        proxy.faults.append("before")
+        told = tell(store, report(NOON + 1))
+        assert proxy.broken == 1
+        rows = store.history("pibook-1").rows
+        assert [row.at_ms for row in rows] == [NOON + 1, NOON]
+        assert rows[0].id == told.id
+
+
 def test_crashes_of_the_server_under_load_lose_and_double_nothing(server: Cluster) -> None:
     url = server.create("crashes")
     acknowledged: dict[str, list[int]] = {}

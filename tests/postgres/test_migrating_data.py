@@ -22,6 +22,7 @@ DEVICES: Final = [f"pibook-{number}" for number in range(4)]
 RELEASED: Final = {
     "0001_initial": "ed32d58526e4eb052f643799143495cd0b1990bf276c463caa1cae2f2d3de1c5",
     "0002_parts_elsewhere": "3eabaf731ec7a35367c0be20b7ebc2206f3abfd4946c90043f14c4a29e799c8b",
+    "0003_marks": "f303b90752720af54da67fa537b0791b2ee4ed52c5491c64816a756f67ae08f1",
 }
 """Migrations that databases out there have applied. A change to one of them breaks every one of those databases: write
 a new migration instead. (These may change until the first release.)"""

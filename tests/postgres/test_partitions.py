@@ -14,7 +14,7 @@ from tests.support.postgres import fresh_database, needs_postgres
 pytestmark = needs_postgres
 
 SMALL = {
-    "arrival_counter", "arrivals", "enrollments", "migrations", "notices", "positions", "pulse", "tokens",
+    "arrival_counter", "arrivals", "enrollments", "marks", "migrations", "notices", "positions", "pulse", "tokens",
 }  # fmt: skip
 """Tables that are not kept by device: a few rows, or a few for each device."""
 BY_DEVICE = {

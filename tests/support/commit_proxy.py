@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from typing import Final, Literal, Self
 
 Fault = Literal["before", "after"]
@@ -16,7 +17,10 @@ class CommitProxy:
     def __init__(self, port: int) -> None:
         self.faults: list[Fault] = []
         self.broken = 0
+        self.meanwhile: Callable[[], object] = int
+        """Called before a fault shows."""
         self._port = port
+        self._breaking = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
 
@@ -47,6 +51,8 @@ class CommitProxy:
                     fault = self.faults.pop(0)
                     self.broken += 1
                     if fault == "before":
+                        with self._breaking:
+                            self.meanwhile()
                         break
                     armed.set()
                 server.sendall(data)
@@ -57,9 +63,11 @@ class CommitProxy:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
                 if armed.is_set():
+                    self.meanwhile()
                     break
                 client.sendall(data)
-        _shut(client, server)
+        with self._breaking:  # whatever happens meanwhile
+            _shut(client, server)
 
 
 def _shut(*ends: socket.socket) -> None:

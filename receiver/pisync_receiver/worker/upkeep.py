@@ -31,6 +31,7 @@ class Upkeep:
         async with self._database.transaction() as transaction:
             row = await transaction.row("forget_notices", before=self._days_ago(NOTICE_DAYS))
             await transaction.do("forget_crossings", before=self._days_ago(CROSSING_DAYS))
+            await transaction.do("forget_marks")
         await self._database.close()  # not held for a day
         if row is not None and row[0]:
             log.error("notices that no service took are given up", extra=fields(notices=row[0], days=NOTICE_DAYS))

@@ -44,16 +44,12 @@ class PostgresStore(PostgresReader):
         writers: int = WRITERS,
         readers: int = READERS,
         patience_s: float = PATIENCE_S,
-        prepare: bool = False,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
-        """`prepare` lets the server keep statements' plans: faster, and not behind PgBouncer before 1.21."""
-        super().__init__(
-            url, open_pool(url, name="readers", size=readers, wait_s=patience_s, prepare=prepare, checked=True)
-        )
+        super().__init__(url, open_pool(url, name="readers", size=readers, wait_s=patience_s, checked=True))
         self.writers = writers
-        self._writers = open_pool(url, name="writers", size=writers, wait_s=patience_s, prepare=prepare)
+        self._writers = open_pool(url, name="writers", size=writers, wait_s=patience_s)
         self._writer = Writer(
             self._writers,
             url,
@@ -95,7 +91,6 @@ def open_store(
     *,
     create: bool = False,
     writers: int = WRITERS,
-    prepare: bool = False,
     now_ms: Callable[[], int] = now_ms,
 ) -> PostgresStore:
     """Open the database. `create` makes the schema in one that is empty.
@@ -109,14 +104,14 @@ def open_store(
             schema.migrate(connection, url, now_ms=now_ms())
         schema.check(connection, url)
         log.info("opened %s with PostgreSQL %s", url, connection.info.server_version)
-    return PostgresStore(url, writers=writers, prepare=prepare)
+    return PostgresStore(url, writers=writers)
 
 
 def open_reader(url: PostgresUrl) -> PostgresReader:
     """Open the database for queries alone. Raises as `open_store`."""
     with unusable(url, "opened"), connect(url) as connection:
         schema.check(connection, url)
-    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, prepare=False, checked=True))
+    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, checked=True))
 
 
 def identity(url: PostgresUrl) -> str:

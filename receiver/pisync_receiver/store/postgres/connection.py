@@ -1,6 +1,6 @@
 """Connections to PostgreSQL: pools that renew them, and what makes a commit durable.
 
-No session state is relied on and nothing is prepared on the server unless asked for, so that PgBouncer may stand in
+No session state is relied on and nothing is prepared on the server, so that PgBouncer may stand in
 between in transaction mode.
 """
 
@@ -51,12 +51,12 @@ def _adapters() -> AdaptersMap:
 def connect(url: PostgresUrl) -> Connection:
     """One connection of its own, committing each statement by itself. Raises StoreUnusable."""
     try:
-        return psycopg.connect(conninfo(url), **_options(prepare=False))
+        return psycopg.connect(conninfo(url), **_options())
     except psycopg.Error as error:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
 
-def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare: bool, checked: bool = False) -> Pool:
+def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, checked: bool = False) -> Pool:
     """A pool of up to `size` connections, opened as they are needed; a caller waits `wait_s` for one.
 
     `checked` tries each before it is lent: for callers that do not try again over another.
@@ -64,7 +64,7 @@ def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, prepare:
     return ConnectionPool(
         conninfo(url),
         connection_class=psycopg.Connection[tuple[Any, ...]],
-        kwargs=_options(prepare=prepare),
+        kwargs=_options(),
         check=ConnectionPool.check_connection if checked else None,
         min_size=1,
         max_size=size,
@@ -109,10 +109,10 @@ def reason(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def _options(*, prepare: bool) -> dict[str, Any]:
+def _options() -> dict[str, Any]:
     return {
         "autocommit": True,
-        "prepare_threshold": 2 if prepare else None,
+        "prepare_threshold": None,
         "cursor_factory": RawCursor,
         "context": SimpleNamespace(adapters=_adapters(), connection=None),
     }

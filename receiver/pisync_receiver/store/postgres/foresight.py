@@ -4,15 +4,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import psycopg
-
-from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.postgres.exchange import Answer, Exchange
 from pisync_receiver.store.queries import queries
 from pisync_receiver.store.types import EventBatch, Submission, SyncReport
 from pisync_receiver.store.writing.streams import OVERLAP_MS
 from pisync_receiver.store.writing.tables import Row
-
-_Cursor = psycopg.Cursor[tuple[Any, ...]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,8 +36,7 @@ _YES: Final = (1,)
 class Foresight:
     """Ask inside a pipeline, as often as devices are missing; then take what is known."""
 
-    def __init__(self, connection: Connection, submissions: Sequence[Submission]) -> None:
-        self._connection = connection
+    def __init__(self, submissions: Sequence[Submission]) -> None:
         self._sql = queries("postgres", "intake")
         batches = [one for one in submissions if isinstance(one, EventBatch)]
         reports = [one for one in submissions if isinstance(one, SyncReport)]
@@ -57,30 +52,30 @@ class Foresight:
         self._runs = _distinct(
             (one.device_id, one.stream, one.events[0].seq, one.events[-1].seq) for one in batches if _may_estimate(one)
         )
-        self._asked: dict[str, _Cursor] = {}
+        self._asked: dict[str, Answer] = {}
 
-    def ask(self) -> None:
+    def ask(self, exchange: Exchange) -> None:
         """Lock the devices that there are, and read."""
         if self._devices:
-            self._ask("lock_devices", self._devices)
+            self._ask(exchange, "lock_devices", self._devices)
         for name, wanted in self._wanted.items():
             if wanted:
-                self._ask(name, *_columns(wanted), *_AHEAD[name].more)
+                self._ask(exchange, name, *_columns(wanted), *_AHEAD[name].more)
         if self._runs:
-            self._ask("find_best", *_columns(self._runs))
+            self._ask(exchange, "find_best", *_columns(self._runs))
         if self._reports:
-            self._ask("take_sync_event_ids", self._reports)
+            self._ask(exchange, "take_sync_event_ids", self._reports)
 
     def lacks_devices(self) -> bool:
         """Whether rows have to be made before all devices can be locked."""
         if not self._devices:
             return False
-        self._locked = {row[0]: row[1:] for row in self._asked["lock_devices"].fetchall()}
+        self._locked = {row[0]: row[1:] for row in self._asked["lock_devices"].rows}
         return len(self._locked) < len(self._devices)
 
-    def add_devices(self) -> None:
+    def add_devices(self, exchange: Exchange) -> None:
         """Make the rows that are missing; whoever asks for them elsewhere waits for this transaction's end."""
-        self._ask("add_devices", [device for device in self._devices if device not in self._locked])
+        self._ask(exchange, "add_devices", [device for device in self._devices if device not in self._locked])
 
     def known(self) -> dict[tuple[Any, ...], Row | None]:
         """The answers by query and values; None where there is no row."""
@@ -90,9 +85,9 @@ class Foresight:
         for name, wanted in self._wanted.items():
             ahead = _AHEAD[name]
             known |= {(ahead.query, *values, *ahead.more): None for values in wanted}
-            for row in self._asked[name].fetchall() if wanted else ():
+            for row in self._asked[name].rows if wanted else ():
                 known[ahead.query, *row[: ahead.width], *ahead.more] = row[ahead.width :] or _YES
-        for row in self._asked["find_best"].fetchall() if self._runs else ():
+        for row in self._asked["find_best"].rows if self._runs else ():
             device_id, stream, first, last, before, after = row
             known["best_before", device_id, stream, first] = None if before is None else (before,)
             known["best_after", device_id, stream, last] = None if after is None else (after,)
@@ -102,10 +97,10 @@ class Foresight:
         """One for each report, the next to be used at the end."""
         if not self._reports:
             return []
-        return sorted((number for (number,) in self._asked["take_sync_event_ids"].fetchall()), reverse=True)
+        return sorted((number for (number,) in self._asked["take_sync_event_ids"].rows), reverse=True)
 
-    def _ask(self, name: str, *values: object) -> None:
-        self._asked[name] = self._connection.execute(self._sql[name], values)
+    def _ask(self, exchange: Exchange, name: str, *values: object) -> None:
+        self._asked[name] = exchange.ask(self._sql[name], values)
 
 
 def _may_estimate(batch: EventBatch) -> bool:

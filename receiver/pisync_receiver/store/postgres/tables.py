@@ -12,6 +12,7 @@ from typing import Any, Final
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.health import Crossing, Health
 from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.postgres.exchange import Exchange
 from pisync_receiver.store.postgres.foresight import Foresight
 from pisync_receiver.store.postgres.rows import encode
 from pisync_receiver.store.queries import queries
@@ -54,9 +55,11 @@ _READS: Final = {
 class PostgresTables:
     """`store.writing.tables.Tables` says what each call means."""
 
-    def __init__(self, connection: Connection, *, timeout_ms: int, again: bool = False) -> None:
-        """`again`: an earlier try was rolled back at its commit, of which another server may have kept its part."""
+    def __init__(self, connection: Connection, *, mark: tuple[str, int], timeout_ms: int, again: bool = False) -> None:
+        """`mark` is the writer and the number of its group, for `store.postgres.writing` to find after a lost commit.
+        `again`: an earlier try was rolled back there, of which another server may have kept its part."""
         self._connection = connection
+        self._mark = mark
         self._timeout_ms = timeout_ms
         self._again = again
         self._sql = queries("postgres", "intake")
@@ -68,22 +71,17 @@ class PostgresTables:
         self._ids_taken = 0
         self._before_first_id = 0
         self._hours: dict[int, list[int]] = {}
-        self.transaction_id = ""
-        """Known once `begin` has returned."""
 
     def begin(self, submissions: Sequence[Submission]) -> None:
         """Open the transaction, lock the devices, and read ahead."""
-        foresight = Foresight(self._connection, submissions)
-        timeout = str(self._timeout_ms)
-        with self._connection.pipeline():
-            self._connection.execute("BEGIN")
-            begun = self._connection.execute(self._sql["begin"], (timeout,))
-            foresight.ask()
-        self.transaction_id = _only(begun.fetchall())[0]
+        foresight = Foresight(submissions)
+        while not self._begin(foresight):
+            self._connection.execute("ROLLBACK")
+            self._connection.execute(self._sql["add_writer"], self._mark[:1])
         while foresight.lacks_devices():
-            with self._connection.pipeline():
-                foresight.add_devices()
-                foresight.ask()
+            with Exchange(self._connection) as exchange:
+                foresight.add_devices(exchange)
+                foresight.ask(exchange)
         self._known = foresight.known()
         self._sync_event_ids = foresight.sync_event_ids()
 
@@ -110,7 +108,8 @@ class PostgresTables:
             return
         table = _KEPT_BACK.get(statement)
         if table is None:
-            self._execute(statement, given)
+            with Exchange(self._connection) as exchange:
+                self._ask(exchange, statement, given)
             return
         self._rows[statement] += given
         place = _DEVICE_AT.get(statement, 0)
@@ -147,21 +146,35 @@ class PostgresTables:
         )
         self.put("insert_crossing", [row])
 
-    def finish(self) -> None:
-        """Send what is left. Only the commit is missing then."""
+    def commit(self) -> None:
+        """Send what is left, and commit. Where the connection is lost in here, it may be committed or not."""
+        if not self._ids and not self._again:
+            self._send(commit=True)
+            return
         self._send()
-        if self._again and not self._ids_taken:
-            self._connection.execute(self._sql["take_event_ids"], (0,))  # counts those of the earlier try
-        if self._hours:
-            base = self._before_first_id
-            hours = [(hour, base + first, base + last) for hour, (first, last) in self._hours.items()]
-            self._connection.execute(self._sql["put_arrivals"], [list(column) for column in zip(*hours, strict=True)])
+        with Exchange(self._connection) as exchange:
+            if self._hours:
+                base = self._before_first_id
+                hours = [(hour, base + first, base + last) for hour, (first, last) in self._hours.items()]
+                exchange.ask(self._sql["put_arrivals"], [list(column) for column in zip(*hours, strict=True)])
+            elif self._again:
+                exchange.ask(self._sql["take_event_ids"], (0,))  # counts those of the earlier try
+            exchange.ask("COMMIT")
 
-    def _execute(self, statement: str, rows: list[Row]) -> None:
+    def _ask(self, exchange: Exchange, statement: str, rows: list[Row]) -> None:
         values: list[object] = [encode(rows)]
         if statement in _CHANGES:
             values.append(sorted({row[_DEVICE_AT.get(statement, 0)] for row in rows}))
-        self._connection.execute(self._sql[statement], values)
+        exchange.ask(self._sql[statement], values)
+
+    def _begin(self, foresight: Foresight) -> bool:
+        """Whether this writer is known, and the transaction open with its mark."""
+        with Exchange(self._connection) as exchange:
+            exchange.ask("BEGIN")
+            exchange.ask(self._sql["begin"], (str(self._timeout_ms),))
+            marked = exchange.ask(self._sql["mark"], self._mark)
+            foresight.ask(exchange)
+        return marked.count == 1
 
     def _could_see(self, query: str, values: tuple[object, ...]) -> bool:
         return any((table, values[0]) in self._touched for table in _READS.get(query, ()))
@@ -178,35 +191,34 @@ class PostgresTables:
                 device_id = stored[_DEVICE_AT["insert_sync_event"]]
                 self._known["sync_event_by_key", device_id, key] = tuple(stored)
 
-    def _send(self) -> None:
+    def _send(self, *, commit: bool = False) -> None:
         """Everything kept back, one statement a table."""
         rows, self._rows = self._rows, defaultdict(list)
         numbered = {statement: rows.pop(statement) for statement in _NUMBERED if statement in rows}
         wanted = self._ids - self._ids_taken
         encoded = {statement: encode(lines) for statement, lines in numbered.items()}
         taken = None
-        with self._connection.pipeline():
+        with Exchange(self._connection) as exchange:
             for statement, lines in rows.items():
-                self._execute(statement, lines)
+                self._ask(exchange, statement, lines)
             if wanted:
-                taken = self._connection.execute(self._sql["take_event_ids"], (wanted,))
+                taken = exchange.ask(self._sql["take_event_ids"], (wanted,))
+            if commit:
+                exchange.ask("COMMIT")
         if taken is not None:
             # The counter stays locked until the commit, so what is taken later follows on without a gap.
-            (before,) = _only(taken.fetchall())
+            (before,) = _only(taken.rows)
             self._before_first_id = before - self._ids_taken
             self._ids_taken = self._ids
-        if encoded:
-            with self._connection.pipeline():
-                sent = {
-                    statement: self._connection.execute(self._sql[statement], (body, self._before_first_id))
-                    for statement, body in encoded.items()
-                }
-            if "insert_event" in sent and sent["insert_event"].rowcount != len(numbered["insert_event"]):
+        for statement, body in encoded.items():
+            # By themselves, because they are long: a text with the values written into it would be copied again.
+            stored = self._connection.execute(self._sql[statement], (body, self._before_first_id)).rowcount
+            if statement == "insert_event" and stored != len(numbered[statement]):
                 raise StoreUnusable(
                     "an event that is new to its stream's account is stored already; nothing was changed"
                 )
 
 
-def _only(rows: list[Row]) -> Row:
+def _only(rows: Sequence[Row]) -> Row:
     (row,) = rows
     return row

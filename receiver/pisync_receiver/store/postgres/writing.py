@@ -1,11 +1,14 @@
 """Writing groups: one transaction each, tried again over a new connection while that can help, never carried out twice.
 
 When the connection is lost before the commit was sent, the server has rolled the group back, or will. When it is lost
-after that, the server is asked what became of the transaction (pg_xact_status), since a sync event without a key could
-not be recognised if it came again.
+after that, the writer looks whether its mark of the group is there, since a sync event without a key could not be
+recognised if it came again.
 """
 
+import itertools
 import logging
+import secrets
+import threading
 from collections.abc import Callable, Sequence
 
 import psycopg
@@ -21,7 +24,8 @@ from pisync_receiver.store.writing import write_group
 
 log = logging.getLogger(__name__)
 
-_AGAIN = (*LOST, errors.SerializationFailure, errors.DeadlockDetected)
+_DEFEATED = (errors.SerializationFailure, errors.DeadlockDetected)
+_AGAIN = (*LOST, *_DEFEATED)
 """What another try may get past."""
 _PAUSE_S = 0.1
 
@@ -29,9 +33,9 @@ _PAUSE_S = 0.1
 class _CommitUnknown(Exception):
     """The connection was lost while the commit was under way."""
 
-    def __init__(self, transaction_id: str, outcomes: list[Outcome]) -> None:
-        super().__init__(transaction_id)
-        self.transaction_id = transaction_id
+    def __init__(self, mark: tuple[str, int], outcomes: list[Outcome]) -> None:
+        super().__init__(mark)
+        self.mark = mark
         self.outcomes = outcomes
 
 
@@ -55,6 +59,8 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._sql = queries("postgres", "intake")
+        self._process = secrets.token_hex(8)
+        self._groups = itertools.count(1)
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
@@ -65,7 +71,7 @@ class Writer:
             try:
                 return self._try(submissions, again=again)
             except _CommitUnknown as unknown:
-                if self._was_committed(unknown.transaction_id, until):
+                if self._was_committed(unknown.mark, until):
                     return unknown.outcomes
                 again = True
             except _AGAIN as error:
@@ -85,35 +91,36 @@ class Writer:
                 raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
 
     def _try(self, submissions: Sequence[Submission], *, again: bool) -> list[Outcome]:
+        mark = (f"{self._process}-{threading.get_ident()}", next(self._groups))
         with self._pool.connection() as connection:
-            tables = PostgresTables(connection, timeout_ms=self._timeout_ms, again=again)
+            tables = PostgresTables(connection, mark=mark, timeout_ms=self._timeout_ms, again=again)
             try:
                 tables.begin(submissions)
                 outcomes = write_group(tables, submissions)
-                tables.finish()
             except BaseException:
                 _roll_back(connection)
                 raise
             try:
-                connection.execute("COMMIT")
-            except _AGAIN as error:
-                if isinstance(error, errors.SerializationFailure | errors.DeadlockDetected):
+                tables.commit()
+            except LOST as error:
+                _roll_back(connection)
+                if isinstance(error, _DEFEATED):
                     raise
-                raise _CommitUnknown(tables.transaction_id, outcomes) from error
+                raise _CommitUnknown(mark, outcomes) from error
+            except BaseException:
+                _roll_back(connection)
+                raise
             return outcomes
 
-    def _was_committed(self, transaction_id: str, until: float) -> bool:
-        """Ask until the server knows. Raises StoreUnusable where it does not answer in time."""
+    def _was_committed(self, mark: tuple[str, int], until: float) -> bool:
+        """Look until the server knows. Raises StoreUnusable where it does not answer in time."""
         while True:
             try:
                 with self._pool.connection() as connection:
-                    row = connection.execute(self._sql["fate"], (transaction_id,)).fetchone()
-                fate = None if row is None else row[0]
-                if fate != "in progress":
-                    return bool(fate == "committed")
+                    row = connection.execute(self._sql["is_marked"], mark).fetchone()
+                return row is not None and bool(row[0])
+            except errors.LockNotAvailable:
                 problem: Exception = StoreUnusable("the last commit is still under way")
-            except errors.InvalidParameterValue:
-                return False  # a server that took over never heard of it
             except LOST as error:
                 problem = error
             self._try_again(problem, until)

@@ -1,11 +1,19 @@
 -- name: begin
--- Bound how long this transaction may take, and name it, so that its fate can be asked for after a lost connection.
-SELECT pg_current_xact_id()::text, set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
+-- Bound how long this transaction may take.
+SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
        set_config('idle_in_transaction_session_timeout', $1, true);
 
--- name: fate
--- What became of a transaction.
-SELECT pg_xact_status($1::text::xid8);
+-- name: add_writer
+-- A writer that has stored no group yet.
+INSERT INTO marks (writer, last_group) VALUES ($1, 0) ON CONFLICT (writer) DO NOTHING;
+
+-- name: mark
+-- This transaction stores that group.
+UPDATE marks SET last_group = $2, marked_at = now() WHERE writer = $1;
+
+-- name: is_marked
+-- Whether a group was stored; refused while its transaction is under way.
+SELECT last_group = $2 FROM marks WHERE writer = $1 FOR UPDATE NOWAIT;
 
 -- name: lock_devices
 -- Devices as they are, nobody else's until the commit; in one order, so that two groups never wait for each other.
@@ -254,8 +262,7 @@ INSERT INTO sync_events (id, device_id, timestamp, at_ms, total_files_synced, to
                          received_ms, idempotency_key)
 SELECT r.a0, r.a1, r.a2, r.a3, r.a4, r.a5, r.a6, r.a7, r.a8, r.a9
 FROM json_to_recordset($1::json) AS r (a0 bigint, a1 text, a2 text, a3 bigint, a4 bigint, a5 bigint, a6 numeric,
-     a7 text, a8 bigint, a9 text)
-ON CONFLICT DO NOTHING;
+     a7 text, a8 bigint, a9 text);
 
 -- name: sync_event_by_key
 -- The sync event that was stored under a key.

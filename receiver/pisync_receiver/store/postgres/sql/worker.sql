@@ -100,6 +100,10 @@ SELECT count(*) FILTER (WHERE sent_ms IS NULL) FROM gone;
 -- What was told long ago.
 DELETE FROM crossings WHERE told_ms < %(before)s;
 
+-- name: forget_marks
+-- Of writers that ended long ago.
+DELETE FROM marks WHERE marked_at < now() - interval '90 days';
+
 -- name: hurry
 -- Wait for no lock longer than this: whoever waits for a table's lock makes all wait that come after.
 SELECT set_config('lock_timeout', '2s', true);
