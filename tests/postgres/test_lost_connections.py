@@ -1,22 +1,24 @@
 """PostgreSQL goes away at the worst moments: what was acknowledged is there, and nothing is there twice."""
 
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from pisync_common.models import Receipt
 from pisync_receiver.errors import StoreUnusable
-from pisync_receiver.store import StoredSyncEvent
+from pisync_receiver.store import EventFilter, StoredSyncEvent
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import PostgresStore, open_store
 from tests.support.commit_proxy import CommitProxy, Fault
 from tests.support.postgres_cluster import Cluster, cluster, needs_cluster
 from tests.support.receiver_process import ReceiverProcess, wait_until
-from tests.support.stores.made import NOON, batch, report, send, stored_seqs, tell
+from tests.support.stores.made import NOON, batch, event, report, send, stored_seqs, tell
 
 pytestmark = needs_cluster
 
@@ -132,6 +134,56 @@ def test_a_server_that_stays_away_is_given_up_in_time_and_the_store_comes_back_b
         server.start()
         now[0] = 0.0
         assert send(store, batch([1])).watermark == 1
+
+
+@pytest.mark.parametrize("code", ["53100", "55P03", "57014"], ids=["disk full", "lock not had", "cancelled"])
+def test_what_the_server_refuses_at_the_end_is_given_up_in_time_and_nothing_is_stored(
+    server: Cluster, code: str
+) -> None:
+    now, slept = [0.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += 1
+
+    url = server.create(f"refused_{code.lower()}")
+    open_store(PostgresUrl(conninfo=url), create=True).close()
+    with (
+        closing(PostgresStore(PostgresUrl(conninfo=url), patience_s=3, clock=lambda: now[0], sleep=sleep)) as store,
+        psycopg.connect(url, autocommit=True) as direct,
+    ):
+        direct.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '{code}'; END $$".encode()
+        )
+        for table in ("events", "sync_events"):
+            direct.execute(
+                f"CREATE TRIGGER refuse BEFORE INSERT ON {table} FOR EACH STATEMENT EXECUTE FUNCTION refuse()".encode()
+            )
+        for submission in (batch([1, 2]), report(NOON)):
+            now[0] = 0.0
+            slept.clear()
+            (outcome,) = store.write([submission])
+            assert isinstance(outcome, StoreUnusable)
+            assert 1 <= len(slept) <= 4
+        for table in ("events", "sync_events"):
+            direct.execute(f"DROP TRIGGER refuse ON {table}".encode())
+        now[0] = 0.0
+        assert send(store, batch([1, 2])).stored == 2
+        assert len(store.history("pibook-1").rows) == 0
+
+
+def test_text_is_text_whatever_the_role_was_set_to(server: Cluster) -> None:
+    url = server.create("latin")
+    with psycopg.connect(url, autocommit=True) as direct:
+        direct.execute("ALTER DATABASE latin SET client_encoding = 'LATIN1'")
+    with opened(url) as store:
+        for seq in (1, 2, 3):
+            send(store, batch([event(seq, note="Möhren, 木")], agent="pisync/Ö", bad=[]))
+        (row, *_) = store.events(EventFilter()).rows
+        device = store.device("pibook-1")
+        assert device is not None
+        assert (device.agent, json.loads(row.data or "")) == ("pisync/Ö", {"note": "Möhren, 木"})
 
 
 def test_a_server_that_only_reads_takes_nothing_and_says_so(server: Cluster) -> None:

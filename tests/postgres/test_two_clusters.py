@@ -31,8 +31,10 @@ Divided = tuple[PostgresStore, str, list[str], list[str]]
 def end_of_page(url: str, after: int) -> object:
     """Up to where a worker hands on next."""
     with psycopg.connect(url) as connection:
-        values = {"after": after, "events": 100, "bytes": 1000}
-        row = connection.execute(queries("postgres", "worker")["end_of_page"], values).fetchone()
+        sql = queries("postgres", "worker")
+        (newest,) = connection.execute(sql["newest"]).fetchone() or (0,)
+        values = {"after": after, "newest": newest, "events": 100, "bytes": 1000}
+        row = connection.execute(sql["end_of_page"], values).fetchone()
     return None if row is None else row[0]
 
 
@@ -172,6 +174,18 @@ def test_ids_that_the_other_server_committed_alone_are_given_to_nobody_else(divi
     assert end_of_page(here, last) == last + 4
     seen = [(row.id, row.device_id) for row in store.iterate_events(EventFilter(), after=last)]
     assert seen == [(last + 1 + n, elsewhere[2]) for n in range(3)] + [(last + 4, at_home[2])]
+
+
+def test_a_device_that_sends_again_later_is_seen_by_readers(divided: Divided) -> None:
+    """As after a receiver that gave up, or was killed, when the other server had committed its part."""
+    store, _, _, elsewhere = divided
+    here = store.url.conninfo
+    ((last,),) = run(here, "SELECT last FROM arrival_counter")
+    send(store, batch([1, 2, 3], device=elsewhere[4], stream="given-up"))
+    run(here, f"UPDATE arrival_counter SET last = {last}")
+    assert stored_seqs(store, device=elsewhere[4], stream="given-up") == []
+    assert counts(send(store, batch([1, 2, 3], device=elsewhere[4], stream="given-up"))) == (0, 3, [], 3)
+    assert stored_seqs(store, device=elsewhere[4], stream="given-up") == [1, 2, 3]
 
 
 def test_while_the_other_is_away_groups_with_its_devices_wait_and_others_go_on(

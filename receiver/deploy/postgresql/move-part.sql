@@ -15,8 +15,9 @@
 --     SELECT * FROM move_part(3, 'north');
 --
 -- It is one transaction: nobody writes meanwhile, receivers answer 503, and what fails has changed nothing here. Rows
--- are compared one by one before anything counts. The tables that were moved stay beside the new ones, as devices_3_moved
--- and so on, until a person drops them.
+-- are compared one by one before anything counts, by sorting both sides, which takes room for temporary files here. The
+-- tables that were moved stay beside the new ones, as devices_3_moved and so on, until a person drops them. Every role
+-- that reads or writes needs a user mapping of its own.
 
 CREATE OR REPLACE FUNCTION move_part(part integer, server text) RETURNS TABLE (moved text, row_count bigint)
 LANGUAGE plpgsql SET lock_timeout = '10s' AS $$
@@ -28,9 +29,8 @@ DECLARE
     there bigint;
     differences bigint;
 BEGIN
-    FOREACH parent IN ARRAY parents LOOP
-        EXECUTE format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', parent);
-    END LOOP;
+    LOCK TABLE events, sync_events, devices, streams, gaps, carried, origins, rejected, boots, crossings
+        IN ACCESS EXCLUSIVE MODE;
     FOREACH parent IN ARRAY parents LOOP
         moved := parent || '_' || part;
         EXECUTE format('ALTER TABLE %I DETACH PARTITION %I', parent, moved);

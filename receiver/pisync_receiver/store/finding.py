@@ -42,12 +42,12 @@ def _values(select: Select, wanted: EventFilter, after: int, limit: int) -> dict
         "until": until,
         "limit": limit,
         "after": after,
-        "last": _LARGEST,
+        "last": select("newest", {})[0][0],
     }
     if wanted.since_ms is not None or wanted.until_ms is not None:
         first, last = select("arrived", {"from": since // HOUR_MS, "to": until // HOUR_MS})[0]
         values["after"] = max(after, (first or 1) - 1)
-        values["last"] = last or 0
+        values["last"] = min(values["last"], last or 0)
     return values
 
 

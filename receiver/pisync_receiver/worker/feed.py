@@ -67,7 +67,10 @@ class Feed:
             after, until = position
             if until is not None:
                 return True
-            end = await transaction.row("end_of_page", after=after, events=self._page_events, bytes=PAGE_BYTES)
+            newest = await _newest(transaction)
+            end = await transaction.row(
+                "end_of_page", after=after, newest=newest, events=self._page_events, bytes=PAGE_BYTES
+            )
             if end is None or end[0] is None:
                 return False
             await transaction.do("intend", consumer=self._consumer, until=end[0])

@@ -54,7 +54,7 @@ class Exchange:
         return answer
 
     def _run(self) -> None:
-        cursor = self._connection.execute(";\n".join(text for text, _ in self._asked).encode())
+        cursor = self._connection.execute("\n;\n".join(text for text, _ in self._asked).encode())
         for _, answer in self._asked:
             answer.rows = cursor.fetchall() if cursor.description else ()
             answer.count = cursor.rowcount

@@ -16,7 +16,7 @@ from pisync_receiver.store.postgres.exchange import Exchange
 from pisync_receiver.store.postgres.foresight import Foresight
 from pisync_receiver.store.postgres.rows import encode
 from pisync_receiver.store.queries import queries
-from pisync_receiver.store.types import Submission
+from pisync_receiver.store.types import EventBatch, Submission
 from pisync_receiver.store.writing.tables import HOUR_MS, Key, Row
 
 _NUMBERED: Final = ("insert_event", "insert_carried", "insert_origin")
@@ -55,13 +55,11 @@ _READS: Final = {
 class PostgresTables:
     """`store.writing.tables.Tables` says what each call means."""
 
-    def __init__(self, connection: Connection, *, mark: tuple[str, int], timeout_ms: int, again: bool = False) -> None:
-        """`mark` is the writer and the number of its group, for `store.postgres.writing` to find after a lost commit.
-        `again`: an earlier try was rolled back there, of which another server may have kept its part."""
+    def __init__(self, connection: Connection, *, mark: tuple[str, int], timeout_ms: int) -> None:
+        """`mark` is the writer and the number of its group, which is looked for after a lost commit."""
         self._connection = connection
         self._mark = mark
         self._timeout_ms = timeout_ms
-        self._again = again
         self._sql = queries("postgres", "intake")
         self._known: dict[tuple[Any, ...], Row | None] = {}
         self._rows: dict[str, list[Row]] = defaultdict(list)
@@ -71,10 +69,12 @@ class PostgresTables:
         self._ids_taken = 0
         self._before_first_id = 0
         self._hours: dict[int, list[int]] = {}
+        self._batches = False
 
     def begin(self, submissions: Sequence[Submission]) -> None:
         """Open the transaction, lock the devices, and read ahead."""
         foresight = Foresight(submissions)
+        self._batches = any(isinstance(one, EventBatch) for one in submissions)
         while not self._begin(foresight):
             self._connection.execute("ROLLBACK")
             self._connection.execute(self._sql["add_writer"], self._mark[:1])
@@ -148,18 +148,24 @@ class PostgresTables:
 
     def commit(self) -> None:
         """Send what is left, and commit. Where the connection is lost in here, it may be committed or not."""
-        if not self._ids and not self._again:
-            self._send(commit=True)
-            return
-        self._send()
+        if self._ids or any(statement in self._rows for statement in _NUMBERED):
+            self._send()
         with Exchange(self._connection) as exchange:
+            self._ask_kept_back(exchange)
             if self._hours:
                 base = self._before_first_id
                 hours = [(hour, base + first, base + last) for hour, (first, last) in self._hours.items()]
                 exchange.ask(self._sql["put_arrivals"], [list(column) for column in zip(*hours, strict=True)])
-            elif self._again:
-                exchange.ask(self._sql["take_event_ids"], (0,))  # counts those of the earlier try
+            elif self._batches:
+                # Nothing is new, perhaps because another server committed its part of an earlier try: count that.
+                exchange.ask(self._sql["take_event_ids"], (0,))
             exchange.ask("COMMIT")
+
+    def _ask_kept_back(self, exchange: Exchange) -> None:
+        """One statement a table."""
+        rows, self._rows = self._rows, defaultdict(list)
+        for statement, lines in rows.items():
+            self._ask(exchange, statement, lines)
 
     def _ask(self, exchange: Exchange, statement: str, rows: list[Row]) -> None:
         values: list[object] = [encode(rows)]
@@ -191,20 +197,16 @@ class PostgresTables:
                 device_id = stored[_DEVICE_AT["insert_sync_event"]]
                 self._known["sync_event_by_key", device_id, key] = tuple(stored)
 
-    def _send(self, *, commit: bool = False) -> None:
-        """Everything kept back, one statement a table."""
-        rows, self._rows = self._rows, defaultdict(list)
-        numbered = {statement: rows.pop(statement) for statement in _NUMBERED if statement in rows}
+    def _send(self) -> None:
+        """Everything kept back."""
+        numbered = {statement: self._rows.pop(statement) for statement in _NUMBERED if statement in self._rows}
         wanted = self._ids - self._ids_taken
         encoded = {statement: encode(lines) for statement, lines in numbered.items()}
         taken = None
         with Exchange(self._connection) as exchange:
-            for statement, lines in rows.items():
-                self._ask(exchange, statement, lines)
+            self._ask_kept_back(exchange)
             if wanted:
                 taken = exchange.ask(self._sql["take_event_ids"], (wanted,))
-            if commit:
-                exchange.ask("COMMIT")
         if taken is not None:
             # The counter stays locked until the commit, so what is taken later follows on without a gap.
             (before,) = _only(taken.rows)

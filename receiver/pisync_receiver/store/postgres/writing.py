@@ -24,8 +24,7 @@ from pisync_receiver.store.writing import write_group
 
 log = logging.getLogger(__name__)
 
-_DEFEATED = (errors.SerializationFailure, errors.DeadlockDetected)
-_AGAIN = (*LOST, *_DEFEATED)
+_AGAIN = (*LOST, errors.SerializationFailure, errors.DeadlockDetected)
 """What another try may get past."""
 _PAUSE_S = 0.1
 
@@ -33,9 +32,10 @@ _PAUSE_S = 0.1
 class _CommitUnknown(Exception):
     """The connection was lost while the commit was under way."""
 
-    def __init__(self, mark: tuple[str, int], outcomes: list[Outcome]) -> None:
+    def __init__(self, mark: tuple[str, int], outcomes: list[Outcome], error: Exception) -> None:
         super().__init__(mark)
         self.mark = mark
+        self.error = error
         self.outcomes = outcomes
 
 
@@ -66,14 +66,13 @@ class Writer:
         """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
         refused what one of them says; then none is stored."""
         until = self._clock() + self._patience_s
-        again = False
         while True:
             try:
-                return self._try(submissions, again=again)
+                return self._try(submissions)
             except _CommitUnknown as unknown:
                 if self._was_committed(unknown.mark, until):
                     return unknown.outcomes
-                again = True
+                self._try_again(unknown.error, until)
             except _AGAIN as error:
                 self._try_again(error, until)
 
@@ -90,26 +89,22 @@ class Writer:
             except psycopg.Error as error:
                 raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
 
-    def _try(self, submissions: Sequence[Submission], *, again: bool) -> list[Outcome]:
+    def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
         mark = (f"{self._process}-{threading.get_ident()}", next(self._groups))
         with self._pool.connection() as connection:
-            tables = PostgresTables(connection, mark=mark, timeout_ms=self._timeout_ms, again=again)
+            tables = PostgresTables(connection, mark=mark, timeout_ms=self._timeout_ms)
+            outcomes: list[Outcome] | None = None
             try:
                 tables.begin(submissions)
                 outcomes = write_group(tables, submissions)
-            except BaseException:
-                _roll_back(connection)
-                raise
-            try:
                 tables.commit()
-            except LOST as error:
+            except BaseException as error:
+                # What the server refused, it did not commit.
+                refused = isinstance(error, psycopg.Error) and error.sqlstate is not None and not connection.closed
                 _roll_back(connection)
-                if isinstance(error, _DEFEATED):
+                if outcomes is None or refused or not isinstance(error, LOST):
                     raise
-                raise _CommitUnknown(mark, outcomes) from error
-            except BaseException:
-                _roll_back(connection)
-                raise
+                raise _CommitUnknown(mark, outcomes, error) from error
             return outcomes
 
     def _was_committed(self, mark: tuple[str, int], until: float) -> bool:
@@ -121,7 +116,7 @@ class Writer:
                 return row is not None and bool(row[0])
             except errors.LockNotAvailable:
                 problem: Exception = StoreUnusable("the last commit is still under way")
-            except LOST as error:
+            except (psycopg.Error, *LOST) as error:
                 problem = error
             self._try_again(problem, until)
 

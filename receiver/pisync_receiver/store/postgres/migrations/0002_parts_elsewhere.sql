@@ -2,6 +2,11 @@
 -- index, so the keys of the parents become keys of their eight parts, which have them already. No table is rewritten;
 -- each is read once, to see that its rows belong there.
 
+-- Readers lock events before devices; writers, which lock devices first, try again where that is a deadlock.
+SET LOCAL lock_timeout = '30s';
+LOCK TABLE events, sync_events, devices, streams, gaps, carried, origins, rejected, boots, crossings
+    IN ACCESS EXCLUSIVE MODE;
+
 DO $$
 DECLARE
     parts CONSTANT integer := 8;

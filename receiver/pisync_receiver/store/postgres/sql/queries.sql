@@ -76,6 +76,10 @@ FROM rejected WHERE device_id = %(device)s AND id > %(after)s ORDER BY id LIMIT 
 SELECT number, device_id, stream FROM streams
 WHERE (%(device)s::text IS NULL OR device_id = %(device)s) AND (%(stream)s::text IS NULL OR stream = %(stream)s);
 
+-- name: newest
+-- The id of the newest event. Another server shows its part of a commit a moment before this counter counts it.
+SELECT last FROM arrival_counter;
+
 -- name: arrived
 -- The ids between which everything lies that arrived in some hours.
 SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= %(from)s AND hour <= %(to)s;
@@ -85,7 +89,7 @@ SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= %(from)s AND hour
 SELECT e.id, e.device_id, d.site, e.stream, e.seq, e.type, e.learner_id, e.object_id, e.occurred_at, e.boot_id,
        e.boottime_ms, e.clock_synced, e.data, e.received_ms, e.best_ms, e.quality
 FROM events AS e JOIN devices AS d ON d.device_id = e.device_id
-WHERE e.id > %(after)s AND e.id <= least(%(last)s, (SELECT last FROM arrival_counter)) AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
+WHERE e.id > %(after)s AND e.id <= %(last)s AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
   AND (%(type)s::text IS NULL OR e.type = %(type)s) AND (%(object)s::text IS NULL OR e.object_id = %(object)s)
   AND (%(site)s::text IS NULL OR d.site = %(site)s)
 ORDER BY e.id LIMIT %(limit)s;
@@ -96,7 +100,7 @@ SELECT e.id, e.device_id, d.site, e.stream, e.seq, e.type, e.learner_id, e.objec
        e.boottime_ms, e.clock_synced, e.data, e.received_ms, e.best_ms, e.quality
 FROM events AS e JOIN devices AS d ON d.device_id = e.device_id
 WHERE e.learner_id = %(learner)s
-  AND e.id > %(after)s AND e.id <= least(%(last)s, (SELECT last FROM arrival_counter)) AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
+  AND e.id > %(after)s AND e.id <= %(last)s AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
   AND (%(type)s::text IS NULL OR e.type = %(type)s) AND (%(object)s::text IS NULL OR e.object_id = %(object)s)
   AND (%(site)s::text IS NULL OR d.site = %(site)s)
   AND (%(device)s::text IS NULL OR e.device_id = %(device)s) AND (%(stream)s::text IS NULL OR e.stream = %(stream)s)
@@ -108,7 +112,7 @@ SELECT e.id, e.device_id, d.site, e.stream, e.seq, e.type, e.learner_id, e.objec
        e.boottime_ms, e.clock_synced, e.data, e.received_ms, e.best_ms, e.quality
 FROM events AS e JOIN devices AS d ON d.device_id = e.device_id
 WHERE e.device_id = %(device)s AND e.stream = %(stream)s
-  AND e.id > %(after)s AND e.id <= least(%(last)s, (SELECT last FROM arrival_counter)) AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
+  AND e.id > %(after)s AND e.id <= %(last)s AND e.received_ms >= %(since)s AND e.received_ms < %(until)s
   AND (%(type)s::text IS NULL OR e.type = %(type)s) AND (%(object)s::text IS NULL OR e.object_id = %(object)s)
   AND (%(site)s::text IS NULL OR d.site = %(site)s)
 ORDER BY e.id LIMIT %(limit)s;

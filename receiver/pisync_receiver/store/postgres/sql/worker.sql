@@ -29,12 +29,11 @@ SELECT greatest(last - (SELECT event_id FROM positions WHERE consumer = %(consum
 SELECT event_id, until_id FROM positions WHERE consumer = %(consumer)s FOR UPDATE SKIP LOCKED;
 
 -- name: end_of_page
--- The last of the next events to hand on together: so many, and so many bytes of data, but at least one. Another server
--- shows its part of a commit a moment before the counter counts it.
+-- The last of the next events to hand on together: so many, and so many bytes of data, but at least one.
 SELECT max(id) FROM (
     SELECT id, row_number() OVER following AS events, sum(bytes) OVER following AS bytes
     FROM (SELECT id, coalesce(octet_length(data), 0) AS bytes FROM events
-          WHERE id > %(after)s AND id <= (SELECT last FROM arrival_counter) ORDER BY id LIMIT %(events)s) page
+          WHERE id > %(after)s AND id <= %(newest)s ORDER BY id LIMIT %(events)s) page
     WINDOW following AS (ORDER BY id)
 ) counted
 WHERE bytes <= %(bytes)s OR events = 1;

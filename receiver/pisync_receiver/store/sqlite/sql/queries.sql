@@ -74,6 +74,10 @@ WHERE s.device_id = :device AND r.id > :after ORDER BY r.id LIMIT :limit;
 -- The streams of a device, or the one of that name, or those of that name on any device.
 SELECT id, device_id, stream FROM streams WHERE (:device IS NULL OR device_id = :device) AND (:stream IS NULL OR stream = :stream);
 
+-- name: newest
+-- The id of the newest event.
+SELECT coalesce(max(id), 0) FROM events;
+
 -- name: arrived
 -- The ids between which everything lies that arrived in some hours.
 SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= :from AND hour <= :to;
