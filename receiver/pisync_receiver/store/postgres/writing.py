@@ -99,12 +99,11 @@ class Writer:
                 outcomes = write_group(tables, submissions)
                 tables.commit()
             except BaseException as error:
-                # What the server refused, it did not commit.
-                refused = isinstance(error, psycopg.Error) and error.sqlstate is not None and not connection.closed
+                lost = _is_lost(connection, error)
                 _roll_back(connection)
-                if outcomes is None or refused or not isinstance(error, LOST):
-                    raise
-                raise _CommitUnknown(mark, outcomes, error) from error
+                if lost and outcomes is not None and isinstance(error, Exception):
+                    raise _CommitUnknown(mark, outcomes, error) from error
+                raise
             return outcomes
 
     def _was_committed(self, mark: tuple[str, int], until: float) -> bool:
@@ -126,6 +125,11 @@ class Writer:
             raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
         log.warning("the database did not take a group; trying again: %s", reason(error))
         self._sleep(_PAUSE_S)
+
+
+def _is_lost(connection: Connection, error: BaseException) -> bool:
+    """Whether the server may have done what it was asked. What it refused, over a connection that lasts, it did not."""
+    return connection.closed or (isinstance(error, LOST) and getattr(error, "sqlstate", None) is None)
 
 
 def _roll_back(connection: Connection) -> None:
