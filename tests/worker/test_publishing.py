@@ -288,3 +288,22 @@ def queue_id(database: WorkerDatabase) -> str:
         return message.id
 
     return with_bench(Bench(database, Queue("unused"), consumer="reader"), work)
+
+
+@pytest.mark.parametrize(
+    ("error", "raised"), [(Exception(), PublisherUnavailable), (TypeError("ours"), TypeError)], ids=["aiormq's", "ours"]
+)
+def test_a_connection_that_ends_without_a_reason_is_away_and_does_not_end_the_worker(
+    database: WorkerDatabase, queue: Queue, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
+) -> None:
+    """Where the link breaks in the middle of opening, aiormq may raise Exception and nothing more."""
+
+    async def breaks() -> None:
+        raise error
+
+    async def publish(bench: Bench) -> None:
+        monkeypatch.setattr(bench.publisher, "_open", breaks)
+        with pytest.raises(raised):
+            await bench.publisher.publish(())
+
+    with_bench(Bench(database, queue), publish)

@@ -146,8 +146,8 @@ def test_another_worker_takes_over_from_one_that_stands_still(
             proxy.refuse = True
             school_day(database, 11, 10)
             wait_until(lambda: handed_on(database), "whoever has a broker hands on")
-            assert not one.ended
-        assert not two.ended
+            assert not one.ended, one.log()
+        assert not two.ended, two.log()
 
     check(queue.take(), 20, repeated=True)
 

@@ -64,16 +64,14 @@ class RabbitPublisher:
 
     async def publish(self, messages: Sequence[Message]) -> None:
         """See `Publisher`."""
-        away = (*self._pika.exceptions.CONNECTION_EXCEPTIONS, TimeoutError)
         try:
             exchange = await self._open()
             async with asyncio.timeout(self._confirm_seconds):
                 await _all(exchange.publish(self._amqp(each), routing_key(each.device_id)) for each in messages)
-        except away as error:
-            await self.close()
-            raise PublisherUnavailable(self._why(error)) from error
-        except BaseException:
+        except BaseException as error:
             await self.close()  # nobody knows what became of what was under way
+            if self._is_away(error):
+                raise PublisherUnavailable(self._why(error)) from error
             raise
 
     async def close(self) -> None:
@@ -84,8 +82,10 @@ class RabbitPublisher:
             try:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await connection.close()
-            except (*self._pika.exceptions.CONNECTION_EXCEPTIONS, TimeoutError):
-                pass  # it is gone either way
+            except Exception as error:
+                if not self._is_away(error):
+                    raise
+                # it is gone either way
 
     async def _open(self) -> "AbstractExchange":
         if self._exchange is not None and self._connection is not None and not self._connection.is_closed:
@@ -102,6 +102,13 @@ class RabbitPublisher:
         self._exchange = exchange
         self._connected(True)
         return exchange
+
+    def _is_away(self, error: BaseException) -> bool:
+        """Whether it says that RabbitMQ cannot be had. For a connection that ended without a reason, aiormq raises
+        Exception itself."""
+        return (
+            isinstance(error, (*self._pika.exceptions.CONNECTION_EXCEPTIONS, TimeoutError)) or type(error) is Exception
+        )
 
     def _amqp(self, message: Message) -> "aio_pika.Message":
         return self._pika.Message(
