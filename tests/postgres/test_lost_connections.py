@@ -173,11 +173,12 @@ def test_what_the_server_refuses_at_the_end_is_given_up_in_time_and_nothing_is_s
         assert len(store.history("pibook-1").rows) == 0
 
 
-def test_text_is_text_whatever_the_role_was_set_to(server: Cluster) -> None:
-    url = server.create("latin")
+@pytest.mark.parametrize("asked", ["", "?client_encoding=latin1"], ids=["database", "database and address"])
+def test_text_is_text_whatever_the_role_was_set_to(server: Cluster, asked: str) -> None:
+    url = server.create(f"latin{len(asked)}")
     with psycopg.connect(url, autocommit=True) as direct:
-        direct.execute("ALTER DATABASE latin SET client_encoding = 'LATIN1'")
-    with opened(url) as store:
+        direct.execute(f"ALTER DATABASE latin{len(asked)} SET client_encoding = 'LATIN1'".encode())
+    with opened(url + asked) as store:
         for seq in (1, 2, 3):
             send(store, batch([event(seq, note="Möhren, 木")], agent="pisync/Ö", bad=[]))
         (row, *_) = store.events(EventFilter()).rows

@@ -1,18 +1,20 @@
 """A database of an earlier schema is brought up with everything in it, and goes on."""
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import psycopg
 import pytest
 
+from pisync_receiver.errors import SchemaMismatch
 from pisync_receiver.store import EventFilter
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.migrations import load
 from pisync_receiver.store.postgres import connection, migrate, open_store, schema
-from tests.support.postgres import fresh_database, needs_postgres
+from pisync_receiver.store.postgres.transactions import Database
+from tests.support.postgres import fresh_database, needs_postgres, run
 from tests.support.stores.made import NOON, batch, counts, event, report, send, stored_seqs, stream_row, tell
 
 pytestmark = needs_postgres
@@ -38,12 +40,6 @@ def old() -> Iterator[str]:
         yield url
 
 
-def run(url: str, statement: str) -> list[Any]:
-    with psycopg.connect(url, autocommit=True) as opened:
-        found = opened.execute(statement.encode())
-        return found.fetchall() if found.description else []
-
-
 def files(url: str) -> dict[str, int]:
     """Every table and index that has rows of its own, and the file it is in."""
     query = "SELECT relname, relfilenode FROM pg_class WHERE relname ~ '_[0-7](_|$)' AND relkind IN ('r', 'i')"
@@ -52,6 +48,20 @@ def files(url: str) -> dict[str, int]:
 
 def test_released_migrations_stay_as_they_are() -> None:
     assert {f"{one.number:04d}_{one.name}": one.checksum for one in load(schema.FOLDER)} == RELEASED
+
+
+def test_a_worker_wants_it_brought_up_first(old: str) -> None:
+    async def check() -> None:
+        database = Database(PostgresUrl(conninfo=old))
+        try:
+            await database.check()
+        finally:
+            await database.close()
+
+    with pytest.raises(SchemaMismatch, match="Run: pisync-receiver migrate"):
+        asyncio.run(check())
+    migrate(PostgresUrl(conninfo=old))
+    asyncio.run(check())
 
 
 def test_nothing_is_rewritten_and_every_part_has_its_key(old: str) -> None:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import psycopg
 import pytest
@@ -14,7 +14,7 @@ from psycopg import errors
 from pisync_receiver.store import EventFilter
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import PostgresStore, open_store
-from tests.support.postgres import fresh_database, needs_postgres
+from tests.support.postgres import fresh_database, needs_postgres, run
 from tests.support.stores.made import batch, counts, report, send, stored_seqs, stream_row, tell
 
 pytestmark = needs_postgres
@@ -65,12 +65,6 @@ def guide() -> tuple[str, str]:
     (block,) = re.findall(r"```sql\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     export, detaching = block.split("\n\n")
     return export, detaching
-
-
-def run(url: str, statement: str) -> list[Any]:
-    with psycopg.connect(url, autocommit=True) as connection:
-        found = connection.execute(statement.encode())
-        return found.fetchall() if found.description else []
 
 
 def detach(url: str) -> None:

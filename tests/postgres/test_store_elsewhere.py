@@ -8,9 +8,11 @@ import pytest
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, open_store
 from tests.support.postgres import empty
 from tests.support.postgres_cluster import needs_cluster
+from tests.support.stores.access import AccessConformance
 from tests.support.stores.batches import BatchConformance
 from tests.support.stores.clones import CloneConformance, OriginConformance
 from tests.support.stores.finding import FindingConformance
+from tests.support.stores.properties import PropertyConformance
 from tests.support.stores.reports import ReportConformance
 from tests.support.two_servers import two_servers
 
@@ -50,4 +52,12 @@ class TestReports(ReportConformance):
 
 
 class TestFinding(FindingConformance):
+    pass
+
+
+class TestAccess(AccessConformance):
+    pass
+
+
+class TestProperties(PropertyConformance):
     pass

@@ -16,9 +16,10 @@ from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import PostgresStore, open_store
 from pisync_receiver.store.queries import queries
 from tests.support.commit_proxy import Fault
+from tests.support.postgres import run
 from tests.support.postgres_cluster import needs_cluster
 from tests.support.stores.made import NOON, batch, counts, event, invalid, report, send, stored_seqs, tell
-from tests.support.two_servers import TwoServers, run, two_servers
+from tests.support.two_servers import TwoServers, two_servers
 
 pytestmark = needs_cluster
 

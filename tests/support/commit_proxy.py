@@ -17,7 +17,7 @@ class CommitProxy:
     def __init__(self, port: int) -> None:
         self.faults: list[Fault] = []
         self.broken = 0
-        self.meanwhile: Callable[[], object] = int
+        self.meanwhile: Callable[[], object] = lambda: None
         """Called before a fault shows."""
         self._port = port
         self._breaking = threading.Lock()

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from typing import Final
+from typing import Any, Final
 
 import psycopg
 import pytest
@@ -43,6 +43,13 @@ def fresh_database(template: str | None = None) -> Iterator[str]:
     finally:
         with psycopg.connect(SERVER, autocommit=True) as server:
             server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
+
+
+def run(url: str, statement: str) -> list[Any]:
+    """Carry it out by itself; its rows, if it gives any."""
+    with psycopg.connect(url, autocommit=True) as connection:
+        found = connection.execute(statement.encode())
+        return found.fetchall() if found.description else []
 
 
 def empty(url: str) -> None:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psycopg
-
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import migrate
 from tests.support.commit_proxy import CommitProxy
+from tests.support.postgres import run
 from tests.support.postgres_cluster import Cluster, cluster
 
 _MOVING: Final = Path(__file__).parents[2] / "receiver/deploy/postgresql/move-part.sql"
@@ -48,10 +47,3 @@ class TwoServers:
 def two_servers() -> Iterator[TwoServers]:
     with cluster() as near, cluster() as far, CommitProxy(far.port) as way:
         yield TwoServers(near=near, far=far, way=way)
-
-
-def run(url: str, statement: str) -> list[Any]:
-    """Carry it out by itself; its rows, if it gives any."""
-    with psycopg.connect(url, autocommit=True) as connection:
-        found = connection.execute(statement.encode())
-        return found.fetchall() if found.description else []

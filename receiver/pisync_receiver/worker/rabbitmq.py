@@ -83,9 +83,8 @@ class RabbitPublisher:
                 async with asyncio.timeout(_CONNECT_SECONDS):
                     await connection.close()
             except Exception as error:
-                if not self._is_away(error):
+                if not self._is_away(error):  # if it is, the connection is gone either way
                     raise
-                # it is gone either way
 
     async def _open(self) -> "AbstractExchange":
         if self._exchange is not None and self._connection is not None and not self._connection.is_closed:

@@ -1,7 +1,7 @@
 """Connections to PostgreSQL: pools that renew them, and what makes a commit durable.
 
-No session state is relied on and nothing is prepared on the server, so that PgBouncer may stand in
-between in transaction mode.
+No session state is relied on and nothing is prepared on the server, so that PgBouncer may stand in between in
+transaction mode. All of it speaks UTF-8, whatever the address, the role or the database says.
 """
 
 import logging
@@ -125,7 +125,7 @@ def conninfo(url: PostgresUrl) -> str:
         defaults: dict[str, Any] = {"connect_timeout": _CONNECT_S, "application_name": "pisync-receiver"}
         # A server that is gone without a word is noticed within half a minute.
         defaults |= {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 30_000}
-        defaults |= {"client_encoding": "UTF8"}
-        return make_conninfo(url.conninfo, **{name: value for name, value in defaults.items() if name not in given})
+        chosen = {name: value for name, value in defaults.items() if name not in given}
+        return make_conninfo(url.conninfo, **chosen, client_encoding="UTF8")
     except psycopg.ProgrammingError as error:
         raise StoreUnusable(f"this is no PostgreSQL address: {reason(error)}") from error

@@ -7,6 +7,7 @@ the event loop then keeps for a while.
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
@@ -18,6 +19,7 @@ from pisync_receiver.store.writing.tables import Row
 _PLACE: Final = re.compile(r"\$(\d+)")
 
 
+@dataclass(slots=True)
 class Answer:
     """What a statement gave; there when its exchange has ended."""
 

@@ -1,4 +1,5 @@
-"""The tables on PostgreSQL, inside one transaction: two or three exchanges with the server for a whole group.
+"""The tables on PostgreSQL, inside one transaction: two exchanges with the server for a group of sync events, four for
+one with new events.
 
 `begin` locks the group's devices and reads at once what its submissions will ask for. What they put is kept back and
 sent at the end, one statement a table. Whatever was not foreseen is asked for by itself, after what it could see has

@@ -1,6 +1,6 @@
 -- name: schema
 -- Whether the tables are there that a worker needs.
-SELECT to_regclass('positions') IS NOT NULL AND to_regclass('notices') IS NOT NULL;
+SELECT to_regclass('positions') IS NOT NULL AND to_regclass('notices') IS NOT NULL AND to_regclass('marks') IS NOT NULL;
 
 -- name: bounds
 -- In a transaction whose worker may vanish: how long a statement may take, and how long the rest may.
