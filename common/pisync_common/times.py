@@ -3,6 +3,7 @@
 import re
 import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from pisync_common.errors import RuleError
 
@@ -24,7 +25,14 @@ def from_ms(ms: int) -> datetime:
 
 def format_ms(ms: int) -> str:
     """Milliseconds since 1970 as `2026-11-23T10:00:00.000Z`. Raises OverflowError outside years 1-9999."""
-    return from_ms(ms).isoformat(timespec="milliseconds")[:-6] + "Z"
+    second, millisecond = divmod(ms, 1000)
+    return f"{_second(second)}.{millisecond:03}Z"
+
+
+@lru_cache(maxsize=64)
+def _second(second: int) -> str:
+    """A second since 1970 without its zone. Remembered, because times are mostly written as they come, in order."""
+    return (_EPOCH + timedelta(seconds=second)).isoformat()[:-6]
 
 
 def to_ms(moment: datetime) -> int:

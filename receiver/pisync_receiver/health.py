@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal
 
+import msgspec
+
 ALARM: Final = 3
 """The streak at which a device is called out."""
 
@@ -16,8 +18,7 @@ Crossing = Literal["failing", "recovered"]
 """A streak reached ALARM, or fell below it."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Health:
+class Health(msgspec.Struct, frozen=True, kw_only=True):
     """A device's record. Times are milliseconds since 1970, by the reports' own timestamps."""
 
     consecutive_failures: int = 0

@@ -1,6 +1,6 @@
 """Group commit: a request hands its work in and waits; a writer commits everything that waits at once.
 
-There is no timer: what arrives while the writers are busy is the next group. A group is one transaction of the store
+No group waits to grow: what arrives while a writer is busy is its next group. A group is one transaction of the store
 and one wake-up of the event loop, however many requests wait for it. A store says how many groups it can write at once.
 """
 
@@ -129,6 +129,7 @@ class Intake:
     def start(self) -> None:
         """Start the writers; outcomes come back to the running event loop."""
         self._loop = asyncio.get_running_loop()
+        self._queue.writers = self._store.writers
         for number in range(1, self._store.writers + 1):
             thread = threading.Thread(target=self._write_groups, name=f"pisync-writer-{number}", daemon=True)
             self._threads.append(thread)

@@ -1,9 +1,12 @@
-"""The queue between the event loop and the writer: nothing lost, in order, and one wake-up a round."""
+"""The queue between the event loop and the writers: nothing lost, in order, and no writer woken without need."""
 
 import asyncio
+import queue as queues
 import threading
+from collections.abc import Callable
+from typing import Any, cast
 
-from pisync_receiver.handover import Handover
+from pisync_receiver.handover import PATIENCE_S, Handover
 
 
 def test_everything_put_is_taken_once_and_in_order_and_closing_lets_the_writer_go() -> None:
@@ -62,7 +65,7 @@ def test_without_waiting_an_empty_queue_gives_nothing() -> None:
 
 
 def test_several_writers_take_everything_once_and_all_go_when_it_is_closed() -> None:
-    queue: Handover[int] = Handover()
+    queue: Handover[int] = Handover(writers=3)
     taken: list[list[int]] = [[], [], []]
 
     def write(mine: list[int]) -> None:
@@ -85,3 +88,86 @@ def test_several_writers_take_everything_once_and_all_go_when_it_is_closed() -> 
     asyncio.run(scene())
     assert sorted(number for mine in taken for number in mine) == list(range(20_000))
     assert all(mine == sorted(mine) for mine in taken)
+
+
+class Later:
+    """A loop whose timers go off when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+
+    def call_later(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
+        assert seconds == PATIENCE_S
+        self.waiting.append(lambda: function(*arguments))
+
+    def go_off(self) -> None:
+        (timer,) = self.waiting
+        self.waiting.clear()
+        timer()
+
+
+class TwoWriters:
+    """They take an item each time and hold on to it until they are let go."""
+
+    def __init__(self) -> None:
+        self.queue: Handover[str] = Handover(writers=2)
+        self.later = Later()
+        self._taken: queues.Queue[tuple[int, str]] = queues.Queue()
+        self._go = [threading.Semaphore(0), threading.Semaphore(0)]
+        self._threads = [threading.Thread(target=self._write, args=(number,), daemon=True) for number in (0, 1)]
+        for thread in self._threads:
+            thread.start()
+        self.until_idle(2)
+
+    def _write(self, number: int) -> None:
+        while (item := self.queue.take(wait=True)) is not None:
+            self._taken.put((number, item))
+            self._go[number].acquire()
+
+    def until_idle(self, count: int) -> None:
+        while self.queue.idle != count:
+            pass
+
+    def put(self, item: str) -> None:
+        self.queue.put(item, cast(Any, self.later))
+
+    def let_go(self, number: int) -> None:
+        self._go[number].release()
+
+    def taken(self) -> tuple[int, str]:
+        """Who took the next item, and which."""
+        return self._taken.get(timeout=30)
+
+
+def test_what_comes_while_a_writer_is_busy_is_its_own_to_take_and_no_other_is_woken() -> None:
+    writers = TwoWriters()
+    writers.put("a")
+    busy, item = writers.taken()
+    assert item == "a"
+    writers.until_idle(1)
+    for item in "bcd":
+        writers.put(item)
+        writers.let_go(busy)
+        assert writers.taken() == (busy, item)
+    assert len(writers.later.waiting) == 1
+
+
+def test_what_has_waited_for_long_wakes_another_writer_and_what_just_came_does_not() -> None:
+    writers = TwoWriters()
+    writers.put("a")
+    busy, _ = writers.taken()
+    writers.until_idle(1)
+    writers.put("b")
+    writers.let_go(busy)
+    assert writers.taken() == (busy, "b")
+    writers.put("c")
+    writers.later.go_off()  # it was set for b, and c just came: another look, later
+    assert writers.queue.idle == 1
+    writers.later.go_off()
+    assert writers.taken() == (1 - busy, "c")
+    writers.until_idle(0)
+    writers.later.go_off()  # nobody is left to be woken
+    assert writers.later.waiting == []
+    writers.put("d")
+    writers.let_go(1 - busy)
+    assert writers.taken() == (1 - busy, "d")

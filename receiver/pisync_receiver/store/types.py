@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
+import msgspec
+
 from pisync_common.models import Origin, Receipt, Rejection, Stamp
 from pisync_receiver.health import Crossing
 
@@ -65,8 +67,7 @@ class EventBatch:
     received_ms: int
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class SyncReport:
+class SyncReport(msgspec.Struct, frozen=True, kw_only=True):
     """The report of one sync run; outcome: StoredSyncEvent, the first one where the key was used before."""
 
     device_id: str
@@ -78,7 +79,7 @@ class SyncReport:
     total_errors: int
     internet_speed: float
     """Mbit/s, the number as sent: an int stays an int."""
-    errors: Mapping[str, int] = field(default_factory=dict)
+    errors: Mapping[str, int] = msgspec.field(default_factory=dict)
     idempotency_key: str | None = None
     received_ms: int
 
@@ -156,8 +157,7 @@ Submission = (
 # --- outcomes and rows ---
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredSyncEvent:
+class StoredSyncEvent(msgspec.Struct, frozen=True, kw_only=True):
     """A sync event as stored."""
 
     id: int

@@ -1,8 +1,7 @@
 """Sync events: stored as sent, once for a key; the streak of failures right whatever order they arrive in."""
 
-from dataclasses import replace
-
 import pytest
+from msgspec.structs import replace
 
 from pisync_common.times import format_ms
 from pisync_receiver.errors import BadCursor

@@ -6,12 +6,14 @@ the event loop then keeps for a while.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from types import TracebackType
 from typing import Final, Self
 
-from psycopg import sql
+from psycopg import DataError
+from psycopg.pq import Escaping
 
 from pisync_receiver.store.postgres.connection import Connection
 from pisync_receiver.store.writing.tables import Row
@@ -36,7 +38,8 @@ class Exchange:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._asked: list[tuple[str, Answer]] = []
+        self._escape = Escaping(connection.pgconn).escape_literal
+        self._asked: list[tuple[bytes, Answer]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -48,16 +51,63 @@ class Exchange:
             self._run()
 
     def ask(self, statement: str, values: Sequence[object] = ()) -> Answer:
-        """Add a statement; its places are $1 and so on."""
-        written = [sql.Literal(value).as_string(self._connection) for value in values]
-        text = _PLACE.sub(lambda place: written[int(place[1]) - 1], statement)
+        """Add a statement; its places are $1 and so on, with a cast where the context says no type.
+
+        A value is an int, a text, None, or a list of these. Raises TypeError for any other, DataError for a NUL.
+        """
+        written = [_literal(value, self._escape) for value in values]
+        first, others = _pieces(statement)
         answer = Answer()
-        self._asked.append((text.rstrip().removesuffix(";"), answer))
+        self._asked.append((first + b"".join(written[place] + text for place, text in others), answer))
         return answer
 
     def _run(self) -> None:
-        cursor = self._connection.execute("\n;\n".join(text for text, _ in self._asked).encode())
+        cursor = self._connection.execute(b"\n;\n".join(text for text, _ in self._asked))
         for _, answer in self._asked:
-            answer.rows = cursor.fetchall() if cursor.description else ()
+            answer.rows = () if cursor.rownumber is None else cursor.fetchall()
             answer.count = cursor.rowcount
             cursor.nextset()
+
+
+@cache
+def _pieces(statement: str) -> tuple[bytes, list[tuple[int, bytes]]]:
+    """The text up to the first place; then each place, counted from 0, with the text that follows it."""
+    first, *others = _PLACE.split(statement.rstrip().removesuffix(";"))
+    after = zip(others[::2], others[1::2], strict=True)
+    return first.encode(), [(int(place) - 1, text.encode()) for place, text in after]
+
+
+def _literal(value: object, escape: Callable[[bytes], bytes]) -> bytes:
+    """A value as it stands in a statement. Whatever could end a quotation is quoted by the driver."""
+    match value:
+        case None:
+            return b"NULL"
+        case str():
+            return _quoted(value, escape)
+        case list():
+            return _quoted("{" + ",".join(map(_element, value)) + "}", escape)
+        case _:
+            return b" %d" % _whole(value)  # a space, because two minus signs would be a comment
+
+
+def _element(value: object) -> str:
+    """A value in the text of an array."""
+    match value:
+        case None:
+            return "NULL"
+        case str():
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case _:
+            return str(_whole(value))
+
+
+def _whole(value: object) -> int:
+    if type(value) is not int:
+        raise TypeError(f"a {type(value).__name__} has no place in a statement; a row's values go as JSON")
+    return value
+
+
+def _quoted(text: str, escape: Callable[[bytes], bytes]) -> bytes:
+    if "\0" in text:
+        raise DataError("PostgreSQL's text holds no NUL")
+    return escape(text.encode())

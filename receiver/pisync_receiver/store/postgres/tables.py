@@ -114,7 +114,7 @@ class PostgresTables:
             return
         self._rows[statement] += given
         place = _DEVICE_AT.get(statement, 0)
-        self._touched.update((table, row[place]) for row in given)
+        self._touched.update([(table, row[place]) for row in given])
         if statement == "put_boot":
             self._know_boots(given)
         elif statement == "insert_sync_event":
@@ -178,13 +178,13 @@ class PostgresTables:
         """Whether this writer is known, and the transaction open with its mark."""
         with Exchange(self._connection) as exchange:
             exchange.ask("BEGIN")
-            exchange.ask(self._sql["begin"], (str(self._timeout_ms),))
-            marked = exchange.ask(self._sql["mark"], self._mark)
+            marked = exchange.ask(self._sql["mark"], (*self._mark, str(self._timeout_ms)))
             foresight.ask(exchange)
         return marked.count == 1
 
     def _could_see(self, query: str, values: tuple[object, ...]) -> bool:
-        return any((table, values[0]) in self._touched for table in _READS.get(query, ()))
+        tables = _READS.get(query)
+        return tables is not None and any((table, values[0]) in self._touched for table in tables)
 
     def _know_boots(self, rows: list[Row]) -> None:
         for device_id, stream, boot_id, epoch_ms, _ in rows:
