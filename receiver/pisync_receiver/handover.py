@@ -2,7 +2,7 @@
 
 While every writer is idle, the first item wakes one. While one is busy, what comes is its next group, and it needs no
 waking for that: groups then grow with the load by themselves, and the threads seldom fight for the interpreter. Another
-writer has its turn only when the oldest item has waited for `PATIENCE_S`, because a group takes long.
+writer has its turn only for a large item, or when the oldest has waited for `PATIENCE_S` because a group takes long.
 """
 
 import asyncio
@@ -37,10 +37,10 @@ class Handover(Generic[T]):
         """How many writers wait for something to do."""
         return self._idle
 
-    def put(self, item: T, loop: asyncio.AbstractEventLoop) -> None:
-        """Add an item. On the event loop."""
+    def put(self, item: T, loop: asyncio.AbstractEventLoop, *, large: bool = False) -> None:
+        """Add an item; a large one takes a writer long enough to be worth another's while. On the event loop."""
         self._items.append(item)
-        if self._idle == self.writers and not self._waking:
+        if not self._waking and (self._idle == self.writers or (large and self._idle)):
             self._wake()
         if self._idle and not self._watching and self.writers > 1:
             self._watch(loop)

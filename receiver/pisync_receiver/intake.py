@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, TypeVar, overload
 
-from pisync_common.limits import MIB
+from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt
 from pisync_receiver.errors import Overloaded
 from pisync_receiver.handover import Handover
@@ -26,6 +26,8 @@ T = TypeVar("T")
 
 _RATE_MEMORY: Final = 0.2
 """How much the newest group counts in the measured drain rate."""
+_LARGE: Final = 16 * KIB
+"""Bytes of a submission that takes about as long to store as a hundred sync events."""
 RETRY_AFTER_MAX: Final = 3600
 """Seconds; a device asked to wait longer would look dead."""
 
@@ -187,7 +189,7 @@ class Intake:
         future: asyncio.Future[Any] = self._loop.create_future()
         self._waiting += 1
         self._bytes += size
-        self._queue.put(_Waiting(submission, size, future, self._clock()), self._loop)
+        self._queue.put(_Waiting(submission, size, future, self._clock()), self._loop, large=size >= _LARGE)
         return future
 
     # On the writers' threads.

@@ -128,8 +128,8 @@ class TwoWriters:
         while self.queue.idle != count:
             pass
 
-    def put(self, item: str) -> None:
-        self.queue.put(item, cast(Any, self.later))
+    def put(self, item: str, *, large: bool = False) -> None:
+        self.queue.put(item, cast(Any, self.later), large=large)
 
     def let_go(self, number: int) -> None:
         self._go[number].release()
@@ -171,3 +171,12 @@ def test_what_has_waited_for_long_wakes_another_writer_and_what_just_came_does_n
     writers.put("d")
     writers.let_go(1 - busy)
     assert writers.taken() == (1 - busy, "d")
+
+
+def test_a_large_item_wakes_another_writer_at_once() -> None:
+    writers = TwoWriters()
+    writers.put("a")
+    busy, _ = writers.taken()
+    writers.until_idle(1)
+    writers.put("b", large=True)
+    assert writers.taken() == (1 - busy, "b")
