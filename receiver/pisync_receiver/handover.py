@@ -1,7 +1,8 @@
 """From the event loop to the writers' threads, at the cost of one wake-up a group.
 
-While every writer is idle, the first item wakes one. While one is busy, what comes is its next group, and it needs no
-waking for that: groups then grow with the load by themselves, and the threads seldom fight for the interpreter. Another
+While every writer is idle, one is woken when the loop has handled everything that was ready in this round, not at the
+first item: what came together is committed together. While one is busy, what comes is its next group, and it needs no
+waking for that. So groups grow with the load by themselves, and the threads seldom fight for the interpreter. Another
 writer has its turn only for a large item, or when the oldest has waited for `PATIENCE_S` because a group takes long.
 """
 
@@ -41,7 +42,8 @@ class Handover(Generic[T]):
         """Add an item; a large one takes a writer long enough to be worth another's while. On the event loop."""
         self._items.append(item)
         if not self._waking and (self._idle == self.writers or (large and self._idle)):
-            self._wake()
+            self._waking = True
+            loop.call_soon(self._wake)
         if self._idle and not self._watching and self.writers > 1:
             self._watch(loop)
 
@@ -74,7 +76,7 @@ class Handover(Generic[T]):
             self._idle += change
 
     def _wake(self) -> None:
-        self._waking = True
+        self._waking = True  # until the woken writer says so
         self._signal.put(None)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -91,10 +91,19 @@ def test_several_writers_take_everything_once_and_all_go_when_it_is_closed() -> 
 
 
 class Later:
-    """A loop whose timers go off when the test says so."""
+    """A loop whose rounds end, and whose timers go off, when the test says so."""
 
     def __init__(self) -> None:
         self.waiting: list[Callable[[], object]] = []
+        self.soon: list[Callable[[], object]] = []
+
+    def call_soon(self, function: Callable[[], object]) -> None:
+        self.soon.append(function)
+
+    def end_round(self) -> None:
+        for function in self.soon:
+            function()
+        self.soon.clear()
 
     def call_later(self, seconds: float, function: Callable[..., object], *arguments: object) -> None:
         assert seconds == PATIENCE_S
@@ -130,6 +139,7 @@ class TwoWriters:
 
     def put(self, item: str, *, large: bool = False) -> None:
         self.queue.put(item, cast(Any, self.later), large=large)
+        self.later.end_round()
 
     def let_go(self, number: int) -> None:
         self._go[number].release()
@@ -137,6 +147,18 @@ class TwoWriters:
     def taken(self) -> tuple[int, str]:
         """Who took the next item, and which."""
         return self._taken.get(timeout=30)
+
+
+def test_what_comes_in_one_round_wakes_one_writer_when_the_round_ends() -> None:
+    writers = TwoWriters()
+    for item in "abc":
+        writers.queue.put(item, cast(Any, writers.later))
+    assert (len(writers.later.soon), writers.queue.idle) == (1, 2)
+    writers.later.end_round()
+    for item in "abc":
+        writer, taken = writers.taken()
+        assert taken == item
+        writers.let_go(writer)
 
 
 def test_what_comes_while_a_writer_is_busy_is_its_own_to_take_and_no_other_is_woken() -> None:
