@@ -22,11 +22,10 @@ groups cost the database, and the interpreter, more than one that is twice as la
 class Handover(Generic[T]):
     """A queue with one end on the event loop (`put`, `close`) and the other on the threads of `writers` (`take`)."""
 
-    def __init__(self, *, writers: int = 1) -> None:
+    def __init__(self, *, writers: int) -> None:
         self._items: deque[T] = deque()
         self._signal: queue.SimpleQueue[None] = queue.SimpleQueue()
-        self.writers = writers
-        """How many threads take."""
+        self._writers = writers
         self._idle = 0
         self._counting = threading.Lock()
         self._waking = False
@@ -41,10 +40,9 @@ class Handover(Generic[T]):
     def put(self, item: T, loop: asyncio.AbstractEventLoop, *, large: bool = False) -> None:
         """Add an item; a large one takes a writer long enough to be worth another's while. On the event loop."""
         self._items.append(item)
-        if not self._waking and (self._idle == self.writers or (large and self._idle)):
-            self._waking = True
-            loop.call_soon(self._wake)
-        if self._idle and not self._watching and self.writers > 1:
+        if not self._waking and (self._idle == self._writers or (large and self._idle)):
+            self._wake(loop)
+        if self._idle and not self._watching and self._writers > 1:
             self._watch(loop)
 
     def close(self) -> None:
@@ -75,9 +73,10 @@ class Handover(Generic[T]):
         with self._counting:
             self._idle += change
 
-    def _wake(self) -> None:
+    def _wake(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Wake a writer when this round of the loop ends."""
         self._waking = True  # until the woken writer says so
-        self._signal.put(None)
+        loop.call_soon(self._signal.put, None)
 
     def _watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """See to it that the oldest item does not wait for long."""
@@ -89,7 +88,7 @@ class Handover(Generic[T]):
         if (now_oldest := self._oldest()) is None or self._waking or not self._idle:
             return
         if now_oldest is oldest:
-            self._wake()
+            self._wake(loop)
         self._watch(loop)
 
     def _oldest(self) -> T | None:

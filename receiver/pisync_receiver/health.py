@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 import msgspec
+from msgspec.structs import replace
 
 ALARM: Final = 3
 """The streak at which a device is called out."""
@@ -78,15 +79,8 @@ def crossing(before: int, after: int) -> Crossing | None:
 
 
 def _with(health: Health, count: int, since_ms: int | None, sync_ms: int | None, success_ms: int | None) -> Health:
-    """By hand, as it is done for every report: `dataclasses.replace` takes seven times as long."""
-    return Health(
-        consecutive_failures=count,
-        total_failures=health.total_failures,
-        failing_since_ms=since_ms,
-        last_sync_ms=sync_ms,
-        last_success_ms=success_ms,
-        last_failure_ms=health.last_failure_ms,
-        last_errors=health.last_errors,
+    return replace(
+        health, consecutive_failures=count, failing_since_ms=since_ms, last_sync_ms=sync_ms, last_success_ms=success_ms
     )
 
 

@@ -115,7 +115,7 @@ class Intake:
         self._watcher = watcher
         self._committed = committed
         self._backlog = Backlog(clock, random)
-        self._queue: Handover[_Waiting] = Handover()
+        self._queue: Handover[_Waiting]  # made by `start`
         self._waiting = 0
         self._bytes = 0
         self._closed = False
@@ -131,7 +131,7 @@ class Intake:
     def start(self) -> None:
         """Start the writers; outcomes come back to the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._queue.writers = self._store.writers
+        self._queue = Handover(writers=self._store.writers)
         for number in range(1, self._store.writers + 1):
             thread = threading.Thread(target=self._write_groups, name=f"pisync-writer-{number}", daemon=True)
             self._threads.append(thread)
@@ -168,10 +168,9 @@ class Intake:
 
     async def close(self) -> None:
         """Take nothing more, finish what waits, and stop the writers. Harmless twice."""
-        if not self._closed:
-            self._closed = True
-            self._queue.close()
+        self._closed = True
         if self._loop is not None:
+            self._queue.close()
             for thread in self._threads:
                 await asyncio.to_thread(thread.join)
             await asyncio.gather(*self._telling)

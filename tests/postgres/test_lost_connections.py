@@ -173,6 +173,33 @@ def test_what_the_server_refuses_at_the_end_is_given_up_in_time_and_nothing_is_s
         assert len(store.history("pibook-1").rows) == 0
 
 
+def test_a_writer_whose_last_commit_is_still_under_way_gives_up_in_time(server: Cluster) -> None:
+    """As while a standby does not answer: the server keeps the writer's mark locked, though the connection is gone."""
+    url = server.create("under_way")
+    stored, locked = threading.Event(), threading.Event()
+    outcomes: list[object] = []
+    with opened(url, patience_s=0.5) as store, psycopg.connect(url) as other:
+
+        def write() -> None:
+            outcomes.extend(store.write([batch([1])]))
+            stored.set()
+            locked.wait()
+            outcomes.extend(store.write([batch([2])]))
+
+        writer = threading.Thread(target=write, daemon=True)
+        writer.start()
+        assert stored.wait(30)
+        assert other.execute("SELECT FROM marks FOR UPDATE").rowcount == 1
+        locked.set()
+        try:
+            wait_until(lambda: not writer.is_alive(), "the writer gives up")
+        finally:
+            other.rollback()
+        assert stored_seqs(store) == [1]
+        assert send(store, batch([2])).stored == 1
+    assert [type(one) for one in outcomes] == [Receipt, StoreUnusable]
+
+
 @pytest.mark.parametrize("asked", ["", "?client_encoding=latin1"], ids=["database", "database and address"])
 def test_text_is_text_whatever_the_role_was_set_to(server: Cluster, asked: str) -> None:
     url = server.create(f"latin{len(asked)}")

@@ -7,10 +7,11 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from pisync_receiver.handover import PATIENCE_S, Handover
+from tests.support.receiver_process import wait_until
 
 
 def test_everything_put_is_taken_once_and_in_order_and_closing_lets_the_writer_go() -> None:
-    queue: Handover[int] = Handover()
+    queue: Handover[int] = Handover(writers=1)
     taken: list[int] = []
 
     def write() -> None:
@@ -33,7 +34,7 @@ def test_everything_put_is_taken_once_and_in_order_and_closing_lets_the_writer_g
 
 
 def test_a_lone_item_wakes_an_idle_writer() -> None:
-    queue: Handover[str] = Handover()
+    queue: Handover[str] = Handover(writers=1)
 
     async def scene() -> None:
         for text in ("a", "b", "c"):
@@ -47,12 +48,12 @@ def test_a_lone_item_wakes_an_idle_writer() -> None:
 
 def test_closing_wakes_an_idle_writer_and_what_was_put_before_is_still_taken() -> None:
     async def scene() -> None:
-        idle: Handover[int] = Handover()
+        idle: Handover[int] = Handover(writers=1)
         taking = asyncio.create_task(asyncio.to_thread(idle.take, wait=True))
         await asyncio.sleep(0)
         idle.close()
         assert await asyncio.wait_for(taking, 30) is None
-        full: Handover[int] = Handover()
+        full: Handover[int] = Handover(writers=1)
         full.put(1, asyncio.get_running_loop())
         full.close()
         assert [full.take(wait=True), full.take(wait=True)] == [1, None]
@@ -61,7 +62,7 @@ def test_closing_wakes_an_idle_writer_and_what_was_put_before_is_still_taken() -
 
 
 def test_without_waiting_an_empty_queue_gives_nothing() -> None:
-    assert Handover[int]().take(wait=False) is None
+    assert Handover[int](writers=1).take(wait=False) is None
 
 
 def test_several_writers_take_everything_once_and_all_go_when_it_is_closed() -> None:
@@ -97,8 +98,8 @@ class Later:
         self.waiting: list[Callable[[], object]] = []
         self.soon: list[Callable[[], object]] = []
 
-    def call_soon(self, function: Callable[[], object]) -> None:
-        self.soon.append(function)
+    def call_soon(self, function: Callable[..., object], *arguments: object) -> None:
+        self.soon.append(lambda: function(*arguments))
 
     def end_round(self) -> None:
         for function in self.soon:
@@ -113,6 +114,7 @@ class Later:
         (timer,) = self.waiting
         self.waiting.clear()
         timer()
+        self.end_round()
 
 
 class TwoWriters:
@@ -134,8 +136,7 @@ class TwoWriters:
             self._go[number].acquire()
 
     def until_idle(self, count: int) -> None:
-        while self.queue.idle != count:
-            pass
+        wait_until(lambda: self.queue.idle == count, f"{count} are idle")
 
     def put(self, item: str, *, large: bool = False) -> None:
         self.queue.put(item, cast(Any, self.later), large=large)

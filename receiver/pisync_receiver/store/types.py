@@ -1,6 +1,8 @@
 """What goes into a store and what comes out of it. Frozen; times are whole milliseconds since 1970 (UTC).
 
 A *submission* goes to `Store.write`; each has one kind of *outcome*. *Rows* are what queries return.
+
+What is made for every request is a msgspec struct: making a frozen dataclass takes ten times as long.
 """
 
 from collections.abc import Mapping, Sequence

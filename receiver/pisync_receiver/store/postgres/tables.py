@@ -178,7 +178,8 @@ class PostgresTables:
         """Whether this writer is known, and the transaction open with its mark."""
         with Exchange(self._connection) as exchange:
             exchange.ask("BEGIN")
-            marked = exchange.ask(self._sql["mark"], (*self._mark, str(self._timeout_ms)))
+            exchange.ask(self._sql["begin"], (str(self._timeout_ms),))
+            marked = exchange.ask(self._sql["mark"], self._mark)
             foresight.ask(exchange)
         return marked.count == 1
 

@@ -1,12 +1,15 @@
+-- name: begin
+-- Bound how long this transaction may take; first, because the writer's mark may be locked still by its last group.
+SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
+       set_config('idle_in_transaction_session_timeout', $1, true);
+
 -- name: add_writer
 -- A writer that has stored no group yet.
 INSERT INTO marks (writer, last_group) VALUES ($1, 0) ON CONFLICT (writer) DO NOTHING;
 
 -- name: mark
--- This transaction stores that group, and takes no longer than so many milliseconds.
-UPDATE marks SET last_group = $2, marked_at = now() WHERE writer = $1
-RETURNING set_config('statement_timeout', $3, true), set_config('lock_timeout', $3, true),
-          set_config('idle_in_transaction_session_timeout', $3, true);
+-- This transaction stores that group.
+UPDATE marks SET last_group = $2, marked_at = now() WHERE writer = $1;
 
 -- name: is_marked
 -- Whether a group was stored; refused while its transaction is under way.
