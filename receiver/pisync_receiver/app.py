@@ -88,7 +88,7 @@ def create_app(
         tokens=tokens,
         bodies=BodyReader(settings.body),
         metrics=metrics,
-        readiness=readiness or Readiness(intake, store),
+        readiness=readiness or Readiness(intake),
         census=Census(store, metrics, clock=clock),
         exports=asyncio.Semaphore(AT_ONCE),
         documents=make_documents(routes, auth=settings.auth),

@@ -1,35 +1,46 @@
 """Group commit: a request hands its work in and waits; a writer commits everything that waits at once.
 
 No group waits to grow: what arrives while a writer is busy is its next group. A group is one transaction of the store
-and one wake-up of the event loop, however many requests wait for it. A store says how many groups it can write at once.
+and one wake-up of the event loop, however many requests wait for it.
+
+A store that blocks is written by one thread. One that an event loop can write is written here, and may have several
+writers: the second begins only for a large submission, or when something has waited for `PATIENCE_S`.
 """
 
 import asyncio
 import logging
-import math
-import threading
-from collections.abc import Awaitable, Callable, Sequence
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import Context
 from dataclasses import dataclass
-from typing import Any, Final, Protocol, TypeVar, overload
+from typing import Any, Final, Protocol, overload
 
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt
+from pisync_receiver.backlog import Backlog
 from pisync_receiver.errors import Overloaded
-from pisync_receiver.handover import Handover
 from pisync_receiver.health import ALARM
 from pisync_receiver.logs import fields
-from pisync_receiver.store import Enroll, Enrolled, EventBatch, Store, StoredSyncEvent, Submission, SyncReport
+from pisync_receiver.store import (
+    Enroll,
+    Enrolled,
+    EventBatch,
+    LoopStore,
+    Store,
+    StoredSyncEvent,
+    Submission,
+    SyncReport,
+)
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_RATE_MEMORY: Final = 0.2
-"""How much the newest group counts in the measured drain rate."""
-_LARGE: Final = 16 * KIB
-"""Bytes of a submission that takes about as long to store as a hundred sync events."""
-RETRY_AFTER_MAX: Final = 3600
-"""Seconds; a device asked to wait longer would look dead."""
+LARGE: Final = 16 * KIB
+"""Bytes of a submission that takes about as long to store as a hundred sync events: worth another writer's while."""
+PATIENCE_S: Final = 0.03
+"""How long something waits for a busy writer before another begins. Longer than most groups take: two small groups
+cost the database more than one that is twice as large."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -40,63 +51,60 @@ class IntakeLimits:
     waiting_bytes: int = 64 * MIB
     waiting_s: float = 30.0
     group: int = 1_000
-    group_bytes: int = 8 * MIB
+    group_bytes: int = 1 * MIB
 
 
 class Watcher(Protocol):
-    """Hears of every group and every refusal; must be quick and must not raise."""
+    """Hears of every group and every refusal, on the event loop; must be quick and must not raise."""
 
     def group(self, size: int, waited: float, writing: float) -> None:
-        """`size` submissions were answered; the oldest had waited `waited` seconds, `writing` of them for the store. On
-        a writer's thread."""
+        """`size` submissions were answered; the oldest had waited `waited` seconds, `writing` of them for the store."""
 
     def refused(self, reason: str) -> None:
-        """A submission was refused: `stopping`, `waiting` (too many), `bytes` (too much) or `time` (too long). On the
-        event loop."""
-
-
-class Backlog:
-    """How long a refused caller is asked to wait: its turn in a queue that drains at the measured rate.
-
-    Each refusal takes the next turn, so that the refused come back one after the other and not all at once.
-    """
-
-    def __init__(self, clock: Callable[[], float], random: Callable[[], float]) -> None:
-        self._clock = clock
-        self._random = random
-        self._rate = 100.0  # submissions a second until the first group is measured
-        self._next_turn = 0.0
-
-    def drained(self, size: int, seconds: float) -> None:
-        """`size` submissions took the writer `seconds`."""
-        rate = size / max(seconds, 1e-4)
-        self._rate += _RATE_MEMORY * (rate - self._rate)
-
-    def retry_after(self, waiting: int) -> int:
-        """Whole seconds until the turn of one more caller, with jitter on top: up to as long again."""
-        now = self._clock()
-        turn = max(now + waiting / self._rate, self._next_turn)
-        self._next_turn = min(turn + 1 / self._rate, now + RETRY_AFTER_MAX)
-        floor = max(turn - now, 1.0)
-        return min(math.ceil(floor * (1 + self._random())), RETRY_AFTER_MAX)
+        """A submission was refused: `stopping`, `waiting` (too many), `bytes` (too much) or `time` (too long)."""
 
 
 class _Waiting:
-    """One submission and the request that waits for its outcome."""
+    """One submission and the request that waits for its outcome; without a submission, one that asks for readiness."""
 
     __slots__ = ("arrived", "future", "size", "submission")
 
-    def __init__(
-        self, submission: Submission | Callable[[], object], size: int, future: "asyncio.Future[object]", arrived: float
-    ) -> None:
+    def __init__(self, submission: Submission | None, size: int, future: "asyncio.Future[Any]", arrived: float) -> None:
         self.submission = submission
         self.size = size
         self.future = future
         self.arrived = arrived
 
 
+class _Group:
+    """What one turn of a writer takes from the line: what is stored together, and what has waited for too long."""
+
+    __slots__ = ("late", "outcomes", "started", "taken", "took")
+
+    def __init__(self, taken: list[_Waiting], late: list[_Waiting], started: float) -> None:
+        self.taken = taken
+        self.late = late
+        self.started = started
+        self.took = 0.0
+        self.outcomes: Sequence[object] = [None] * len(taken)
+
+    @property
+    def submissions(self) -> list[Submission]:
+        """What to store; nothing where somebody asks for readiness."""
+        return [item.submission for item in self.taken if item.submission is not None]
+
+    @contextmanager
+    def written(self, clock: Callable[[], float]) -> Iterator[None]:
+        """Around what stores them: an error is the outcome of them all."""
+        try:
+            yield
+        except Exception as error:
+            self.outcomes = [error] * len(self.taken)
+        self.took = clock() - self.started
+
+
 class Intake:
-    """The only way to the store's writers. Made anywhere; `start`, `submit`, `run` and `close` on one event loop."""
+    """The only way to the store's writers. Made anywhere; `start`, `submit`, `ready` and `close` on one event loop."""
 
     def __init__(
         self,
@@ -115,27 +123,27 @@ class Intake:
         self._watcher = watcher
         self._committed = committed
         self._backlog = Backlog(clock, random)
-        self._queue: Handover[_Waiting]  # made by `start`
+        self._line: deque[_Waiting] = deque()
         self._waiting = 0
         self._bytes = 0
         self._closed = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._threads: list[threading.Thread] = []
-        self._telling: set[asyncio.Task[None]] = set()
+        self._loop_store = store if isinstance(store, LoopStore) else None
+        self._writers = 1 if self._loop_store is None else self._loop_store.writers
+        self._busy = 0
+        self._impatient: asyncio.TimerHandle | None = None
+        self._all_written = asyncio.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pisync-writer")
+        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def waiting(self) -> int:
-        """Submissions handed in and not answered, the group being committed included."""
+        """Submissions handed in and not answered, the groups being committed included."""
         return self._waiting
 
     def start(self) -> None:
-        """Start the writers; outcomes come back to the running event loop."""
+        """From now on what is submitted is written; outcomes come to the running event loop."""
         self._loop = asyncio.get_running_loop()
-        self._queue = Handover(writers=self._store.writers)
-        for number in range(1, self._store.writers + 1):
-            thread = threading.Thread(target=self._write_groups, name=f"pisync-writer-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
 
     @overload
     def submit(self, submission: EventBatch, size: int) -> "asyncio.Future[Receipt]": ...
@@ -160,20 +168,24 @@ class Intake:
             raise self._overloaded()
         return self._put(submission, size)
 
-    async def run(self, function: Callable[[], T]) -> T:
-        """Run `function` on a writer's thread between two of its groups: for what must not meet the only writer's."""
+    async def ready(self) -> None:
+        """Return when the store has written something, in its turn; however much waits, this is let in.
+
+        Raises StoreUnusable, or Overloaded when that turn comes too late or the intake is closed.
+        """
         if self._closed:
             raise Overloaded("the receiver is stopping", retry_after=1)
-        return await self._put(function, 0)  # type: ignore[no-any-return]
+        await self._put(None, 0)
 
     async def close(self) -> None:
-        """Take nothing more, finish what waits, and stop the writers. Harmless twice."""
+        """Take nothing more, finish what waits, and let the writers go. Harmless twice."""
         self._closed = True
-        if self._loop is not None:
-            self._queue.close()
-            for thread in self._threads:
-                await asyncio.to_thread(thread.join)
-            await asyncio.gather(*self._telling)
+        if self._busy:
+            await self._all_written.wait()
+        await asyncio.gather(*self._tasks)
+        self._thread.shutdown()
+        if self._loop_store is not None:
+            await self._loop_store.aclose()
 
     def _overloaded(self) -> Overloaded:
         after = self._backlog.retry_after(self._waiting)
@@ -183,105 +195,122 @@ class Intake:
         if self._watcher is not None:
             self._watcher.refused(reason)
 
-    def _put(self, submission: Submission | Callable[[], object], size: int) -> "asyncio.Future[Any]":
+    def _put(self, submission: Submission | None, size: int) -> "asyncio.Future[Any]":
         assert self._loop is not None, "start() comes first"
         future: asyncio.Future[Any] = self._loop.create_future()
+        item = _Waiting(submission, size, future, self._clock())
         self._waiting += 1
         self._bytes += size
-        self._queue.put(_Waiting(submission, size, future, self._clock()), self._loop, large=size >= _LARGE)
+        self._line.append(item)
+        if not self._busy or (size >= LARGE and self._busy < self._writers):
+            self._begin()
+        elif self._impatient is None and self._busy < self._writers:
+            self._impatient = self._loop.call_later(PATIENCE_S, self._look, item)
         return future
 
-    # On the writers' threads.
+    # Writers: each takes one group after another until nothing waits.
 
-    def _write_groups(self) -> None:
-        while (first := self._queue.take(wait=True)) is not None:
-            group, calls = self._group(first)
-            late, group = self._late(group)
-            if late:
-                self._on_loop(self._give_up, late)
-            if group:
-                self._commit(group)
-            for call in calls:
-                self._call(call)
+    def _begin(self) -> None:
+        """Let one more begin when the loop has handled what is ready: what came together is committed together."""
+        assert self._loop is not None
+        self._busy += 1
+        if self._loop_store is None:
+            self._loop.call_soon(self._thread.submit, self._write_in_thread)
+        else:
+            # In a context of its own: what it logs is no part of the request that came first.
+            self._keep(self._loop.create_task(self._write_on_loop(self._loop_store), context=Context()))
 
-    def _group(self, first: _Waiting) -> tuple[list[_Waiting], list[_Waiting]]:
-        """What waits, up to one group: submissions, and functions for after their commit."""
-        group: list[_Waiting] = []
-        calls: list[_Waiting] = []
-        size, item = 0, first
-        while True:
-            (calls if callable(item.submission) else group).append(item)
-            size += item.size
-            if len(group) >= self._limits.group or size >= self._limits.group_bytes:
-                return group, calls
-            if (following := self._queue.take(wait=False)) is None:
-                return group, calls
-            item = following
+    def _look(self, oldest: _Waiting) -> None:
+        """Let another begin if what was the oldest then waits still."""
+        assert self._loop is not None
+        self._impatient = None
+        if not self._line or self._busy == self._writers:
+            return
+        if self._line[0] is oldest:
+            self._begin()
+        self._impatient = self._loop.call_later(PATIENCE_S, self._look, self._line[0])
 
-    def _late(self, group: list[_Waiting]) -> tuple[list[_Waiting], list[_Waiting]]:
-        """Those that have waited too long, whose callers may be gone already, and the others."""
-        oldest = self._clock() - self._limits.waiting_s
-        late = [item for item in group if item.arrived < oldest]
-        return late, [item for item in group if item.arrived >= oldest] if late else group
-
-    def _commit(self, group: list[_Waiting]) -> None:
-        started = self._clock()
+    async def _write_on_loop(self, store: LoopStore) -> None:
         try:
-            outcomes: Sequence[object] = self._store.write([item.submission for item in group])  # type: ignore[misc]
-        except Exception as error:
-            outcomes = [error] * len(group)
-        finished = self._clock()
-        self._backlog.drained(len(group), finished - started)
-        if self._watcher is not None:
-            self._watcher.group(len(group), finished - group[0].arrived, finished - started)
-        self._wake(group, outcomes)
-        _call_out(outcomes)
+            while (group := self._next_group()) is not None:
+                with group.written(self._clock):
+                    if submissions := group.submissions:
+                        group.outcomes = await store.awrite(submissions)
+                    elif group.taken:
+                        await store.aready()
+                self._finish(group)
+        finally:
+            self._ended()
 
-    def _call(self, call: _Waiting) -> None:
-        try:
-            outcome = call.submission()  # type: ignore[operator]
-        except Exception as error:
-            outcome = error
-        self._wake([call], [outcome])
+    def _write_in_thread(self) -> None:
+        while (group := self._next_group()) is not None:
+            with group.written(self._clock):
+                if submissions := group.submissions:
+                    group.outcomes = self._store.write(submissions)
+                elif group.taken:
+                    self._store.ready()
+            self._back_on_loop(self._finish, group)
+        self._back_on_loop(self._ended)
 
-    def _wake(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
-        if not self._on_loop(self._finish, group, outcomes):
-            log.warning("the event loop ended before %d requests could be answered; they are stored", len(group))
-
-    def _on_loop(self, function: Callable[..., None], *arguments: object) -> bool:
-        """Whether there is a loop still."""
+    def _back_on_loop(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            return False
-        return True
+            log.warning("the event loop ended before its requests could be answered; what was handed in is stored")
+
+    def _next_group(self) -> _Group | None:
+        """What waits, up to one group; who asks for readiness is one alone."""
+        now = self._clock()
+        taken: list[_Waiting] = []
+        late: list[_Waiting] = []
+        size = 0
+        while self._line and len(taken) < self._limits.group and size < self._limits.group_bytes:
+            if self._line[0].submission is None and taken:
+                break
+            item = self._line.popleft()
+            (late if item.arrived < now - self._limits.waiting_s else taken).append(item)
+            size += item.size
+            if item.submission is None:
+                break
+        return _Group(taken, late, now) if taken or late else None
 
     # On the event loop again.
 
-    def _give_up(self, late: list[_Waiting]) -> None:
-        for _ in late:
+    def _finish(self, group: _Group) -> None:
+        for _ in group.late:
             self._refused("time")
-        self._settle(late, [self._overloaded() for _ in late])
-
-    def _finish(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
-        if self._committed is None:
-            self._settle(group, outcomes)
+        self._settle(group.late, [self._overloaded() for _ in group.late])
+        if not group.submissions:
+            self._settle(group.taken, group.outcomes)
             return
-        task = asyncio.ensure_future(self._tell(self._committed, group, outcomes))
-        self._telling.add(task)
-        task.add_done_callback(self._telling.discard)
+        self._backlog.drained(len(group.taken), group.took)
+        if self._watcher is not None:
+            waited = group.started - group.taken[0].arrived + group.took
+            self._watcher.group(len(group.taken), waited, group.took)
+        _call_out(group.outcomes)
+        if self._committed is None:
+            self._settle(group.taken, group.outcomes)
+        else:
+            self._keep(asyncio.ensure_future(self._tell(self._committed, group)))
 
-    async def _tell(
-        self,
-        committed: Callable[[Sequence[object]], Awaitable[None]],
-        group: list[_Waiting],
-        outcomes: Sequence[object],
-    ) -> None:
+    def _ended(self) -> None:
+        """A writer found nothing more. What came since then may have relied on it."""
+        self._busy -= 1
+        if self._line and not self._busy:
+            self._begin()
+        elif self._closed and not self._busy:
+            self._all_written.set()
+
+    def _keep(self, task: "asyncio.Task[None]") -> None:
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _tell(self, committed: Callable[[Sequence[object]], Awaitable[None]], group: _Group) -> None:
         try:
-            await committed(outcomes)
+            await committed(group.outcomes)
         finally:
-            self._settle(group, outcomes)
+            self._settle(group.taken, group.outcomes)
 
     def _settle(self, group: list[_Waiting], outcomes: Sequence[object]) -> None:
         for item, outcome in zip(group, outcomes, strict=True):

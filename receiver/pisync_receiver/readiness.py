@@ -4,15 +4,13 @@ import asyncio
 
 from pisync_receiver.errors import Overloaded
 from pisync_receiver.intake import Intake
-from pisync_receiver.store import Store
 
 
 class Readiness:
     """Asks the writer; however many ask at once, it writes once."""
 
-    def __init__(self, intake: Intake, store: Store) -> None:
+    def __init__(self, intake: Intake) -> None:
         self._intake = intake
-        self._store = store
         self._asked: asyncio.Task[None] | None = None
         self._draining = False
 
@@ -25,5 +23,5 @@ class Readiness:
         if self._draining:
             raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
         if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(self._intake.run(self._store.ready))
+            self._asked = asyncio.create_task(self._intake.ready())
         await asyncio.shield(self._asked)

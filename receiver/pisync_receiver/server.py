@@ -207,7 +207,7 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         tokens = _tokens(settings, store, sharing)
         administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
         control = _control(settings, administration.do)
-        readiness = Readiness(intake, store)
+        readiness = Readiness(intake)
 
         async def start() -> None:
             await control.start()

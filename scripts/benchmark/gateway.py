@@ -1,4 +1,4 @@
-"""Two receivers behind HAProxy beside one alone, on one PostgreSQL."""
+"""Two receivers behind HAProxy beside one alone, and beside one behind it, on one PostgreSQL."""
 
 import os
 import shutil
@@ -31,8 +31,6 @@ backend receivers
     balance leastconn
     option httpchk GET /readyz
     default-server inter 1s fall 1 rise 2 check
-    server one 127.0.0.1:{one}
-    server two 127.0.0.1:{two}
 """
 """What receiver/deploy/haproxy.cfg does to a request, without TLS and limits, which one alone has not either."""
 
@@ -48,14 +46,23 @@ def two_receivers(bench: Bench) -> Iterator[Result]:
         postgres.database() as url,
         receiver(folder / "1", database_url=url) as first,
         receiver(folder / "2", database_url=url) as second,
-        _gateway(folder, first.port, second.port) as gateway,
+        _gateway(folder, "one", [first.port]) as before_one,
+        _gateway(folder, "two", [first.port, second.port]) as before_two,
     ):
         tokens = first.enroll([f"pibook-{number:04}" for number in range(cloud.CONNECTIONS)])
-        ways = {"one": (first.port, [first.pid]), "two": (gateway[0], [first.pid, second.pid, gateway[1]])}
+        ways = {
+            "one": (first.port, [first.pid]),
+            "one behind": (before_one[0], [first.pid, before_one[1]]),
+            "two": (before_two[0], [first.pid, second.pid, before_two[1]]),
+        }
         cost = costs(bench, folder, tokens, ways)
     yield at_least(
         "PostgreSQL: two receivers behind HAProxy | one alone", cost["two"].shown(), cost["one"].shown(),
         cost["two"].rate / cost["one"].rate, 1.0,
+    )  # fmt: skip
+    yield at_least(
+        "  the same | one behind it", cost["two"].shown(), cost["one behind"].shown(),
+        cost["two"].rate / cost["one behind"].rate, 1.0,
     )  # fmt: skip
 
 
@@ -94,12 +101,13 @@ def costs(
 
 
 @contextmanager
-def _gateway(folder: Path, one: int, two: int) -> Iterator[tuple[int, int]]:
-    """Its port and its process."""
+def _gateway(folder: Path, name: str, receivers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """HAProxy before receivers on these ports: its own port, and its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = int(free.getsockname()[1])
-    config = folder / "haproxy.cfg"
-    config.write_text(CONFIG.format(port=port, one=one, two=two))
+    config = folder / f"haproxy-{name}.cfg"
+    servers = (f"    server {number} 127.0.0.1:{receiver}\n" for number, receiver in enumerate(receivers, 1))
+    config.write_text(CONFIG.format(port=port) + "".join(servers))
     process = subprocess.Popen([_haproxy() or "haproxy", "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
     try:
         until(lambda: _listens(port), "HAProxy")

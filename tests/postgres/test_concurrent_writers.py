@@ -9,8 +9,8 @@ import pytest
 
 from pisync_common.models import Receipt
 from pisync_receiver.store import Enroll, Enrolled, EnrollmentCreate, EventFilter, StoredSyncEvent, Submission
-from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import PostgresStore, open_store
+from pisync_receiver.store.postgres import PostgresStore
+from tests.support.looped import open_looped
 from tests.support.postgres import empty, fresh_database, needs_postgres
 from tests.support.stores.made import NOON, batch, event, report, stored_seqs, written
 
@@ -20,7 +20,7 @@ pytestmark = needs_postgres
 @pytest.fixture(scope="module")
 def opened() -> Iterator[list[PostgresStore]]:
     with fresh_database() as url, ExitStack() as stack:
-        yield [stack.enter_context(closing(open_store(PostgresUrl(conninfo=url), create=True))) for _ in range(4)]
+        yield [stack.enter_context(closing(open_looped(url))) for _ in range(4)]
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from pisync_common.models import Receipt
 from pisync_receiver.store import StoredSyncEvent
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import PostgresStore, open_store
+from tests.support.looped import LoopedStore
 from tests.support.postgres_cluster import STANDBY, USER, Cluster, cluster, needs_cluster
 from tests.support.receiver_process import wait_until
 from tests.support.stores.made import NOON, batch, report, stored_seqs
@@ -76,7 +77,7 @@ def test_a_synchronous_standby_takes_over_with_all_that_was_acknowledged(pair: t
     hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
     url = PostgresUrl(conninfo=f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write")
     open_store(url, create=True).close()
-    with closing(PostgresStore(url, patience_s=60)) as store:
+    with closing(LoopedStore(url, patience_s=60)) as store:
         loads = [Load(store, device) for device in DEVICES]
         try:
             further(loads, 5)

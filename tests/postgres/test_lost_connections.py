@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psycopg
@@ -14,8 +15,9 @@ from pisync_common.models import Receipt
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import EventFilter, StoredSyncEvent
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import PostgresStore, open_store
+from pisync_receiver.store.postgres import PostgresStore
 from tests.support.commit_proxy import CommitProxy, Fault
+from tests.support.looped import LoopedStore, open_looped
 from tests.support.postgres_cluster import Cluster, cluster, needs_cluster
 from tests.support.receiver_process import ReceiverProcess, wait_until
 from tests.support.stores.made import NOON, batch, event, report, send, stored_seqs, tell
@@ -29,9 +31,8 @@ def server() -> Iterator[Cluster]:
         yield running
 
 
-def opened(url: str, **how: float) -> "closing[PostgresStore]":
-    open_store(PostgresUrl(conninfo=url), create=True).close()
-    return closing(PostgresStore(PostgresUrl(conninfo=url), **how))  # type: ignore[arg-type]
+def opened(url: str, **how: Any) -> "closing[PostgresStore]":
+    return closing(open_looped(url, **how))
 
 
 @pytest.mark.parametrize("faults", [["before"], ["after"], ["before", "before", "after"]])
@@ -121,9 +122,7 @@ def test_a_server_that_stays_away_is_given_up_in_time_and_the_store_comes_back_b
         now[0] += 1
 
     url = server.create("away")
-    open_store(PostgresUrl(conninfo=url), create=True).close()
-    place = PostgresUrl(conninfo=url)
-    with closing(PostgresStore(place, patience_s=3, clock=lambda: now[0], sleep=sleep)) as store:
+    with opened(url, patience_s=3, clock=lambda: now[0], sleep=sleep) as store:
         tell(store, report(NOON))
         server.stop("immediate")
         with pytest.raises(StoreUnusable, match="cannot be written"):
@@ -147,9 +146,8 @@ def test_what_the_server_refuses_at_the_end_is_given_up_in_time_and_nothing_is_s
         now[0] += 1
 
     url = server.create(f"refused_{code.lower()}")
-    open_store(PostgresUrl(conninfo=url), create=True).close()
     with (
-        closing(PostgresStore(PostgresUrl(conninfo=url), patience_s=3, clock=lambda: now[0], sleep=sleep)) as store,
+        opened(url, patience_s=3, clock=lambda: now[0], sleep=sleep) as store,
         psycopg.connect(url, autocommit=True) as direct,
     ):
         direct.execute(
@@ -219,7 +217,7 @@ def test_a_server_that_only_reads_takes_nothing_and_says_so(server: Cluster) -> 
     with opened(url, patience_s=0.2) as store:
         tell(store, report(NOON))
         read_only = url + "?options=-cdefault_transaction_read_only%3Don"
-        with closing(PostgresStore(PostgresUrl(conninfo=read_only), patience_s=0.2)) as standby:
+        with closing(LoopedStore(PostgresUrl(conninfo=read_only), patience_s=0.2)) as standby:
             with pytest.raises(StoreUnusable):
                 send(standby, batch([1]))
             with pytest.raises(StoreUnusable):

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, open_store
+from pisync_receiver.store.postgres import PostgresStore
+from tests.support.looped import open_looped
 from tests.support.postgres import SERVER, empty, fresh_database, needs_postgres
 from tests.support.stores.batches import BatchConformance
 from tests.support.stores.made import NOON, batch, report, stored_seqs
@@ -28,7 +29,7 @@ def behind() -> Iterator[tuple[str, str]]:
 
 @pytest.fixture(scope="module")
 def opened(behind: tuple[str, str]) -> Iterator[PostgresStore]:
-    with closing(open_store(PostgresUrl(conninfo=behind[0]), create=True)) as store:
+    with closing(open_looped(behind[0])) as store:
         yield store
 
 

@@ -5,7 +5,8 @@ from contextlib import closing
 
 import pytest
 
-from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, open_store
+from pisync_receiver.store.postgres import PostgresStore
+from tests.support.looped import open_looped
 from tests.support.postgres import empty
 from tests.support.postgres_cluster import needs_cluster
 from tests.support.stores.access import AccessConformance
@@ -25,7 +26,7 @@ def opened() -> Iterator[PostgresStore]:
         here, _ = servers.create("elsewhere")
         for part in range(8):
             servers.move(here, part)
-        with closing(open_store(PostgresUrl(conninfo=here))) as store:
+        with closing(open_looped(here)) as store:
             yield store
 
 

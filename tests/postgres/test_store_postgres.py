@@ -1,10 +1,12 @@
-"""The PostgreSQL store holds what every store has to hold."""
+"""The PostgreSQL store holds what every store has to hold, whether a thread writes it or an event loop."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
-from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, open_store
+from pisync_receiver.store.postgres import PostgresStore
+from tests.support.looped import Open, open_blocking, open_looped
 from tests.support.postgres import empty, fresh_database, needs_postgres
 from tests.support.stores.access import AccessConformance
 from tests.support.stores.batches import BatchConformance
@@ -16,12 +18,11 @@ from tests.support.stores.reports import ReportConformance
 pytestmark = needs_postgres
 
 
-@pytest.fixture(scope="module")
-def opened() -> Iterator[PostgresStore]:
-    with fresh_database() as url:
-        store = open_store(PostgresUrl(conninfo=url), create=True)
+@pytest.fixture(scope="module", params=[open_blocking, open_looped], ids=["thread", "loop"])
+def opened(request: pytest.FixtureRequest) -> Iterator[PostgresStore]:
+    open_store: Open = request.param
+    with fresh_database() as url, closing(open_store(url)) as store:
         yield store
-        store.close()
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from pisync_common.times import now_ms
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import EventFilter, Store
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import PostgresStore, open_store
+from pisync_receiver.store.postgres import PostgresStore
 from pisync_receiver.store.queries import queries
 from tests.support.commit_proxy import Fault
+from tests.support.looped import LoopedStore, open_looped
 from tests.support.postgres import run
 from tests.support.postgres_cluster import needs_cluster
 from tests.support.stores.made import NOON, batch, counts, event, invalid, report, send, stored_seqs, tell
@@ -46,7 +47,7 @@ def servers() -> Iterator[TwoServers]:
 
 
 def opened(url: str, patience_s: float = 10) -> "closing[PostgresStore]":
-    return closing(PostgresStore(PostgresUrl(conninfo=url), patience_s=patience_s))
+    return closing(LoopedStore(PostgresUrl(conninfo=url), patience_s=patience_s))
 
 
 def fill(store: Store) -> None:
@@ -81,7 +82,7 @@ def home(url: str, device: str) -> int:
 @pytest.fixture(scope="module")
 def divided(servers: TwoServers) -> Iterator[Divided]:
     here, there = servers.create("divided")
-    with closing(open_store(PostgresUrl(conninfo=here))) as store:
+    with closing(open_looped(here)) as store:
         fill(store)
         before = answers(store)
         for part in range(0, 8, 2):

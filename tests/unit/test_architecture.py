@@ -21,7 +21,7 @@ THIRD_PARTY = {
     "pisync_receiver": {
         "httptools", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop", "zstandard",
         # Of extras beside it; the contracts say where each may be imported, a test below that nothing else needs them.
-        "aio_pika", "apprise", "psycopg", "psycopg_pool", "redis",
+        "aio_pika", "apprise", "greenlet", "psycopg", "psycopg_pool", "redis",
     },
 }  # fmt: skip
 OWN = {
@@ -119,7 +119,7 @@ def test_the_command_starts_without_the_slow_libraries(module: str) -> None:
 
 
 def test_the_receiver_on_sqlite_needs_no_extra() -> None:
-    extras = "{'psycopg', 'psycopg_pool', 'redis', 'aio_pika', 'apprise'}"
+    extras = "{'greenlet', 'psycopg', 'psycopg_pool', 'redis', 'aio_pika', 'apprise'}"
     code = f"import sys, pisync_receiver.server, pisync_receiver.cli; print(*sorted({extras} & set(sys.modules)))"
 
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from pisync_receiver.backlog import RETRY_AFTER_MAX, Backlog
 from pisync_receiver.errors import Overloaded, StoreUnusable
-from pisync_receiver.intake import RETRY_AFTER_MAX, Backlog, Intake, IntakeLimits
+from pisync_receiver.intake import LARGE, PATIENCE_S, Intake, IntakeLimits
+from pisync_receiver.logs import REQUEST_ID
+from pisync_receiver.store import LoopStore, Reader, Store
 
 Scene = Callable[[Intake], Awaitable[None]]
 
@@ -21,16 +24,19 @@ class GatedStore:
         self.entered = threading.Semaphore(0)
         self.go = threading.Semaphore(0)
         self.error: Exception | None = None
-
-    writers = 1
+        self.threads: set[str] = set()
 
     def write(self, submissions: Sequence[Any]) -> list[Any]:
         self.groups.append(list(submissions))
+        self.threads.add(threading.current_thread().name)
         self.entered.release()
         assert self.go.acquire(timeout=30)
         if self.error is not None:
             raise self.error
         return [value if isinstance(value, Exception) else value * 2 for value in submissions]
+
+    def ready(self) -> None:
+        self.write([])
 
 
 class Groups:
@@ -254,28 +260,190 @@ def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:
     assert store.groups == [[1], [2]]
 
 
-def test_a_function_runs_on_the_writers_thread_and_never_beside_a_commit() -> None:
-    store = GatedStore()
-    ran: list[str] = []
-
-    def job() -> str:
-        ran.append(threading.current_thread().name)
-        return "done"
+def test_who_asks_for_readiness_is_told_after_a_write_of_its_own_in_its_turn() -> None:
+    store, groups = GatedStore(), Groups()
 
     async def scene(intake: Intake) -> None:
         first = submit(intake, 1)
         await entered(store)
-        running = asyncio.create_task(intake.run(job))
+        before = submit(intake, 2)
+        asked = asyncio.create_task(intake.ready())
         await asyncio.sleep(0)
-        assert ran == []
+        after = submit(intake, 3)
+        store.go.release(2)
+        await asyncio.gather(first, before)
+        await entered(store)
+        await entered(store)
+        assert not asked.done()
         store.go.release(100)
-        assert await running == "done"
-        assert first.done()
-        with pytest.raises(ZeroDivisionError):
-            await intake.run(lambda: 1 // 0)
+        await asyncio.gather(asked, after)
+        store.error = StoreUnusable("disk full")
+        with pytest.raises(StoreUnusable):
+            await intake.ready()
 
-    play(scene, store)
-    assert ran == ["pisync-writer-1"]
+    play(scene, store, watcher=groups)
+    assert store.groups == [[1], [2], [], [3], []]
+    assert len(store.threads) == 1
+    assert [size for size, _ in groups.heard] == [1, 1, 1]
+
+
+def test_readiness_is_let_in_where_everything_else_is_refused_until_the_intake_closes() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        taken = submit(intake, 1)
+        with pytest.raises(Overloaded):
+            submit(intake, 2)
+        store.go.release(100)
+        await intake.ready()
+        assert await taken == 2
+        await intake.close()
+        with pytest.raises(Overloaded):
+            await intake.ready()
+
+    play(scene, store, IntakeLimits(waiting=1))
+
+
+class LoopGated(GatedStore):
+    """The same for the event loop, with two writers."""
+
+    writers = 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gates: list[asyncio.Future[None]] = []
+        self.closed = 0
+
+    async def awrite(self, submissions: Sequence[Any]) -> list[Any]:
+        self.groups.append(list(submissions))
+        self.gates.append(asyncio.get_running_loop().create_future())
+        await self.gates[-1]
+        return [REQUEST_ID.get() if value == "id" else value for value in submissions]
+
+    async def aready(self) -> None:
+        await self.awrite([])
+
+    async def aclose(self) -> None:
+        self.closed += 1
+
+    def connections(self) -> dict[str, tuple[int, int]]:
+        return {}
+
+    async def begun(self, count: int) -> None:
+        """A few rounds of the loop are enough for whatever shall begin, and for nothing else to happen."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(self.groups) == count
+
+
+def play_on_loop(scene: Callable[[Intake, LoopGated], Awaitable[None]]) -> LoopGated:
+    store = LoopGated()
+
+    async def main() -> None:
+        intake = Intake(as_loop_store(store), limits=IntakeLimits(), clock=lambda: 5.0, random=lambda: 0.0)
+        intake.start()
+        await scene(intake, store)
+        closing = asyncio.create_task(intake.close())
+        while not closing.done():
+            await asyncio.sleep(0)
+            for gate in store.gates:
+                if not gate.done():
+                    gate.set_result(None)
+
+    asyncio.run(main())
+    assert store.closed == 1
+    return store
+
+
+def as_loop_store(store: LoopGated) -> Any:
+    """Everything that a query may ask for is there, and nobody asks."""
+    for name in vars(LoopStore) | vars(Store) | vars(Reader):
+        if not name.startswith("_") and not hasattr(store, name):
+            setattr(store, name, lambda: None)
+    return store
+
+
+def test_on_the_loop_what_comes_together_is_one_group_and_what_comes_meanwhile_is_the_next() -> None:
+    async def scene(intake: Intake, store: LoopGated) -> None:
+        first = [submit(intake, value) for value in "abc"]
+        await store.begun(1)
+        rest = [submit(intake, value) for value in "de"]
+        await store.begun(1)
+        assert not any(future.done() for future in (*first, *rest))
+        store.gates[0].set_result(None)
+        assert await asyncio.gather(*first) == ["a", "b", "c"]
+        await store.begun(2)
+        store.gates[1].set_result(None)
+        assert await asyncio.gather(*rest) == ["d", "e"]
+
+    store = play_on_loop(scene)
+    assert store.groups == [["a", "b", "c"], ["d", "e"]]
+    assert store.threads == set()
+
+
+def test_a_large_submission_lets_another_writer_begin_at_once() -> None:
+    async def scene(intake: Intake, store: LoopGated) -> None:
+        submit(intake, "a")
+        await store.begun(1)
+        submit(intake, "b", size=LARGE - 1)
+        await store.begun(1)
+        submit(intake, "c", size=LARGE)
+        await store.begun(2)
+        submit(intake, "d", size=LARGE)
+        await store.begun(2)
+
+    assert play_on_loop(scene).groups == [["a"], ["b", "c"], ["d"]]
+
+
+def test_what_has_waited_for_long_lets_another_writer_begin_and_what_just_came_does_not() -> None:
+    async def scene(intake: Intake, store: LoopGated) -> None:
+        timers = Timers()
+        submit(intake, "a")
+        await store.begun(1)
+        submit(intake, "b")
+        store.gates[0].set_result(None)
+        await store.begun(2)
+        submit(intake, "c")
+        timers.go_off()  # it was set for b, and c just came: another look, later
+        await store.begun(2)
+        timers.go_off()
+        await store.begun(3)
+        timers.go_off()  # nobody is left to begin
+        assert timers.waiting == []
+        submit(intake, "d")
+        await store.begun(3)
+        assert timers.waiting == []
+
+    assert play_on_loop(scene).groups == [["a"], ["b"], ["c"], ["d"]]
+
+
+class Timers:
+    """The running loop's timers, which go off when the test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Callable[[], object]] = []
+        asyncio.get_running_loop().call_later = self._later  # type: ignore[method-assign, assignment]
+
+    def _later(self, seconds: float, function: Callable[..., object], *arguments: object) -> object:
+        assert seconds == PATIENCE_S
+        self.waiting.append(lambda: function(*arguments))
+        return function
+
+    def go_off(self) -> None:
+        (timer,) = self.waiting
+        self.waiting.clear()
+        timer()
+
+
+def test_what_a_writer_logs_does_not_carry_the_request_that_let_it_begin() -> None:
+    async def scene(intake: Intake, store: LoopGated) -> None:
+        REQUEST_ID.set("mine")
+        stored = submit(intake, "id")
+        await store.begun(1)
+        store.gates[0].set_result(None)
+        assert await stored != "mine"
+
+    play_on_loop(scene)
 
 
 def test_retry_after_is_the_backlog_over_the_drain_rate() -> None:

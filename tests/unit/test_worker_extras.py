@@ -18,6 +18,7 @@ sys.exit(main(["worker", "--once", "--database-url", "postgresql://127.0.0.1:1/n
     ("hidden", "extra", "variables"),
     [
         ("psycopg", "postgres", {}),
+        ("greenlet", "postgres", {}),
         ("aio_pika", "broker", {"PISYNC_RECEIVER_AMQP_URL": "amqp://127.0.0.1:1/"}),
         ("apprise", "alerts", {"PISYNC_RECEIVER_ALERT_URLS": "json://127.0.0.1:1/"}),
     ],

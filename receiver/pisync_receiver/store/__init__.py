@@ -1,7 +1,7 @@
 """Where the receiver keeps everything: one protocol, one engine a module (`sqlite`)."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pisync_receiver.store.types import (
     MISSING_RANGES,
@@ -52,6 +52,7 @@ __all__ = [
     "Fleet",
     "IncomingEvent",
     "InvalidEvent",
+    "LoopStore",
     "Mode",
     "Outcome",
     "Page",
@@ -146,14 +147,10 @@ class Reader(Protocol):
 
 
 class Store(Reader, Protocol):
-    """What writes a database, and its queries."""
+    """What writes a database, and its queries. `write` and `ready` block: they are for a thread."""
 
     def connections(self) -> Mapping[str, tuple[int, int]]:
         """What it holds open to a server: name -> (open, of these in use). Empty where there is no server."""
-
-    @property
-    def writers(self) -> int:
-        """How many threads may call `write` at once."""
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Store them all in one durable transaction; an outcome for each, in order.
@@ -163,4 +160,22 @@ class Store(Reader, Protocol):
         """
 
     def ready(self) -> None:
-        """Write something small, durably; raise StoreUnusable if that cannot be done. On the writer's thread."""
+        """Write something small, durably; raise StoreUnusable if that cannot be done."""
+
+
+@runtime_checkable
+class LoopStore(Store, Protocol):
+    """A store that an event loop can write: it waits for a server, and the loop goes on meanwhile."""
+
+    @property
+    def writers(self) -> int:
+        """How many groups it can write at once."""
+
+    async def awrite(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        """`write`, on the event loop."""
+
+    async def aready(self) -> None:
+        """`ready`, on the event loop."""
+
+    async def aclose(self) -> None:
+        """Free what is bound to the event loop. Harmless twice; what is written afterwards makes it again."""

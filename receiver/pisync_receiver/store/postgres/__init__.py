@@ -6,13 +6,15 @@
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 from pisync_common.times import now_ms
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import schema
+from pisync_receiver.store.postgres import on_loop, schema
 from pisync_receiver.store.postgres.connection import (
+    async_pool,
     check_durable,
     connect,
     in_use,
@@ -20,6 +22,7 @@ from pisync_receiver.store.postgres.connection import (
     reason,
     unusable,
 )
+from pisync_receiver.store.postgres.on_loop import LoopPool
 from pisync_receiver.store.postgres.reading import PostgresReader
 from pisync_receiver.store.postgres.writing import Writer
 from pisync_receiver.store.types import Outcome, Submission
@@ -35,7 +38,7 @@ READERS: Final = 4
 
 
 class PostgresStore(PostgresReader):
-    """`store.Store` says what each call means. `write` may be called from several threads at once."""
+    """`store.LoopStore` says what each call means. `write` may be called from several threads at once."""
 
     def __init__(
         self,
@@ -45,38 +48,46 @@ class PostgresStore(PostgresReader):
         readers: int = READERS,
         patience_s: float = PATIENCE_S,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], None] | None = None,
     ) -> None:
         super().__init__(url, open_pool(url, name="readers", size=readers, wait_s=patience_s, checked=True))
         self.writers = writers
-        self._writers = open_pool(url, name="writers", size=writers, wait_s=patience_s)
-        self._writer = Writer(
-            self._writers,
-            url,
-            patience_s=patience_s,
-            timeout_ms=round(patience_s * 1000),
-            clock=clock,
-            sleep=sleep,
-        )
+        self._blocking_pool = open_pool(url, name="writers", size=writers, wait_s=patience_s, least=0)
+        self._loop_pool = LoopPool(partial(async_pool, url, name="writers", size=writers, wait_s=patience_s))
+        writer = partial(Writer, url=url, patience_s=patience_s, timeout_ms=round(patience_s * 1000), clock=clock)
+        self._blocking = writer(self._blocking_pool, sleep=sleep or time.sleep)
+        self._on_loop = writer(self._loop_pool, sleep=sleep or on_loop.sleep)
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        return self._write(self._blocking, submissions)
+
+    async def awrite(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        return await on_loop.run(self._write, self._on_loop, submissions)
+
+    def ready(self) -> None:
+        self._blocking.beat()
+
+    async def aready(self) -> None:
+        await on_loop.run(self._on_loop.beat)
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        return {"readers": in_use(self._readers), "writers": in_use(self._loop_pool.pool or self._blocking_pool)}
+
+    async def aclose(self) -> None:
+        await self._loop_pool.close()
+
+    def close(self) -> None:
+        super().close()
+        self._blocking_pool.close()
+
+    def _write(self, writer: Writer, submissions: Sequence[Submission]) -> list[Outcome]:
         try:
-            return self._writer.write(submissions)
+            return writer.write(submissions)
         except Exception as error:
             if len(submissions) == 1 or isinstance(error, StoreUnusable):
                 return [self._failure(error)] * len(submissions)
         # One of them says what the server does not take: each by itself, so that it spoils no other.
-        return [self.write([submission])[0] for submission in submissions]
-
-    def connections(self) -> Mapping[str, tuple[int, int]]:
-        return {name: in_use(pool) for name, pool in (("readers", self._readers), ("writers", self._writers))}
-
-    def ready(self) -> None:
-        self._writer.beat()
-
-    def close(self) -> None:
-        super().close()
-        self._writers.close()
+        return [self._write(writer, [submission])[0] for submission in submissions]
 
     def _failure(self, error: Exception) -> Exception:
         if isinstance(error, StoreUnusable):

@@ -5,20 +5,21 @@ transaction mode. All of it speaks UTF-8, whatever the address, the role or the 
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from pisync_receiver.errors import MissingExtra, StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
 
 try:
     import psycopg
-    from psycopg import RawCursor
+    from psycopg import AsyncRawCursor, RawCursor
     from psycopg.adapt import AdaptersMap, Buffer, Loader
     from psycopg.conninfo import conninfo_to_dict, make_conninfo
-    from psycopg_pool import ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
+    from psycopg.pq.abc import PGconn
+    from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolClosed, PoolTimeout, TooManyRequests
 except ImportError as error:
     raise MissingExtra("postgres", error) from error
 
@@ -26,12 +27,43 @@ log = logging.getLogger(__name__)
 
 Connection = psycopg.Connection[tuple[Any, ...]]
 Pool = ConnectionPool[Connection]
+AsyncConnection = psycopg.AsyncConnection[tuple[Any, ...]]
+AsyncPool = AsyncConnectionPool[AsyncConnection]
 
 LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, PoolClosed, TooManyRequests)
 """The server, or the way to it, is not there (any more); a new connection may help."""
 
 _DURABLE: Final = ("on", "local", "remote_write", "remote_apply")
 _CONNECT_S: Final = 5
+
+
+class Answered(Protocol):
+    """What the server answered; `psycopg.Cursor` says what each means."""
+
+    @property
+    def rowcount(self) -> int: ...
+    @property
+    def rownumber(self) -> int | None: ...
+    def fetchone(self) -> tuple[Any, ...] | None: ...
+    def fetchall(self) -> list[tuple[Any, ...]]: ...
+    def nextset(self) -> bool | None: ...
+
+
+class Link(Protocol):
+    """A connection that a writer was lent, whether it blocks its thread or leaves it to the event loop meanwhile."""
+
+    @property
+    def closed(self) -> bool: ...
+    @property
+    def pgconn(self) -> PGconn: ...
+    def execute(self, query: str | bytes, params: Sequence[Any] | None = None, /) -> Answered: ...
+    def close(self) -> None: ...
+
+
+class Links(Protocol):
+    """A pool of them."""
+
+    def connection(self) -> AbstractContextManager[Link]: ...
 
 
 class _Number(Loader):
@@ -51,32 +83,38 @@ def _adapters() -> AdaptersMap:
 def connect(url: PostgresUrl) -> Connection:
     """One connection of its own, committing each statement by itself. Raises StoreUnusable."""
     try:
-        return psycopg.connect(conninfo(url), **_options())
+        return psycopg.connect(conninfo(url), cursor_factory=RawCursor, **_options())
     except psycopg.Error as error:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
 
-def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, checked: bool = False) -> Pool:
-    """A pool of up to `size` connections, opened as they are needed; a caller waits `wait_s` for one.
+def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, least: int = 1, checked: bool = False) -> Pool:
+    """A pool of `least` to `size` connections, opened as they are needed; a caller waits `wait_s` for one.
 
     `checked` tries each before it is lent: for callers that do not try again over another.
     """
     return ConnectionPool(
         conninfo(url),
         connection_class=psycopg.Connection[tuple[Any, ...]],
-        kwargs=_options(),
+        kwargs=_options() | {"cursor_factory": RawCursor},
         check=ConnectionPool.check_connection if checked else None,
-        min_size=1,
-        max_size=size,
-        timeout=wait_s,
-        reconnect_timeout=wait_s,
-        max_lifetime=3600,
-        name=f"pisync {name}",
         open=True,
+        **_pooling(name, least, size, wait_s),
     )
 
 
-def in_use(pool: Pool) -> tuple[int, int]:
+def async_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float) -> AsyncPool:
+    """The same for an event loop, not yet open."""
+    return AsyncConnectionPool(
+        conninfo(url),
+        connection_class=psycopg.AsyncConnection[tuple[Any, ...]],
+        kwargs=_options() | {"cursor_factory": AsyncRawCursor},
+        open=False,
+        **_pooling(name, 1, size, wait_s),
+    )
+
+
+def in_use(pool: Pool | AsyncPool) -> tuple[int, int]:
     """How many connections are open, and how many of these are lent."""
     stats = pool.get_stats()
     size = stats.get("pool_size", 0)
@@ -113,8 +151,18 @@ def _options() -> dict[str, Any]:
     return {
         "autocommit": True,
         "prepare_threshold": None,
-        "cursor_factory": RawCursor,
         "context": SimpleNamespace(adapters=_adapters(), connection=None),
+    }
+
+
+def _pooling(name: str, least: int, size: int, wait_s: float) -> dict[str, Any]:
+    return {
+        "min_size": least,
+        "max_size": size,
+        "timeout": wait_s,
+        "reconnect_timeout": wait_s,
+        "max_lifetime": 3600,
+        "name": f"pisync {name}",
     }
 
 

@@ -15,7 +15,7 @@ from typing import Final, Self
 from psycopg import DataError
 from psycopg.pq import Escaping
 
-from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.postgres.connection import Link
 from pisync_receiver.store.writing.tables import Row
 
 _PLACE: Final = re.compile(r"\$(\d+)")
@@ -36,7 +36,7 @@ class Exchange:
     Raises what the server says of the first statement that failed; none after it was carried out.
     """
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Link) -> None:
         self._connection = connection
         self._escape = Escaping(connection.pgconn).escape_literal
         self._asked: list[tuple[bytes, Answer]] = []

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.health import Crossing, Health
-from pisync_receiver.store.postgres.connection import Connection
+from pisync_receiver.store.postgres.connection import Link
 from pisync_receiver.store.postgres.exchange import Exchange
 from pisync_receiver.store.postgres.foresight import Foresight
 from pisync_receiver.store.postgres.rows import encode
@@ -56,7 +56,7 @@ _READS: Final = {
 class PostgresTables:
     """`store.writing.tables.Tables` says what each call means."""
 
-    def __init__(self, connection: Connection, *, mark: tuple[str, int], timeout_ms: int) -> None:
+    def __init__(self, connection: Link, *, mark: tuple[str, int], timeout_ms: int) -> None:
         """`mark` is the writer and the number of its group, which is looked for after a lost commit."""
         self._connection = connection
         self._mark = mark

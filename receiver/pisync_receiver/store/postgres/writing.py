@@ -8,15 +8,16 @@ recognised if it came again.
 import itertools
 import logging
 import secrets
-import threading
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import psycopg
 from psycopg import errors
 
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, reason
+from pisync_receiver.store.postgres.connection import LOST, Link, Links, reason
 from pisync_receiver.store.postgres.tables import PostgresTables
 from pisync_receiver.store.queries import queries
 from pisync_receiver.store.types import Outcome, Submission
@@ -40,11 +41,11 @@ class _CommitUnknown(Exception):
 
 
 class Writer:
-    """Writes groups over the connections of a pool; from several threads at once."""
+    """Writes groups over the connections of a pool; several at once, each with a name of its own."""
 
     def __init__(
         self,
-        pool: Pool,
+        pool: Links,
         url: PostgresUrl,
         *,
         patience_s: float,
@@ -59,22 +60,24 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._sql = queries("postgres", "intake")
-        self._process = secrets.token_hex(8)
+        self._new_names = (f"{secrets.token_hex(8)}-{number}" for number in itertools.count(1))
+        self._free_names: deque[str] = deque()
         self._groups = itertools.count(1)
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
         """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
         refused what one of them says; then none is stored."""
         until = self._clock() + self._patience_s
-        while True:
-            try:
-                return self._try(submissions)
-            except _CommitUnknown as unknown:
-                if self._was_committed(unknown.mark, until):
-                    return unknown.outcomes
-                self._try_again(unknown.error, until)
-            except _AGAIN as error:
-                self._try_again(error, until)
+        with self._name() as name:
+            while True:
+                try:
+                    return self._try(submissions, (name, next(self._groups)))
+                except _CommitUnknown as unknown:
+                    if self._was_committed(unknown.mark, until):
+                        return unknown.outcomes
+                    self._try_again(unknown.error, until)
+                except _AGAIN as error:
+                    self._try_again(error, until)
 
     def beat(self) -> None:
         """Write something small, durably. Raises StoreUnusable."""
@@ -89,8 +92,19 @@ class Writer:
             except psycopg.Error as error:
                 raise StoreUnusable(f"{self._url} cannot be written: {reason(error)}") from error
 
-    def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        mark = (f"{self._process}-{threading.get_ident()}", next(self._groups))
+    @contextmanager
+    def _name(self) -> Iterator[str]:
+        """Nobody else's until it is known what became of the group, because its mark is overwritten by the next."""
+        try:
+            name = self._free_names.pop()
+        except IndexError:
+            name = next(self._new_names)
+        try:
+            yield name
+        finally:
+            self._free_names.append(name)
+
+    def _try(self, submissions: Sequence[Submission], mark: tuple[str, int]) -> list[Outcome]:
         with self._pool.connection() as connection:
             tables = PostgresTables(connection, mark=mark, timeout_ms=self._timeout_ms)
             outcomes: list[Outcome] | None = None
@@ -127,12 +141,12 @@ class Writer:
         self._sleep(_PAUSE_S)
 
 
-def _is_lost(connection: Connection, error: BaseException) -> bool:
+def _is_lost(connection: Link, error: BaseException) -> bool:
     """Whether the server may have done what it was asked. What it refused, over a connection that lasts, it did not."""
     return connection.closed or (isinstance(error, LOST) and getattr(error, "sqlstate", None) is None)
 
 
-def _roll_back(connection: Connection) -> None:
+def _roll_back(connection: Link) -> None:
     try:
         connection.execute("ROLLBACK")
     except psycopg.Error:

@@ -7,7 +7,6 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
 from pisync_common.times import now_ms
 from pisync_receiver.errors import StoreUnusable
@@ -36,8 +35,6 @@ log = logging.getLogger(__name__)
 
 class SqliteStore(SqliteReader):
     """The one writer of a database file, and its queries. `store.Store` says what each call means."""
-
-    writers: Final = 1
 
     def __init__(self, path: Path, connection: Connection, connect: Connect) -> None:
         super().__init__(path, connect)
