@@ -1,7 +1,7 @@
 """Reading a request's body: bounded before and after decompression, in bytes and in time.
 
-A caller can make the receiver hold at most `BodyLimits.encoded` bytes for each request and `held` bytes for all
-requests together, however slowly or cleverly it sends.
+However slowly or cleverly callers send, the receiver holds at most `BodyLimits.encoded` bytes for each request, `share`
+bytes for each device and `held` bytes for all together. Those who have shown no token have one share between them.
 """
 
 import asyncio
@@ -22,11 +22,12 @@ _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BodyLimits:
-    """Bytes and seconds one body may take, and bytes that all unfinished bodies may hold together."""
+    """Bytes and seconds one body may take, and bytes that unfinished bodies may hold: a device's, and all together."""
 
     encoded: int = BODY_BYTES
     decoded: int = DECODED_BYTES
     seconds: float = 120.0
+    share: int = 8 * MIB
     held: int = 64 * MIB
 
 
@@ -47,14 +48,16 @@ class BodyReader:
         self.limits = limits
         self.codings = {b"gzip": _gzip, **_zstd()}
         self._held = 0
+        self._shares: dict[str | None, int] = {}
 
-    async def json(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-        """The decoded body of a JSON request. Raises Problem 400, 408, 413 or 415, or Overloaded."""
+    async def json(self, headers: Mapping[bytes, bytes], receive: Receive, device_id: str | None = None) -> bytes:
+        """The decoded body of a JSON request that `device_id` sends. Raises Problem 400, 408, 413, 415 or 429, or
+        Overloaded."""
         coding = self._check_headers(headers)
         message = await self._receive(receive)
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
-            body = await self._rest(receive, body)
+            body = await self._rest(receive, body, device_id)
         if len(body) > self.limits.encoded:
             raise self._too_large()
         return decompress(body, coding, self.limits.decoded) if coding else body
@@ -81,9 +84,9 @@ class BodyReader:
         except TimeoutError:
             raise self._too_slow() from None
 
-    async def _rest(self, receive: Receive, first: bytes) -> bytes:
+    async def _rest(self, receive: Receive, first: bytes, device_id: str | None) -> bytes:
         parts, size = [first], len(first)
-        self._held += size
+        self._hold(device_id, size)
         try:
             async with asyncio.timeout(self.limits.seconds):
                 more = True
@@ -93,17 +96,26 @@ class BodyReader:
                     more = message.get("more_body", False)
                     parts.append(part)
                     size += len(part)
-                    self._held += len(part)
-                    self._check_room(size)
+                    self._hold(device_id, len(part))
+                    self._check_room(device_id, size)
         except TimeoutError:
             raise self._too_slow() from None
         finally:
-            self._held -= size
+            self._hold(device_id, -size)
         return b"".join(parts)
 
-    def _check_room(self, size: int) -> None:
+    def _hold(self, device_id: str | None, size: int) -> None:
+        self._held += size
+        self._shares[device_id] = self._shares.get(device_id, 0) + size
+        if not self._shares[device_id]:
+            del self._shares[device_id]
+
+    def _check_room(self, device_id: str | None, size: int) -> None:
         if size > self.limits.encoded:
             raise self._too_large()
+        if self._shares[device_id] > self.limits.share:
+            detail = "too many bodies of one caller are being received at once; nothing was stored; send one at a time"
+            raise Problem(429, "rate_limited", detail, headers={"Retry-After": "10"})
         if self._held > self.limits.held:
             raise Overloaded("too many bodies are being received at once; nothing was stored", retry_after=10)
 

@@ -151,7 +151,7 @@ def _problem_statuses(route: Route, *, auth: bool) -> list[int]:
     if route.query.params:
         statuses |= {400}
     if route.takes is not None:
-        statuses |= {400, 408, 413, 415, 503}
+        statuses |= {400, 408, 413, 415, 429, 503}
     return sorted(statuses)
 
 

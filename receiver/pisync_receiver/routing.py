@@ -89,8 +89,8 @@ class Request:
         self._receive = receive
 
     async def body(self) -> bytes:
-        """The decoded JSON body. Raises Problem 400, 408, 413 or 415."""
-        return await self.services.bodies.json(self.headers, self._receive)
+        """The decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
+        return await self.services.bodies.json(self.headers, self._receive, self.caller.device_id)
 
     async def gone(self) -> None:
         """Returns when the caller has gone away."""

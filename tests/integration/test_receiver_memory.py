@@ -30,6 +30,13 @@ def receiver(tmp_path: Path) -> Iterator[ReceiverProcess]:
         yield running
 
 
+def enrolled(receiver: ReceiverProcess, devices: list[str]) -> list[str]:
+    """Their tokens."""
+    code = receiver.enrollment_code("--uses", str(len(devices)))
+    bodies = [{"code": code, "device_id": device} for device in devices]
+    return [httpx.post(receiver.url + "/api/enroll", json=body).json()["token"] for body in bodies]
+
+
 def head(what: str, token: str, *lines: str) -> bytes:
     text = "\r\n".join([f"{what} HTTP/1.1", "Host: x", f"Authorization: Bearer {token}", *lines, "", ""])
     return text.encode()
@@ -76,12 +83,11 @@ async def held(port: int, request: bytes) -> asyncio.Transport:
     return transport
 
 
-async def attack(port: int, device: str, admin: str) -> tuple[Counter[int], list[str]]:
+async def attack(port: int, device: str, slow: list[str], admin: str) -> tuple[Counter[int], list[str]]:
     """The statuses of whole requests by count, and the streams whose batches were acknowledged."""
     bomb = gzip.compress(bytes(900 * MIB // 2), 9)
-    bombs = await asyncio.gather(*(status_of(port, post(device, bomb)) for _ in range(EACH)))
-    unfinished = post(device, os.urandom(1000 * 1024), length=MIB)
-    holding = [await held(port, unfinished) for _ in range(EACH)]
+    bombs = await asyncio.gather(*(status_of(port, post(token, bomb)) for token in slow))
+    holding = [await held(port, post(token, os.urandom(1000 * 1024), length=MIB)) for token in slow]
     holding += [await held(port, head("GET /api/events?limit=1000", admin, "Accept: text/csv")) for _ in range(EACH)]
     holding += [await held(port, head("GET /api/events?limit=1000", admin)) for _ in range(EACH)]
     streams = [f"stream-{number}" for number in range(EACH)]
@@ -100,12 +106,11 @@ def peak_mib(pid: int) -> int:
 
 
 def test_hostile_load_finds_a_bound(receiver: ReceiverProcess) -> None:
-    admin, code = receiver.admin_token(), receiver.enrollment_code()
-    enrolled = httpx.post(receiver.url + "/api/enroll", json={"code": code, "device_id": DEVICE}).json()
-    first = httpx.Response(asyncio.run(status_of(receiver.port, post(enrolled["token"], batch("first")))))
-    assert first.status_code == 200
-    statuses, acknowledged = asyncio.run(attack(receiver.port, enrolled["token"], admin))
-    assert statuses.keys() <= {200, 413, 503}
+    admin = receiver.admin_token()
+    token, *slow = enrolled(receiver, [DEVICE, *(f"slow-{number}" for number in range(EACH))])
+    assert asyncio.run(status_of(receiver.port, post(token, batch("first")))) == 200
+    statuses, acknowledged = asyncio.run(attack(receiver.port, token, slow, admin))
+    assert statuses.keys() <= {200, 413, 429, 503}
     assert statuses[413] == EACH
     assert acknowledged
     assert peak_mib(receiver.pid) < BOUND_MIB

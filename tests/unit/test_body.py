@@ -143,6 +143,28 @@ def test_a_sender_that_goes_away_is_no_problem_of_ours() -> None:
         read(arriving(b"{", then="disconnect"))
 
 
+def test_one_device_may_hold_its_share_and_leaves_the_rest_to_others() -> None:
+    reader = BodyReader(BodyLimits(encoded=1000, decoded=5000, seconds=60, share=1200, held=4000))
+    headers = {b"content-type": b"application/json"}
+
+    async def scene() -> None:
+        for device in ("pibook-1", None):
+            slow = asyncio.create_task(reader.json(headers, arriving(b"x" * 900, then="nothing"), device))
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            with pytest.raises(Problem, match="one caller") as refused:
+                await reader.json(headers, arriving(b"x" * 300, b"x" * 301), device)
+            assert refused.value.status == 429
+            assert await reader.json(headers, arriving(b"x" * 100, b"x" * 200), device) == b"x" * 300
+            assert await reader.json(headers, arriving(b"x" * 300, b"x" * 301), "pibook-2") == b"x" * 601
+            slow.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await slow
+            assert await reader.json(headers, arriving(b"x" * 500, b"x" * 500), device) == b"x" * 1000
+
+    asyncio.run(scene())
+
+
 def test_all_unfinished_bodies_together_are_bounded_and_given_back() -> None:
     reader = BodyReader(LIMITS)
     headers = {b"content-type": b"application/json"}
