@@ -77,13 +77,12 @@ class _Waiting:
 
 
 class _Group:
-    """What one turn of a writer takes from the line: what is stored together, and what has waited for too long."""
+    """What a writer takes from the line to store it together, and what became of it."""
 
-    __slots__ = ("late", "outcomes", "started", "taken", "took")
+    __slots__ = ("outcomes", "started", "taken", "took")
 
-    def __init__(self, taken: list[_Waiting], late: list[_Waiting], started: float) -> None:
+    def __init__(self, taken: list[_Waiting], started: float) -> None:
         self.taken = taken
-        self.late = late
         self.started = started
         self.took = 0.0
         self.outcomes: Sequence[object] = [None] * len(taken)
@@ -236,21 +235,23 @@ class Intake:
                 with group.written(self._clock):
                     if submissions := group.submissions:
                         group.outcomes = await store.awrite(submissions)
-                    elif group.taken:
+                    else:
                         await store.aready()
                 self._finish(group)
         finally:
             self._ended()
 
     def _write_in_thread(self) -> None:
-        while (group := self._next_group()) is not None:
-            with group.written(self._clock):
-                if submissions := group.submissions:
-                    group.outcomes = self._store.write(submissions)
-                elif group.taken:
-                    self._store.ready()
-            self._back_on_loop(self._finish, group)
-        self._back_on_loop(self._ended)
+        try:
+            while (group := self._next_group()) is not None:
+                with group.written(self._clock):
+                    if submissions := group.submissions:
+                        group.outcomes = self._store.write(submissions)
+                    else:
+                        self._store.ready()
+                self._back_on_loop(self._finish, group)
+        finally:
+            self._back_on_loop(self._ended)
 
     def _back_on_loop(self, function: Callable[..., None], *arguments: object) -> None:
         assert self._loop is not None
@@ -260,7 +261,7 @@ class Intake:
             log.warning("the event loop ended before its requests could be answered; what was handed in is stored")
 
     def _next_group(self) -> _Group | None:
-        """What waits, up to one group; who asks for readiness is one alone."""
+        """What waits, up to one group, but for what has waited too long; who asks for readiness is one alone."""
         now = self._clock()
         taken: list[_Waiting] = []
         late: list[_Waiting] = []
@@ -269,18 +270,25 @@ class Intake:
             if self._line[0].submission is None and taken:
                 break
             item = self._line.popleft()
-            (late if item.arrived < now - self._limits.waiting_s else taken).append(item)
+            if item.arrived < now - self._limits.waiting_s:
+                late.append(item)
+                continue
+            taken.append(item)
             size += item.size
             if item.submission is None:
                 break
-        return _Group(taken, late, now) if taken or late else None
+        if late:
+            self._back_on_loop(self._give_up, late)
+        return _Group(taken, now) if taken else None
 
     # On the event loop again.
 
-    def _finish(self, group: _Group) -> None:
-        for _ in group.late:
+    def _give_up(self, late: list[_Waiting]) -> None:
+        for _ in late:
             self._refused("time")
-        self._settle(group.late, [self._overloaded() for _ in group.late])
+        self._settle(late, [self._overloaded() for _ in late])
+
+    def _finish(self, group: _Group) -> None:
         if not group.submissions:
             self._settle(group.taken, group.outcomes)
             return

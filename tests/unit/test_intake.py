@@ -222,10 +222,13 @@ def test_whose_turn_comes_too_late_is_refused_unstored_and_gives_its_place_back(
         now[0] += 20
         in_time = submit(intake, 4)
         now[0] += 15
-        store.go.release(2)
+        store.go.release()
+        await entered(store)
+        assert not in_time.done()
         for refused in late:
             with pytest.raises(Overloaded, match="nothing was stored"):
                 await refused
+        store.go.release()
         assert (await first, await in_time) == (2, 8)
         assert intake.waiting == 0
         await submit_when_free(intake)
