@@ -263,6 +263,30 @@ def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:
     assert store.groups == [[1], [2]]
 
 
+def test_what_comes_when_a_writer_has_found_nothing_more_and_not_yet_said_so_is_written() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        loop, said = asyncio.get_running_loop(), threading.Semaphore(0)
+        say = loop.call_soon_threadsafe
+
+        def heard(*what: Any) -> asyncio.Handle:
+            handle = say(*what)
+            said.release()
+            return handle
+
+        first = submit(intake, 1)
+        await entered(store)
+        loop.call_soon_threadsafe = heard  # type: ignore[method-assign, assignment]
+        store.go.release(2)
+        for _ in ("its group is stored", "nothing more waits"):  # the loop itself has no turn meanwhile
+            assert said.acquire(timeout=30)
+        second = submit(intake, 2)
+        assert (await asyncio.wait_for(first, 10), await asyncio.wait_for(second, 10)) == (2, 4)
+
+    play(scene, store)
+
+
 def test_who_asks_for_readiness_is_told_after_a_write_of_its_own_in_its_turn() -> None:
     store, groups = GatedStore(), Groups()
 
