@@ -1,7 +1,7 @@
 """Group commit: a request hands its work in and waits; a writer commits everything that waits at once.
 
-No group waits to grow: what arrives while a writer is busy is its next group. A group is one transaction of the store
-and one wake-up of the event loop, however many requests wait for it.
+No group waits to grow: what arrives while a writer is busy is its next group. A group is one transaction of the store,
+however many requests wait for it.
 
 A store that blocks is written by one thread. One that an event loop can write is written here, and may have several
 writers: the second begins only for a large submission, or when something has waited for `PATIENCE_S`.
@@ -42,6 +42,9 @@ PATIENCE_S: Final = 0.03
 """How long something waits for a busy writer before another begins. Longer than most groups take: two small groups
 cost the database more than one that is twice as large."""
 
+ON_LOOP_BYTES: Final = 1 * MIB
+"""Of one group that is written on the event loop, where nothing else is answered while its rows are made."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class IntakeLimits:
@@ -51,7 +54,7 @@ class IntakeLimits:
     waiting_bytes: int = 64 * MIB
     waiting_s: float = 30.0
     group: int = 1_000
-    group_bytes: int = 1 * MIB
+    group_bytes: int = 8 * MIB
 
 
 class Watcher(Protocol):
@@ -129,6 +132,7 @@ class Intake:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._loop_store = store if isinstance(store, LoopStore) else None
         self._writers = 1 if self._loop_store is None else self._loop_store.writers
+        self._group_bytes = limits.group_bytes if self._loop_store is None else min(limits.group_bytes, ON_LOOP_BYTES)
         self._busy = 0
         self._impatient: asyncio.TimerHandle | None = None
         self._all_written = asyncio.Event()
@@ -137,7 +141,7 @@ class Intake:
 
     @property
     def waiting(self) -> int:
-        """Submissions handed in and not answered, the groups being committed included."""
+        """Submissions and questions of readiness not yet answered, those that are being committed included."""
         return self._waiting
 
     def start(self) -> None:
@@ -181,7 +185,7 @@ class Intake:
         self._closed = True
         if self._busy:
             await self._all_written.wait()
-        await asyncio.gather(*self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._thread.shutdown()
         if self._loop_store is not None:
             await self._loop_store.aclose()
@@ -258,7 +262,7 @@ class Intake:
         try:
             self._loop.call_soon_threadsafe(function, *arguments)
         except RuntimeError:
-            log.warning("the event loop ended before its requests could be answered; what was handed in is stored")
+            log.warning("the event loop ended before a writer did; nobody can be told what became of its requests")
 
     def _next_group(self) -> _Group | None:
         """What waits, up to one group, but for what has waited too long; who asks for readiness is one alone."""
@@ -266,10 +270,11 @@ class Intake:
         taken: list[_Waiting] = []
         late: list[_Waiting] = []
         size = 0
-        while self._line and len(taken) < self._limits.group and size < self._limits.group_bytes:
-            if self._line[0].submission is None and taken:
+        while self._line and len(taken) < self._limits.group:
+            item = self._line[0]
+            if taken and (item.submission is None or size + item.size > self._group_bytes):
                 break
-            item = self._line.popleft()
+            self._line.popleft()
             if item.arrived < now - self._limits.waiting_s:
                 late.append(item)
                 continue
@@ -284,8 +289,9 @@ class Intake:
     # On the event loop again.
 
     def _give_up(self, late: list[_Waiting]) -> None:
-        for _ in late:
-            self._refused("time")
+        for item in late:
+            if item.submission is not None:
+                self._refused("time")
         self._settle(late, [self._overloaded() for _ in late])
 
     def _finish(self, group: _Group) -> None:

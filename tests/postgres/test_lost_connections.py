@@ -15,9 +15,11 @@ from pisync_common.models import Receipt
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import EventFilter, StoredSyncEvent
 from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import PostgresStore
+from pisync_receiver.store.postgres import PostgresStore, on_loop
+from pisync_receiver.store.postgres.writing import Writer
 from tests.support.commit_proxy import CommitProxy, Fault
 from tests.support.looped import LoopedStore, open_looped
+from tests.support.postgres import run
 from tests.support.postgres_cluster import Cluster, cluster, needs_cluster
 from tests.support.receiver_process import ReceiverProcess, wait_until
 from tests.support.stores.made import NOON, batch, event, report, send, stored_seqs, tell
@@ -47,6 +49,82 @@ def test_a_connection_lost_at_the_commit_stores_once_and_answers_as_ever(server:
         assert (receipt.stored, receipt.duplicates, receipt.watermark) == (50, 0, 50)
         assert [row.id for row in store.history("pibook-1").rows] == [first.id]
         assert stored_seqs(store) == list(range(1, 51))
+
+
+def test_a_server_that_falls_silent_is_given_up_in_time_and_nothing_is_stored_twice(server: Cluster) -> None:
+    """The line stays up, so that neither a time-out of the server's nor one of TCP's ends the wait."""
+    direct = server.create("silent")
+    with (
+        CommitProxy(server.port) as proxy,
+        opened(direct.replace(str(server.port), str(proxy.port)), patience_s=0.5) as store,
+    ):
+        first = tell(store, report(NOON))
+        proxy.faults += ["silent"]
+        with pytest.raises(StoreUnusable):
+            tell(store, report(NOON + 1))
+        second = tell(store, report(NOON + 2))
+        assert [row.id for row in store.history("pibook-1").rows] == [second.id, first.id]
+
+
+def test_a_groups_mark_is_its_own_until_somebody_has_looked(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another group is stored between the loss of a commit's answer and the look whether it was made."""
+    direct = server.create("marks")
+    look = Writer._was_committed
+    with (
+        CommitProxy(server.port) as proxy,
+        opened(direct.replace(str(server.port), str(proxy.port))) as store,
+    ):
+
+        def look_later(writer: Writer, *asked: Any) -> bool:
+            on_loop.wait_for(store.awrite([report(NOON, device="pibook-2")]))
+            return look(writer, *asked)
+
+        monkeypatch.setattr(Writer, "_was_committed", look_later)
+        for device in ("pibook-2", "pibook-1"):
+            proxy.faults += ["after"] if device == "pibook-1" else []
+            tell(store, report(NOON, device=device))
+        assert (proxy.broken, len(store.history("pibook-1").rows), len(store.history("pibook-2").rows)) == (1, 1, 2)
+
+
+def test_a_mark_that_may_be_locked_still_is_used_by_no_later_group(server: Cluster) -> None:
+    url = server.create("locked_mark")
+    with opened(url, patience_s=0.5) as store, psycopg.connect(url) as other:
+        tell(store, report(NOON))
+        assert other.execute("SELECT FROM marks FOR UPDATE").rowcount == 1
+        with pytest.raises(StoreUnusable):
+            tell(store, report(NOON + 1))
+        tell(store, report(NOON + 2))
+        assert len(store.history("pibook-1").rows) == 2
+
+
+def test_while_a_group_waits_for_the_server_the_event_loop_goes_on(server: Cluster) -> None:
+    url = server.create("waiting")
+    with opened(url) as store, psycopg.connect(url) as other:
+        assert isinstance(store, LoopedStore)
+        tell(store, report(NOON))
+        other.execute("SELECT FROM devices FOR UPDATE")
+        waiting = store.begin([report(NOON + 1)])
+        wait_until(lambda: waits_for_a_lock(url), "the group waits for its device")
+        store.beat()
+        assert not waiting.done()
+        other.rollback()
+        assert waiting.result(30)
+        server.stop("immediate")
+        try:
+            waiting = store.begin([report(NOON + 2)])
+            for _ in range(3):
+                store.beat()
+            assert not waiting.done()
+        finally:
+            server.start()
+        (outcome,) = waiting.result(30)
+        assert isinstance(outcome, StoredSyncEvent)
+
+
+def waits_for_a_lock(url: str) -> bool:
+    return bool(
+        run(url, "SELECT pid FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()")
+    )
 
 
 def test_a_commit_that_a_crash_undid_is_not_taken_for_anothers(server: Cluster) -> None:

@@ -1,4 +1,5 @@
-"""A TCP proxy before PostgreSQL that breaks a connection at a commit: before it arrives, or after it was done."""
+"""A TCP proxy before PostgreSQL that breaks a connection at a commit: before it arrives, or after it was done; or keeps
+the connection, and passes nothing more."""
 
 import contextlib
 import socket
@@ -6,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Final, Literal, Self
 
-Fault = Literal["before", "after"]
+Fault = Literal["before", "after", "silent"]
 _COMMITS: Final = (b"COMMIT\0", b"COMMIT TRANSACTION\0")
 """What PiSync sends, and what postgres_fdw does."""
 
@@ -40,16 +41,23 @@ class CommitProxy:
                 except OSError:  # it is away: so is this
                     client.close()
                     continue
-                armed = threading.Event()
-                threading.Thread(target=self._up, args=(client, server, armed), daemon=True).start()
-                threading.Thread(target=self._down, args=(client, server, armed), daemon=True).start()
+                line = (client, server, threading.Event(), threading.Event())
+                threading.Thread(target=self._up, args=line, daemon=True).start()
+                threading.Thread(target=self._down, args=line, daemon=True).start()
 
-    def _up(self, client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
+    def _up(
+        self, client: socket.socket, server: socket.socket, armed: threading.Event, silent: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := client.recv(65536):
                 if self.faults and any(commit in data for commit in _COMMITS):
                     fault = self.faults.pop(0)
                     self.broken += 1
+                    if fault == "silent":
+                        silent.set()
+                        while client.recv(65536):
+                            pass
+                        break
                     if fault == "before":
                         with self._breaking:
                             self.meanwhile()
@@ -59,13 +67,19 @@ class CommitProxy:
         if not armed.is_set():
             _shut(client, server)
 
-    def _down(self, client: socket.socket, server: socket.socket, armed: threading.Event) -> None:
+    def _down(
+        self, client: socket.socket, server: socket.socket, armed: threading.Event, silent: threading.Event
+    ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
+                if silent.is_set():
+                    continue
                 if armed.is_set():
                     self.meanwhile()
                     break
                 client.sendall(data)
+        if silent.is_set():
+            return  # the client hears nothing of the server's end
         with self._breaking:  # whatever happens meanwhile
             _shut(client, server)
 

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Sequence
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 import uvloop
@@ -24,7 +25,15 @@ class LoopedStore(PostgresStore):
         self._thread.start()
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        return self._do(self.awrite(submissions))
+        return self.begin(submissions).result()
+
+    def begin(self, submissions: Sequence[Submission]) -> Future[list[Outcome]]:
+        """`write`, without waiting for it."""
+        return asyncio.run_coroutine_threadsafe(self.awrite(submissions), self._loop)
+
+    def beat(self) -> None:
+        """Returns when the loop has had a turn. Raises TimeoutError where something blocks it."""
+        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(5)
 
     def ready(self) -> None:
         self._do(self.aready())

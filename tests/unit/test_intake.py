@@ -124,7 +124,7 @@ def test_a_group_is_bounded_in_number_and_in_bytes() -> None:
         await asyncio.gather(*futures)
 
     play(scene, store, IntakeLimits(group=3, group_bytes=1000))
-    assert store.groups == [[0], [1, 2, 3], [4, 5, 6], [7]]
+    assert store.groups == [[0], [1, 2, 3], [4, 5], [6, 7]]
 
 
 def test_a_failed_commit_acknowledges_nobody_and_the_next_group_is_tried() -> None:
@@ -285,6 +285,32 @@ def test_what_comes_when_a_writer_has_found_nothing_more_and_not_yet_said_so_is_
         assert (await asyncio.wait_for(first, 10), await asyncio.wait_for(second, 10)) == (2, 4)
 
     play(scene, store)
+
+
+def test_closing_waits_until_everyone_was_told_of_the_last_commit() -> None:
+    store, telling, told = GatedStore(), asyncio.Event(), asyncio.Event()
+    store.go.release(2)
+
+    async def committed(outcomes: Sequence[object]) -> None:
+        telling.set()
+        await told.wait()
+
+    async def main() -> None:
+        blocking: Any = store
+        intake = Intake(blocking, limits=IntakeLimits(), clock=lambda: 5.0, random=lambda: 0.0, committed=committed)
+        intake.start()
+        future = submit(intake, 1)
+        closing = asyncio.create_task(intake.close())
+        await telling.wait()
+        await asyncio.wrap_future(intake._thread.submit(int))  # its turn comes when the writer has ended
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert [closing.done(), future.done()] == [False, False]
+        told.set()
+        await closing
+        assert future.done()
+
+    asyncio.run(main())
 
 
 def test_who_asks_for_readiness_is_told_after_a_write_of_its_own_in_its_turn() -> None:

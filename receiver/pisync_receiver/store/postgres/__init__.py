@@ -18,7 +18,7 @@ from pisync_receiver.store.postgres.connection import (
     check_durable,
     connect,
     in_use,
-    open_pool,
+    make_pool,
     reason,
     unusable,
 )
@@ -50,21 +50,25 @@ class PostgresStore(PostgresReader):
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__(url, open_pool(url, name="readers", size=readers, wait_s=patience_s, checked=True))
+        super().__init__(url, make_pool(url, name="readers", size=readers, wait_s=patience_s, checked=True))
         self.writers = writers
-        self._blocking_pool = open_pool(url, name="writers", size=writers, wait_s=patience_s, least=0)
-        self._loop_pool = LoopPool(partial(async_pool, url, name="writers", size=writers, wait_s=patience_s))
+        # Opened when it is used, since it brings threads: by commands, which run no event loop.
+        self._blocking_pool = make_pool(url, name="blocking writers", size=writers, wait_s=patience_s)
+        make_async_pool = partial(async_pool, url, name="writers", size=writers, wait_s=patience_s)
+        self._loop_pool = LoopPool(make_async_pool, silence_s=2 * patience_s)
         writer = partial(Writer, url=url, patience_s=patience_s, timeout_ms=round(patience_s * 1000), clock=clock)
         self._blocking = writer(self._blocking_pool, sleep=sleep or time.sleep)
         self._on_loop = writer(self._loop_pool, sleep=sleep or on_loop.sleep)
 
     def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        self._blocking_pool.open()
         return self._write(self._blocking, submissions)
 
     async def awrite(self, submissions: Sequence[Submission]) -> list[Outcome]:
         return await on_loop.run(self._write, self._on_loop, submissions)
 
     def ready(self) -> None:
+        self._blocking_pool.open()
         self._blocking.beat()
 
     async def aready(self) -> None:
@@ -122,7 +126,7 @@ def open_reader(url: PostgresUrl) -> PostgresReader:
     """Open the database for queries alone. Raises as `open_store`."""
     with unusable(url, "opened"), connect(url) as connection:
         schema.check(connection, url)
-    return PostgresReader(url, open_pool(url, name="readers", size=1, wait_s=PATIENCE_S, checked=True))
+    return PostgresReader(url, make_pool(url, name="readers", size=1, wait_s=PATIENCE_S, checked=True))
 
 
 def identity(url: PostgresUrl) -> str:

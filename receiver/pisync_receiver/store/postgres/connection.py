@@ -88,8 +88,8 @@ def connect(url: PostgresUrl) -> Connection:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
 
-def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, least: int = 1, checked: bool = False) -> Pool:
-    """A pool of `least` to `size` connections, opened as they are needed; a caller waits `wait_s` for one.
+def make_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, checked: bool = False) -> Pool:
+    """A pool of up to `size` connections, not yet open; a caller waits `wait_s` for one.
 
     `checked` tries each before it is lent: for callers that do not try again over another.
     """
@@ -98,19 +98,19 @@ def open_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, least: i
         connection_class=psycopg.Connection[tuple[Any, ...]],
         kwargs=_options() | {"cursor_factory": RawCursor},
         check=ConnectionPool.check_connection if checked else None,
-        open=True,
-        **_pooling(name, least, size, wait_s),
+        open=False,
+        **_pooling(name, size, wait_s),
     )
 
 
 def async_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float) -> AsyncPool:
-    """The same for an event loop, not yet open."""
+    """The same for an event loop."""
     return AsyncConnectionPool(
         conninfo(url),
         connection_class=psycopg.AsyncConnection[tuple[Any, ...]],
         kwargs=_options() | {"cursor_factory": AsyncRawCursor},
         open=False,
-        **_pooling(name, 1, size, wait_s),
+        **_pooling(name, size, wait_s),
     )
 
 
@@ -155,9 +155,9 @@ def _options() -> dict[str, Any]:
     }
 
 
-def _pooling(name: str, least: int, size: int, wait_s: float) -> dict[str, Any]:
+def _pooling(name: str, size: int, wait_s: float) -> dict[str, Any]:
     return {
-        "min_size": least,
+        "min_size": 1,
         "max_size": size,
         "timeout": wait_s,
         "reconnect_timeout": wait_s,

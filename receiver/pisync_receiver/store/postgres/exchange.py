@@ -1,8 +1,8 @@
 """One exchange with the server: statements that are sent together and answered together.
 
 They go as one text, with the values written into it and quoted by the driver. Its pipeline would keep them apart, and
-ask the operating system twice for each statement whether it may go on; every time this thread gives up the interpreter,
-which the event loop then keeps for a while. Its adapters for any type of value would take a third of a writer's time.
+ask the operating system twice for each statement whether it may go on. Its adapters for any type of value would take a
+third of a writer's time.
 """
 
 import re

@@ -34,7 +34,7 @@ _YES: Final = (1,)
 
 
 class Foresight:
-    """Ask inside a pipeline, as often as devices are missing; then take what is known."""
+    """Ask inside an exchange, as often as devices are missing; then take what is known."""
 
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self._sql = queries("postgres", "intake")

@@ -6,8 +6,10 @@ request: it and the loop would keep taking the interpreter from each other.
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, ParamSpec, TypeVar
 
 from pisync_receiver.errors import MissingExtra
@@ -15,7 +17,7 @@ from pisync_receiver.store.postgres.connection import AsyncConnection, AsyncPool
 
 try:
     from greenlet import getcurrent, greenlet
-    from psycopg import AsyncCursor
+    from psycopg import AsyncCursor, OperationalError
     from psycopg.pq.abc import PGconn
 except ImportError as error:
     raise MissingExtra("postgres", error) from error
@@ -55,8 +57,10 @@ def sleep(seconds: float) -> None:
 class LoopPool:
     """Connections in code that `run` runs; the pool is opened when the first is asked for."""
 
-    def __init__(self, make: Callable[[], AsyncPool]) -> None:
+    def __init__(self, make: Callable[[], AsyncPool], *, silence_s: float) -> None:
+        """A connection whose server does not answer for `silence_s` is cut."""
         self._make = make
+        self._silence_s = silence_s
         self._pool: AsyncPool | None = None
 
     @property
@@ -67,13 +71,13 @@ class LoopPool:
     @contextmanager
     def connection(self) -> "Iterator[LoopConnection]":
         """Lend one. Raises PoolTimeout, PoolClosed, TooManyRequests."""
-        if self._pool is None:
-            self._pool = self._make()
-            wait_for(self._pool.open())
-        pool = self._pool
+        if (pool := self._pool) is None:
+            pool = self._make()
+            wait_for(pool.open())
+            self._pool = pool
         lent = wait_for(pool.getconn())
         try:
-            yield LoopConnection(lent)
+            yield LoopConnection(lent, self._silence_s)
         finally:
             wait_for(pool.putconn(lent))
 
@@ -87,8 +91,9 @@ class LoopPool:
 class LoopConnection:
     """What writing uses of a connection."""
 
-    def __init__(self, connection: AsyncConnection) -> None:
+    def __init__(self, connection: AsyncConnection, silence_s: float) -> None:
         self._connection = connection
+        self._silence_s = silence_s
 
     @property
     def closed(self) -> bool:
@@ -99,10 +104,23 @@ class LoopConnection:
         return self._connection.pgconn
 
     def execute(self, query: str | bytes, params: Sequence[Any] | None = None, /) -> "LoopCursor":
-        return LoopCursor(wait_for(self._connection.execute(query, params)))
+        return LoopCursor(wait_for(self._answer(query, params)))
 
     def close(self) -> None:
         wait_for(self._connection.close())
+
+    async def _answer(self, query: str | bytes, params: Sequence[Any] | None) -> "AsyncCursor[tuple[Any, ...]]":
+        timer = asyncio.get_running_loop().call_later(self._silence_s, self._cut)
+        try:
+            return await self._connection.execute(query, params)
+        finally:
+            timer.cancel()
+
+    def _cut(self) -> None:
+        """Nothing else ends the wait for a server that is there and says nothing: its own time-outs are its own, and
+        TCP hears from it. Whoever waits finds the connection lost."""
+        with suppress(OSError, OperationalError), socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
+            line.shutdown(socket.SHUT_RDWR)
 
 
 class LoopCursor:

@@ -18,6 +18,7 @@ class PostgresReader(Queries):
     def __init__(self, url: PostgresUrl, readers: Pool) -> None:
         self.url = url
         self._readers = readers
+        readers.open()
         self._sql = queries("postgres", "queries")
 
     def close(self) -> None:

@@ -60,7 +60,8 @@ class Writer:
         self._clock = clock
         self._sleep = sleep
         self._sql = queries("postgres", "intake")
-        self._new_names = (f"{secrets.token_hex(8)}-{number}" for number in itertools.count(1))
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
         self._free_names: deque[str] = deque()
         self._groups = itertools.count(1)
 
@@ -94,15 +95,21 @@ class Writer:
 
     @contextmanager
     def _name(self) -> Iterator[str]:
-        """Nobody else's until it is known what became of the group, because its mark is overwritten by the next."""
+        """Nobody else's until it is known what became of the group, because its mark is overwritten by the next; never
+        again if that is not known, because a commit that is still under way keeps the mark locked."""
         try:
             name = self._free_names.pop()
         except IndexError:
-            name = next(self._new_names)
+            name = f"{self._process}-{next(self._numbers)}"
+        known = True
         try:
             yield name
+        except StoreUnusable:
+            known = False
+            raise
         finally:
-            self._free_names.append(name)
+            if known:
+                self._free_names.append(name)
 
     def _try(self, submissions: Sequence[Submission], mark: tuple[str, int]) -> list[Outcome]:
         with self._pool.connection() as connection:
