@@ -249,6 +249,32 @@ def test_what_the_server_refuses_at_the_end_is_given_up_in_time_and_nothing_is_s
         assert len(store.history("pibook-1").rows) == 0
 
 
+def test_those_of_a_group_that_are_stored_one_by_one_have_its_time_together(
+    server: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, tries = [0.0], []
+    carry_out = Writer._try
+
+    def try_slowly(writer: Writer, *what: Any) -> Any:
+        now[0] += 4
+        tries.append(what)
+        return carry_out(writer, *what)
+
+    url = server.create("one_by_one")
+    with opened(url, patience_s=10, clock=lambda: now[0]) as store:
+        run(
+            url,
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            "$$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = '22000'; END $$; "
+            "CREATE TRIGGER refuse BEFORE INSERT ON sync_events FOR EACH ROW WHEN (NEW.device_id = 'pibook-1') "
+            "EXECUTE FUNCTION refuse()",
+        )
+        monkeypatch.setattr(Writer, "_try", try_slowly)
+        outcomes = store.write([report(NOON, device=f"pibook-{number}") for number in range(1, 101)])
+    assert len(tries) == 3  # all together, the first by itself, the second by itself
+    assert [type(one) for one in outcomes] == [StoreUnusable, StoredSyncEvent, *[StoreUnusable] * 98]
+
+
 def test_a_writer_whose_last_commit_is_still_under_way_gives_up_in_time(server: Cluster) -> None:
     """As while a standby does not answer: the server keeps the writer's mark locked, though the connection is gone."""
     url = server.create("under_way")

@@ -85,13 +85,22 @@ class PostgresStore(PostgresReader):
         self._blocking_pool.close()
 
     def _write(self, writer: Writer, submissions: Sequence[Submission]) -> list[Outcome]:
+        until = writer.deadline()
         try:
-            return writer.write(submissions)
+            return writer.write(submissions, until)
+        except StoreUnusable as error:
+            return [error] * len(submissions)
         except Exception as error:
-            if len(submissions) == 1 or isinstance(error, StoreUnusable):
-                return [self._failure(error)] * len(submissions)
-        # One of them says what the server does not take: each by itself, so that it spoils no other.
-        return [self._write(writer, [submission])[0] for submission in submissions]
+            if len(submissions) == 1:
+                return [self._failure(error)]
+            # One of them says what the server does not take: each by itself, so that it spoils no other.
+            return [self._write_alone(writer, submission, until) for submission in submissions]
+
+    def _write_alone(self, writer: Writer, submission: Submission, until: float) -> Outcome:
+        try:
+            return writer.write([submission], until)[0]
+        except Exception as error:
+            return self._failure(error)
 
     def _failure(self, error: Exception) -> Exception:
         if isinstance(error, StoreUnusable):

@@ -65,10 +65,15 @@ class Writer:
         self._free_names: deque[str] = deque()
         self._groups = itertools.count(1)
 
-    def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
-        """Store them all, or raise: StoreUnusable when the server cannot be had in time, the server's own error when it
-        refused what one of them says; then none is stored."""
-        until = self._clock() + self._patience_s
+    def deadline(self) -> float:
+        """Until when something that begins now may be tried again."""
+        return self._clock() + self._patience_s
+
+    def write(self, submissions: Sequence[Submission], until: float) -> list[Outcome]:
+        """Store them all, or raise: StoreUnusable when the server cannot be had until then, the server's own error when
+        it refused what one of them says; then none is stored."""
+        if self._clock() > until:
+            raise StoreUnusable(f"{self._url} cannot be written: others of the group took all the time there is")
         with self._name() as name:
             while True:
                 try:
@@ -82,7 +87,7 @@ class Writer:
 
     def beat(self) -> None:
         """Write something small, durably. Raises StoreUnusable."""
-        until = self._clock() + self._patience_s
+        until = self.deadline()
         while True:
             try:
                 with self._pool.connection() as connection:
