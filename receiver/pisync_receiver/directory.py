@@ -18,6 +18,7 @@ from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import TokenRow
 
 KEEP_S: Final = 2.0
+PATIENCE_S: Final = 10.0
 SIZE: Final = 50_000
 """Tokens remembered; 20 MB of them."""
 AT_ONCE: Final = 1_000
@@ -41,9 +42,17 @@ class Directory:
     """`auth.TokenSource` for a store that other receivers write, too. Used on the event loop."""
 
     def __init__(
-        self, look_up: LookUp, *, clock: Callable[[], float], elsewhere: Elsewhere | None = None, size: int = SIZE
+        self,
+        look_up: LookUp,
+        *,
+        clock: Callable[[], float],
+        elsewhere: Elsewhere | None = None,
+        size: int = SIZE,
+        patience_s: float = PATIENCE_S,
     ) -> None:
-        """`clock` counts seconds and never goes back. `elsewhere` is asked before the store."""
+        """`clock` counts seconds and never goes back. `elsewhere` is asked before the store, which has `patience_s` to
+        answer."""
+        self._patience_s = patience_s
         self._elsewhere = elsewhere
         self._look_up = look_up
         self._clock = clock
@@ -117,7 +126,11 @@ class Directory:
         return found
 
     async def _ask_store(self, digests: Sequence[str]) -> list[TokenRow]:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, digests)
+        asking = asyncio.get_running_loop().run_in_executor(self._thread, self._look_up, digests)
+        try:
+            return await asyncio.wait_for(asking, self._patience_s)
+        except TimeoutError:
+            raise StoreUnusable(f"tokens could not be looked up within {self._patience_s:g} s") from None
 
     def _remember(self, row: TokenRow, since: float) -> None:
         known = self._remembered.get(row.token_hash)

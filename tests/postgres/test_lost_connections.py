@@ -66,6 +66,28 @@ def test_a_server_that_falls_silent_is_given_up_in_time_and_nothing_is_stored_tw
         assert [row.id for row in store.history("pibook-1").rows] == [second.id, first.id]
 
 
+def test_a_query_that_a_silent_server_does_not_answer_ends_in_time(server: Cluster) -> None:
+    direct = server.create("hushed")
+    with (
+        CommitProxy(server.port) as proxy,
+        opened(direct.replace(str(server.port), str(proxy.port)), patience_s=0.5, silence_s=0.2) as store,
+    ):
+        tell(store, report(NOON))
+        proxy.hush.set()
+        for ask in (lambda: store.device("pibook-1"), store.fleet):
+            with pytest.raises(StoreUnusable, match="cannot be read"):
+                ask()
+        proxy.hush.clear()
+        wait_until(lambda: can_read(store), "it reads again")
+
+
+def can_read(store: PostgresStore) -> bool:
+    try:
+        return store.device("pibook-1") is not None
+    except StoreUnusable:
+        return False
+
+
 def test_a_groups_mark_is_its_own_until_somebody_has_looked(server: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Another group is stored between the loss of a commit's answer and the look whether it was made."""
     direct = server.create("marks")

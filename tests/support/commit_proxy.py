@@ -20,6 +20,8 @@ class CommitProxy:
         self.broken = 0
         self.meanwhile: Callable[[], object] = lambda: None
         """Called before a fault shows."""
+        self.hush = threading.Event()
+        """While it is set, nothing comes from the server, and never again over a connection that it struck."""
         self._port = port
         self._breaking = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -72,7 +74,8 @@ class CommitProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := server.recv(65536):
-                if silent.is_set():
+                if silent.is_set() or self.hush.is_set():
+                    silent.set()
                     continue
                 if armed.is_set():
                     self.meanwhile()

@@ -174,6 +174,25 @@ def test_what_was_changed_during_a_query_counts_even_if_it_is_no_longer_remember
     play(scene, row("a"))
 
 
+def test_a_store_that_does_not_answer_is_an_error_in_time_and_the_next_try_may_work() -> None:
+    answering = threading.Event()
+
+    def look_up(hashes: Sequence[str]) -> list[TokenRow]:
+        answering.wait()
+        return [row("a")]
+
+    async def scene() -> None:
+        directory = Directory(look_up, clock=lambda: 0.0, patience_s=0.01)
+        for _ in range(2):
+            with pytest.raises(StoreUnusable, match="looked up within"):
+                await directory.look_up("a")
+        answering.set()
+        patient = Directory(look_up, clock=lambda: 0.0)
+        assert await patient.look_up("a") == row("a")
+
+    asyncio.run(scene())
+
+
 def test_slow_questions_in_every_shared_thread_do_not_hold_up_a_look_up() -> None:
     async def scene(shared: Shared) -> None:
         enough = threading.Event()

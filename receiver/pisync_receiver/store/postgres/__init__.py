@@ -14,6 +14,7 @@ from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import on_loop, schema
 from pisync_receiver.store.postgres.connection import (
+    PATIENCE_S,
     async_pool,
     check_durable,
     connect,
@@ -23,7 +24,7 @@ from pisync_receiver.store.postgres.connection import (
     unusable,
 )
 from pisync_receiver.store.postgres.on_loop import LoopPool
-from pisync_receiver.store.postgres.reading import PostgresReader
+from pisync_receiver.store.postgres.reading import SILENCE_S, PostgresReader
 from pisync_receiver.store.postgres.writing import Writer
 from pisync_receiver.store.types import Outcome, Submission
 
@@ -31,8 +32,6 @@ __all__ = ["PostgresStore", "PostgresUrl", "identity", "migrate", "open_reader",
 
 log = logging.getLogger(__name__)
 
-PATIENCE_S: Final = 10.0
-"""How long a request waits for a database that is away before it is answered 503."""
 WRITERS: Final = 2
 READERS: Final = 4
 
@@ -47,10 +46,11 @@ class PostgresStore(PostgresReader):
         writers: int = WRITERS,
         readers: int = READERS,
         patience_s: float = PATIENCE_S,
+        silence_s: float = SILENCE_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] | None = None,
     ) -> None:
-        super().__init__(url, make_pool(url, name="readers", size=readers, wait_s=patience_s, checked=True))
+        super().__init__(url, readers=readers, wait_s=patience_s, silence_s=silence_s)
         self.writers = writers
         # Opened when it is used, since it brings threads: by commands, which run no event loop.
         self._blocking_pool = make_pool(url, name="blocking writers", size=writers, wait_s=patience_s)
@@ -135,7 +135,7 @@ def open_reader(url: PostgresUrl) -> PostgresReader:
     """Open the database for queries alone. Raises as `open_store`."""
     with unusable(url, "opened"), connect(url) as connection:
         schema.check(connection, url)
-    return PostgresReader(url, make_pool(url, name="readers", size=1, wait_s=PATIENCE_S, checked=True))
+    return PostgresReader(url)
 
 
 def identity(url: PostgresUrl) -> str:

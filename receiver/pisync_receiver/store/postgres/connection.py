@@ -5,7 +5,7 @@ transaction mode. All of it speaks UTF-8, whatever the address, the role or the 
 """
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from types import SimpleNamespace
 from typing import Any, Final, Protocol
@@ -35,6 +35,8 @@ LOST: Final = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, Po
 
 _DURABLE: Final = ("on", "local", "remote_write", "remote_apply")
 _CONNECT_S: Final = 5
+PATIENCE_S: Final = 10.0
+"""How long a request waits for a database that is away before it is answered 503."""
 
 
 class Answered(Protocol):
@@ -88,16 +90,18 @@ def connect(url: PostgresUrl) -> Connection:
         raise StoreUnusable(f"{url} cannot be reached: {reason(error)}") from error
 
 
-def make_pool(url: PostgresUrl, *, name: str, size: int, wait_s: float, checked: bool = False) -> Pool:
+def make_pool(
+    url: PostgresUrl, *, name: str, size: int, wait_s: float, check: Callable[[Connection], None] | None = None
+) -> Pool:
     """A pool of up to `size` connections, not yet open; a caller waits `wait_s` for one.
 
-    `checked` tries each before it is lent: for callers that do not try again over another.
+    `check` tries each before it is lent, and raises what the driver does for one that is lost.
     """
     return ConnectionPool(
         conninfo(url),
         connection_class=psycopg.Connection[tuple[Any, ...]],
         kwargs=_options() | {"cursor_factory": RawCursor},
-        check=ConnectionPool.check_connection if checked else None,
+        check=check,
         open=False,
         **_pooling(name, size, wait_s),
     )

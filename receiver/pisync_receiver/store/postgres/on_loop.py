@@ -6,18 +6,17 @@ request: it and the loop would keep taking the interpreter from each other.
 """
 
 import asyncio
-import os
-import socket
 from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, ParamSpec, TypeVar
 
 from pisync_receiver.errors import MissingExtra
 from pisync_receiver.store.postgres.connection import AsyncConnection, AsyncPool
+from pisync_receiver.store.postgres.silence import cut
 
 try:
     from greenlet import getcurrent, greenlet
-    from psycopg import AsyncCursor, OperationalError
+    from psycopg import AsyncCursor
     from psycopg.pq.abc import PGconn
 except ImportError as error:
     raise MissingExtra("postgres", error) from error
@@ -110,17 +109,11 @@ class LoopConnection:
         wait_for(self._connection.close())
 
     async def _answer(self, query: str | bytes, params: Sequence[Any] | None) -> "AsyncCursor[tuple[Any, ...]]":
-        timer = asyncio.get_running_loop().call_later(self._silence_s, self._cut)
+        timer = asyncio.get_running_loop().call_later(self._silence_s, cut, self)
         try:
             return await self._connection.execute(query, params)
         finally:
             timer.cancel()
-
-    def _cut(self) -> None:
-        """Nothing else ends the wait for a server that is there and says nothing: its own time-outs are its own, and
-        TCP hears from it. Whoever waits finds the connection lost."""
-        with suppress(OSError, OperationalError), socket.socket(fileno=os.dup(self.pgconn.socket)) as line:
-            line.shutdown(socket.SHUT_RDWR)
 
 
 class LoopCursor:
