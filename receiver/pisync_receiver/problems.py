@@ -55,7 +55,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem(503, error.code, str(error), headers=_retry_after(error.retry_after))
         case StoreUnusable():
             log.error("the store cannot be used: %s", error)
-            detail = "the receiver cannot store or read just now; nothing of this request was stored; try again later"
+            # Whether a commit whose answer never came was made, nobody knows.
+            detail = "the receiver cannot store or read just now; do not take this as stored, and send it again later"
             return Problem(503, error.code, detail, headers=_retry_after(STORE_RETRY_AFTER))
         case BadCursor():
             return Problem(400, "invalid_parameter", "cursor: no page gave this one; follow the Link header")

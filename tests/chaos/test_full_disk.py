@@ -27,7 +27,7 @@ def check_refused(agent: AgentProcess, proof: Proof) -> None:
     """The device is told to come back later; all that it believes delivered is there, and can be read."""
     done = agent.run("sync")
     assert done.returncode == 1
-    for words in ("(http_5xx)", "answered 503", "nothing of this request was stored", "after 30 s at the earliest"):
+    for words in ("(http_5xx)", "answered 503", "do not take this as stored", "after 30 s at the earliest"):
         assert words in done.stderr
     assert "Everything is kept" in done.stderr
     assert len(proof.events(DEVICE)) == agent.status()["delivered"]
