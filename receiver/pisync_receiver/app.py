@@ -5,7 +5,7 @@ import logging
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -102,6 +102,19 @@ def create_app(
         spend=spending(limits),
     )
 
+    router = Router(
+        [*mount(routes, services, gate), StarletteRoute("/{path:path}", _Nowhere())],
+        redirect_slashes=False,
+        lifespan=_lifespan(intake, on_start, on_stop),
+    )
+    return Edge(
+        router, metrics=metrics, clock=clock, new_request_id=new_request_id, trusted_proxies=settings.trusted_proxies
+    )
+
+
+def _lifespan(
+    intake: Intake, on_start: Callable[[], Awaitable[None]] | None, on_stop: Callable[[], Awaitable[None]] | None
+) -> Callable[[ASGIApp], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def lifespan(_: ASGIApp) -> AsyncIterator[None]:
         intake.start()
@@ -114,11 +127,7 @@ def create_app(
                 await on_stop()
             await intake.close()
 
-    anything_else = StarletteRoute("/{path:path}", _Nowhere())
-    router = Router([*mount(routes, services, gate), anything_else], redirect_slashes=False, lifespan=lifespan)
-    return Edge(
-        router, metrics=metrics, clock=clock, new_request_id=new_request_id, trusted_proxies=settings.trusted_proxies
-    )
+    return lifespan
 
 
 class Edge:

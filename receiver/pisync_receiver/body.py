@@ -18,6 +18,8 @@ from pisync_receiver.errors import Overloaded, Problem
 
 _JSON: Final = b"application/json"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
+_ROOM_AFTER_S: Final = 10
+"""What a caller is asked to wait until others' bodies, or its own, have arrived."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,9 +117,10 @@ class BodyReader:
             raise self._too_large()
         if self._shares[device_id] > self.limits.share:
             detail = "too many bodies of one caller are being received at once; nothing was stored; send one at a time"
-            raise Problem(429, "rate_limited", detail, headers={"Retry-After": "10"})
+            raise Problem(429, "rate_limited", detail, headers={"Retry-After": str(_ROOM_AFTER_S)})
         if self._held > self.limits.held:
-            raise Overloaded("too many bodies are being received at once; nothing was stored", retry_after=10)
+            detail = "too many bodies are being received at once; nothing was stored"
+            raise Overloaded(detail, retry_after=_ROOM_AFTER_S)
 
     def _too_large(self) -> Problem:
         detail = f"a body may have {self.limits.encoded:,} bytes as it travels; send fewer events at once"

@@ -19,6 +19,7 @@ from pisync_receiver.store import TokenRow
 
 KEEP_S: Final = 2.0
 PATIENCE_S: Final = 10.0
+"""How long a call waits for its token to be looked up before it is answered 503."""
 SIZE: Final = 50_000
 """Tokens remembered; 20 MB of them."""
 AT_ONCE: Final = 1_000

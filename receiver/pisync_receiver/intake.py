@@ -39,9 +39,8 @@ log = logging.getLogger(__name__)
 LARGE: Final = 16 * KIB
 """Bytes of a submission that takes about as long to store as a hundred sync events: worth another writer's while."""
 PATIENCE_S: Final = 0.03
-"""How long something waits for a busy writer before another begins. Longer than most groups take: two small groups
-cost the database more than one that is twice as large."""
-
+"""How long something waits for a busy writer, or up to twice as long, before another begins. Longer than most groups
+take: two small groups cost the database more than one that is twice as large."""
 ON_LOOP_BYTES: Final = 1 * MIB
 """Of one group that is written on the event loop, where nothing else is answered while its rows are made."""
 

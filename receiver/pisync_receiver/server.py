@@ -190,66 +190,70 @@ def _run(settings: Settings, store: Store, listener: socket.socket, stopping: li
         gc.freeze()  # what lives as long as the process need not be looked at again
         _tell_started(settings, listener, out)
 
-    async def main() -> None:
-        metrics = Metrics(own_registry())
-        redis = settings[config.REDIS]
-        limits = each_device(settings[config.DEVICE_RATE], clock=time.monotonic, shared=redis is not None)
-        sharing = None if redis is None else _sharing(settings, redis, limits, metrics)
-        cache = _cache(settings, sharing)
-        intake = Intake(
-            store,
-            limits=_intake_limits(settings),
-            clock=time.monotonic,
-            random=random.random,
-            watcher=metrics,
-            committed=telling(cache),
-        )
-        tokens = _tokens(settings, store, sharing)
-        administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
-        control = _control(settings, administration.do)
-        readiness = Readiness(intake)
-
-        async def start() -> None:
-            await control.start()
-            if sharing is not None:
-                await sharing.start()
-
-        app = create_app(
-            readiness=readiness,
-            cache=cache,
-            limits=limits,
-            store=store,
-            intake=intake,
-            tokens=tokens,
-            metrics=metrics,
-            now_ms=now_ms,
-            new_request_id=new_request_id,
-            settings=AppSettings(
-                auth=settings[config.AUTH],
-                trusted_proxies=settings[config.TRUSTED_PROXIES],
-            ),
-            on_start=start,
-            on_stop=control.close,
-        )
-        server = Server(
-            _uvicorn(app, settings),
-            stopping=stopping,
-            started=started,
-            readiness=readiness,
-            drain_s=settings[config.DRAIN_TIMEOUT],
-        )
-        control.bind()
-        try:
-            await server.serve([listener])
-        finally:
-            await control.close()  # a second Ctrl-C skips the app's own end
-        await intake.close()
-        if sharing is not None:
-            await sharing.close()
-
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(main())
+        runner.run(_serve(settings, store, listener, stopping, started))
     log.info("stopped")
+
+
+async def _serve(
+    settings: Settings, store: Store, listener: socket.socket, stopping: list[int], started: Callable[[], None]
+) -> None:
+    """Make the app and its parts, and serve until a signal comes."""
+    metrics = Metrics(own_registry())
+    redis = settings[config.REDIS]
+    limits = each_device(settings[config.DEVICE_RATE], clock=time.monotonic, shared=redis is not None)
+    sharing = None if redis is None else _sharing(settings, redis, limits, metrics)
+    cache = _cache(settings, sharing)
+    intake = Intake(
+        store,
+        limits=_intake_limits(settings),
+        clock=time.monotonic,
+        random=random.random,
+        watcher=metrics,
+        committed=telling(cache),
+    )
+    tokens = _tokens(settings, store, sharing)
+    administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
+    control = _control(settings, administration.do)
+    readiness = Readiness(intake)
+
+    async def start() -> None:
+        await control.start()
+        if sharing is not None:
+            await sharing.start()
+
+    app = create_app(
+        readiness=readiness,
+        cache=cache,
+        limits=limits,
+        store=store,
+        intake=intake,
+        tokens=tokens,
+        metrics=metrics,
+        now_ms=now_ms,
+        new_request_id=new_request_id,
+        settings=AppSettings(
+            auth=settings[config.AUTH],
+            trusted_proxies=settings[config.TRUSTED_PROXIES],
+        ),
+        on_start=start,
+        on_stop=control.close,
+    )
+    server = Server(
+        _uvicorn(app, settings),
+        stopping=stopping,
+        started=started,
+        readiness=readiness,
+        drain_s=settings[config.DRAIN_TIMEOUT],
+    )
+    control.bind()
+    try:
+        await server.serve([listener])
+    finally:
+        await control.close()  # a second Ctrl-C skips the app's own end
+    await intake.close()
+    if sharing is not None:
+        await sharing.close()
 
 
 def _intake_limits(settings: Settings) -> IntakeLimits:

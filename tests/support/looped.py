@@ -29,25 +29,25 @@ class LoopedStore(PostgresStore):
 
     def begin(self, submissions: Sequence[Submission]) -> Future[list[Outcome]]:
         """`write`, without waiting for it."""
-        return asyncio.run_coroutine_threadsafe(self.awrite(submissions), self._loop)
+        return self._start(self.awrite(submissions))
 
     def beat(self) -> None:
         """Returns when the loop has had a turn. Raises TimeoutError where something blocks it."""
-        asyncio.run_coroutine_threadsafe(asyncio.sleep(0), self._loop).result(5)
+        self._start(asyncio.sleep(0)).result(5)
 
     def ready(self) -> None:
-        self._do(self.aready())
+        self._start(self.aready()).result()
 
     def close(self) -> None:
         if not self._loop.is_closed():
-            self._do(self.aclose())
+            self._start(self.aclose()).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
             self._loop.close()
         super().close()
 
-    def _do(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+    def _start(self, coroutine: Coroutine[Any, Any, T]) -> Future[T]:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop)
 
 
 Open = Callable[[str], PostgresStore]
