@@ -1,7 +1,7 @@
-"""A school day of two PiBooks and a PiBox: offline in the morning, a bad link on Thursday, proof in the end.
+"""A school day of two PiBooks and a PiBox: offline in the morning, a bad link on Thursday, proof at the end.
 
     scripts/demo            the whole day, under a minute
-    scripts/demo --keep     leaves the receiver up and prints its address and an admin token
+    scripts/demo --keep     leaves the receiver running and prints its address and an admin token
 
 Every part is the real program in a process of its own, in a new temporary folder; the link of each device is a
 small proxy whose faults change as the day goes on. The exit code is 1 unless every recorded event is stored once.
@@ -24,17 +24,16 @@ from typing import Any
 
 from benchmark.lessons import Lesson, lessons
 from pisync_agent import Recorder
-from tests.support.agent_process import AgentProcess
 from tests.support.fault_proxy import FaultProxy
-from tests.support.receiver_process import ReceiverProcess, wait_until
+from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
 
 SITE = "Hillside School"
-CODES_DONE_OR_WAITING = (0, 1, 3)
+DONE_OR_PENDING = (0, 1, 3)
 
 
 @dataclass
 class Device:
-    """One device with its link, and what its recorder was promised: seq -> what was recorded."""
+    """A device with its link, and what its recorder promised: seq -> what was recorded."""
 
     name: str
     agent: AgentProcess
@@ -46,7 +45,7 @@ class Device:
 
 
 def contents(type: str, learner: str, object_id: str, data: object) -> tuple[str, str, str, str]:
-    """What must come out of the receiver as it went into the recorder."""
+    """Return what must come out of the receiver as it went into the recorder."""
     return type, learner, object_id, json.dumps(data, sort_keys=True)
 
 
@@ -80,7 +79,7 @@ class Day:
         self._lesson_by_api(box, 600, seed=3, threads=8)
         for device in self.devices:
             status = device.agent.status()
-            say(f"{device.name}: {len(device.promised):,} events recorded, {status['waiting']:,} wait")
+            say(f"{device.name}: {len(device.promised):,} events recorded, {status['waiting']:,} pending")
 
     def _lesson_by_commands(self, device: Device) -> None:
         for lesson in lessons(3, seed=9):
@@ -98,16 +97,16 @@ class Day:
 
             made = list(lessons(count, seed=seed))
             classes = [threading.Thread(target=learn, args=(made[n::threads],)) for n in range(threads)]
-            for one in classes:
-                one.start()
-            for one in classes:
-                one.join()
+            for thread in classes:
+                thread.start()
+            for thread in classes:
+                thread.join()
 
     def _lesson_with_a_kill(self, device: Device, count: int, *, seed: int) -> None:
         with Recorder(device.agent.home) as recorder:
             for number, lesson in enumerate(lessons(count, seed=seed)):
                 if number == count // 3:
-                    say(f"{device.name}: SIGKILL for the service, in the middle of a lesson; the app goes on recording")
+                    say(f"{device.name}: SIGKILL for the service during a lesson; the app continues to record")
                     device.agent.kill()
                 if number == 2 * count // 3:
                     device.agent.start()
@@ -116,9 +115,9 @@ class Day:
     # Thursday
 
     def thursday(self) -> None:
-        chapter("Thursday: one hour of internet, and what a link it is")
+        chapter("Thursday: one hour of internet over bad links")
         first, second, box = self.devices
-        say(f"{first.name}: 40 kB/s, and the line breaks in mid-upload")
+        say(f"{first.name}: 40 kB/s, and the line breaks in the middle of an upload")
         self._connect(first, cut_up_after=3_000)
         self._sync(first)
         first.link.cut_up_after = None
@@ -130,7 +129,7 @@ class Day:
         self._sync_while_the_receiver_dies(second)
         for device in (first, second):
             self._sync(device)
-        say(f"{box.name}: a gateway answers 502 to its batches; its small reports get through")
+        say(f"{box.name}: a gateway answers 502 to its batches; its small sync events get through")
         self._connect(box, bad_gateway={"/api/events"})
         for _ in range(3):
             self._sync(box)
@@ -152,7 +151,7 @@ class Day:
 
     def _sync(self, device: Device) -> None:
         done = device.agent.run("sync")
-        if done.returncode not in CODES_DONE_OR_WAITING:
+        if done.returncode not in DONE_OR_PENDING:
             raise RuntimeError(f"{device.name}: pisync sync ended with {done.returncode}:\n{done.stderr}")
         last = (done.stdout.strip() or done.stderr.strip()).splitlines()[-1]
         say(f"{device.name}$ pisync sync  ->  {done.returncode}: {last}")
@@ -160,13 +159,13 @@ class Day:
     # What an admin sees
 
     def failures(self, when: str) -> list[str]:
-        chapter(f"Admin: devices that keep failing, {when}")
+        chapter(f"Admin: repeated failures, {when}")
         shown = self.receiver.run("failures")
         say("$ pisync-receiver failures", shown.stdout + shown.stderr)
         return [row["device_id"] for row in self.receiver.json("failures")]
 
     def recovery(self) -> None:
-        chapter("The gateway is mended; a technician forces a sync run")
+        chapter("The gateway is repaired; a technician forces a sync run")
         for device in self.devices:
             device.link.heal()
             self._sync(device)
@@ -177,9 +176,9 @@ class Day:
         say(f"$ pisync-receiver history {box.name}", self.receiver.command("history", box.name))
 
     def proof(self) -> bool:
-        """Whether each device's stream is whole and each recorded event is stored once, as it was recorded."""
+        """Check that each device's stream is complete and each recorded event is stored once, as it was recorded."""
         chapter("Proof")
-        verdicts = [self._is_whole(device) for device in self.devices]
+        verdicts = [self._is_complete(device) for device in self.devices]
         stored: Counter[tuple[str, str, int]] = Counter()
         found: dict[tuple[str, int], tuple[str, str, str, str]] = {}
         for row in self._export():
@@ -197,7 +196,7 @@ class Day:
         )
         return all(verdicts) and not missing and not duplicates and not changed and len(wanted) > 1000
 
-    def _is_whole(self, device: Device) -> bool:
+    def _is_complete(self, device: Device) -> bool:
         streams = json.load(self._get(f"/api/devices/{device.name}/completeness"))["streams"]
         for stream in streams:
             gaps = stream["missing"] or "nothing"
@@ -245,13 +244,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="scripts/demo", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--keep", action="store_true", help="leave the receiver up until Ctrl-C")
+    parser.add_argument("--keep", action="store_true", help="leave the receiver running until Ctrl-C")
     keep: bool = parser.parse_args().keep
     with folder_for_the_day(keep) as folder, ExitStack() as opened:
         day = Day(folder, opened)
         day.morning()
         day.thursday()
-        before = day.failures("before the gateway is mended")
+        before = day.failures("before the gateway is repaired")
         day.recovery()
         after = day.failures("after")
         day.history()

@@ -2,7 +2,11 @@
 
 import signal
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+# Helpers and conformance classes explain a failed assertion as tests do.
+pytest.register_assert_rewrite("tests.conformance", "tests.support")
 
 # A loaded machine is no failure: properties are about what happens, never about how fast.
 settings.register_profile("pisync", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])

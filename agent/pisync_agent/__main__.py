@@ -1,8 +1,26 @@
-"""`python -m pisync_agent` is `pisync`."""
+"""The command `pisync`, also as `python -m pisync_agent`."""
 
 import sys
 
-from pisync_agent.cli import main
+_LIBRARIES = ("httpx", "platformdirs", "tenacity")
+
+
+def main() -> int:
+    """Run the command line; without a library of the agent's extra, say so in one line and return 2."""
+    try:
+        from pisync_agent.commands.cli import main
+
+        return main()
+    except ModuleNotFoundError as error:
+        if error.name not in _LIBRARIES:
+            raise
+        print(
+            f'pisync: {error.name} is not installed; this installation lacks the "agent" extra. Install the wheel that '
+            "was built from PiSync's tree together with requirements-agent.lock, as docs/device.md describes",
+            file=sys.stderr,
+        )
+        return 2
+
 
 if __name__ == "__main__":
     sys.exit(main())

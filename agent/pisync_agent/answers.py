@@ -1,28 +1,32 @@
-"""What an answer means: pure decisions on status, headers and body.
+"""What an answer, or its absence, means: pure decisions on status, headers, body and errors.
 
-Between a device and its receiver there are captive portals, filters, gateways and broken proxies, all of which answer
-too. So a good answer counts only if it is JSON and names this device (and, for a batch, this stream), and a refusal
-touches the credentials only if it is the receiver's own problem document.
+Captive portals, filters, gateways and broken proxies between a device and its receiver answer too. So a good answer
+counts only if it is JSON, echoes the request's nonce and names this device (and, for a batch, this stream); and a
+refusal touches the credentials only if it is the receiver's own problem document.
 """
 
 import json
-from collections.abc import Mapping
+import socket
+import ssl
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
-from pisync_agent.policy import parse_http_date, parse_retry_after
+from pisync_agent.sync.retry import parse_http_date, parse_retry_after
 from pisync_common import problems
 from pisync_common.models import Receipt
 from pisync_common.wire import decode_receipt
 
 KEPT: Final = "Everything is kept"
-BY_ITSELF: Final = "PiSync tries again by itself"
+RETRIED: Final = "PiSync retries automatically"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,6 +37,8 @@ class Answer:
     headers: Mapping[str, str]
     """By names in lower case."""
     body: bytes
+    own: bool = True
+    """Whether it echoes the request's nonce; otherwise something else made it, or it answers another request."""
 
     @property
     def content_type(self) -> str:
@@ -41,37 +47,40 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
-    """The receiver's own words about what went wrong."""
+    """The receiver's own description of an error."""
 
     code: str
     detail: str
 
 
+# Good answers
+
+
 def receipt_from(answer: Answer, *, device_id: str, stream: str) -> Receipt:
-    """The receipt for a batch. Raises DeliveryError for any other answer."""
+    """Return the receipt for a batch. Raises DeliveryError for any other answer."""
     raise_fault(answer)
     try:
         receipt = decode_receipt(_json_body(answer))
     except ValueError as error:
-        raise portal("what came back is no receipt") from error
+        raise portal("the answer is not a receipt") from error
     if (receipt.device_id, receipt.stream) != (device_id, stream):
-        raise portal("what came back is the receipt of another device or stream")
+        raise portal("the answer is the receipt of another device or stream")
     return receipt
 
 
 def check_sync_event(answer: Answer, *, device_id: str) -> None:
-    """Whether a sync event was stored: raises DeliveryError if not."""
+    """Raise DeliveryError unless the answer says that a sync event of this device was stored."""
     raise_fault(answer)
     try:
         record = json.loads(_json_body(answer))
     except (ValueError, RecursionError) as error:
-        raise portal("what came back is no stored sync event") from error
+        raise portal("the answer is not a stored sync event") from error
     if not isinstance(record, dict) or record.get("device_id") != device_id or "received_at" not in record:
-        raise portal("what came back is no stored sync event of this device")
+        raise portal("the answer is not a stored sync event of this device")
 
 
 def enrolled_from(answer: Answer) -> tuple[str, str]:
-    """(device id, token) from the answer to an enrollment. Raises DeliveryError; Refused where a code opens nothing."""
+    """Return (device id, token) from the answer to an enrollment. Raises DeliveryError; Refused for a bad code."""
     try:
         raise_fault(answer)
     except Declined as error:
@@ -81,10 +90,21 @@ def enrolled_from(answer: Answer) -> tuple[str, str]:
         device_id, token = given["device_id"], given["token"]
     except (ValueError, KeyError, TypeError, RecursionError):
         # Without its cause: a decoder's error quotes the text, and with it the token.
-        raise portal("what came back is no identity") from None
+        raise portal("the answer is not an identity") from None
     if not isinstance(device_id, str) or not isinstance(token, str):
-        raise portal("what came back is no identity")
+        raise portal("the answer is not an identity")
     return device_id, token
+
+
+def _json_body(answer: Answer) -> bytes:
+    if answer.content_type != _JSON:
+        raise portal(f"it is of type {_printable(answer.content_type) or 'unknown'}, not JSON")
+    if not answer.own:
+        raise portal("it does not echo the request's nonce, so it was not made for this request")
+    return answer.body
+
+
+# Faults
 
 
 def raise_fault(answer: Answer) -> None:
@@ -94,24 +114,24 @@ def raise_fault(answer: Answer) -> None:
 
 
 def fault(answer: Answer) -> DeliveryError:
-    """What an answer outside 200-299 means."""
+    """Return what an answer outside 200-299 means."""
     status, problem = answer.status, problem_of(answer)
     if status < 400:
-        return portal(f"the answer leads elsewhere ({status}{_leading_to(answer)})")
+        return portal(f"it redirects ({status}{_redirect_host(answer)})")
     if status == 511:
-        return portal("the network wants a sign-in first (511)")
+        return portal("the network requires a sign-in (511)")
     if status in (401, 403):
         return _refusal(answer, problem)
     if status == 408:
-        return Unreachable(_said(answer, problem, then="Less is sent at once"), kind="timeout")
+        return Unreachable(_text(answer, problem, then="The next batch is smaller"), kind="timeout")
     if status == 413:
-        return TooLarge(_said(answer, problem, then="Less is sent at once"), kind="http_4xx")
+        return TooLarge(_text(answer, problem, then="The next batch is smaller"), kind="http_4xx")
     return _other_fault(answer, problem)
 
 
 def problem_of(answer: Answer) -> Problem | None:
-    """The receiver's own problem document; None if the answer is none."""
-    if answer.content_type != problems.CONTENT_TYPE:
+    """Return the receiver's own problem document, if the answer is one and was made for this request."""
+    if answer.content_type != problems.CONTENT_TYPE or not answer.own:
         return None
     try:
         document: Any = json.loads(answer.body)
@@ -124,10 +144,10 @@ def problem_of(answer: Answer) -> Problem | None:
 
 
 def portal(what: str) -> Unreachable:
-    """Somebody else answered in the receiver's place."""
+    """Return the error for an answer that came from something else than the receiver."""
     return Unreachable(
-        f"something in between answered, not the receiver: {what}. {KEPT}; {BY_ITSELF}. "
-        "Open any web page on this network: it may want a sign-in, or its filter may have to let the receiver pass",
+        f"something between this device and the receiver answered in its place: {what}. {KEPT}; {RETRIED}. "
+        "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
         kind="portal",
     )
 
@@ -137,26 +157,26 @@ def _refusal(answer: Answer, problem: Problem | None) -> DeliveryError:
         detail = problem.detail or problem.code
         return Refused(
             f"the receiver refused this device ({answer.status}: {detail}). {KEPT} and nothing is sent meanwhile; "
-            "ask an administrator, who can give a code to enroll this device again",
+            "ask an administrator for a code to enroll this device again",
             kind="auth",
         )
     if answer.content_type == "text/html":
-        return portal(f"it refused with a page of its own ({answer.status})")
-    return BadAnswer(_said(answer, problem), kind="http_4xx")
+        return portal(f"it is a web page that refuses access ({answer.status})")
+    return BadAnswer(_text(answer, problem), kind="http_4xx")
 
 
 def _other_fault(answer: Answer, problem: Problem | None) -> DeliveryError:
     kind = "http_4xx" if answer.status < 500 else "http_5xx"
-    asked = _retry_after(answer)
+    wait = _retry_after(answer)
     if answer.status in (429, 503):
-        return Overloaded(_said(answer, problem, wait=asked), kind=kind, retry_after=asked)
+        return Overloaded(_text(answer, problem, wait=wait), kind=kind, retry_after=wait)
     if answer.status < 500 and problem is not None:
-        then = "It has to be looked at: the receiver and this device may have versions that do not fit"
-        return Declined(_said(answer, problem, then=then), kind=kind)
-    return BadAnswer(_said(answer, problem, wait=asked), kind=kind, retry_after=asked)
+        then = "Tell the administrator: the versions of the receiver and of this device may not fit together"
+        return Declined(_text(answer, problem, then=then), kind=kind)
+    return BadAnswer(_text(answer, problem, wait=wait), kind=kind, retry_after=wait)
 
 
-def _said(answer: Answer, problem: Problem | None, *, then: str = BY_ITSELF, wait: float | None = None) -> str:
+def _text(answer: Answer, problem: Problem | None, *, then: str = RETRIED, wait: float | None = None) -> str:
     who = "the receiver" if problem is not None else "the receiver, or a gateway before it,"
     detail = f": {problem.detail}" if problem is not None and problem.detail else ""
     after = f", after {wait:.0f} s at the earliest" if wait else ""
@@ -164,19 +184,13 @@ def _said(answer: Answer, problem: Problem | None, *, then: str = BY_ITSELF, wai
 
 
 def _retry_after(answer: Answer) -> float | None:
-    """Measured by the answer's own clock where it has one: the device's may be years off."""
+    """Return `Retry-After`, by the answer's own clock where it has one: the device's may be years off."""
     now = parse_http_date(answer.headers.get("date", "")) or datetime.now(UTC)
     return parse_retry_after(answer.headers.get("retry-after"), now)
 
 
-def _json_body(answer: Answer) -> bytes:
-    if answer.content_type != _JSON:
-        raise portal(f"a page of type {_printable(answer.content_type) or 'nothing'} came back, not JSON")
-    return answer.body
-
-
-def _leading_to(answer: Answer) -> str:
-    """Only the host: the rest of such an address may name a user."""
+def _redirect_host(answer: Answer) -> str:
+    """Name only the host: the rest of such an address may name a user."""
     try:
         host = urlsplit(answer.headers.get("location", "")).hostname
     except ValueError:
@@ -185,7 +199,106 @@ def _leading_to(answer: Answer) -> str:
 
 
 def _printable(text: object) -> str:
-    """Foreign text that is fit for a log: one line, of bounded length."""
+    """Return foreign text in a form fit for a log: one line, of bounded length."""
     if not isinstance(text, str):
         return ""
     return "".join(each if each.isprintable() else " " for each in text[:_DETAIL_CHARS]).strip()
+
+
+# No answer
+
+
+def no_answer(error: BaseException, host: str, *, clock_synced: bool) -> Unreachable:
+    """Return what the error of a request without an answer means, from the causes behind it."""
+    for cause in causes(error):
+        if isinstance(cause, Unreachable):
+            return cause
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return bad_certificate(cause, host, clock_synced=clock_synced)
+        if isinstance(cause, socket.gaierror | UnicodeError):
+            return name_not_found(cause, host)
+        if isinstance(cause, TimeoutError):
+            return timed_out(host)
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
+            return no_tls(cause, host)
+    return disconnected(error, host)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and what it was raised from, the nearest first."""
+    known: BaseException | None = error
+    while known is not None:
+        yield known
+        known = known.__cause__ or known.__context__
+
+
+def name_not_found(error: BaseException, host: str) -> Unreachable:
+    return Unreachable(
+        f"the name {host} cannot be resolved ({_reason(error)}). {KEPT}; {RETRIED}. If it persists, check this "
+        "network's DNS, and the address given at enrollment",
+        kind="dns",
+    )
+
+
+def timed_out(host: str) -> Unreachable:
+    return Unreachable(
+        f"{host} did not answer in time. {KEPT}, and what was in flight is sent again; {RETRIED}, with smaller batches",
+        kind="timeout",
+    )
+
+
+def disconnected(error: BaseException, host: str) -> Unreachable:
+    return Unreachable(
+        f"no connection to {host}, or it was interrupted ({_reason(error)}). {KEPT}, and what was in flight is sent "
+        f"again; {RETRIED}",
+        kind="connect",
+    )
+
+
+def bad_certificate(error: ssl.SSLCertVerificationError, host: str, *, clock_synced: bool) -> Unreachable:
+    early = error.verify_code == _NOT_YET_VALID
+    if early or (error.verify_code == _EXPIRED and not clock_synced):
+        when = "not valid yet" if early else "no longer valid"
+        return Unreachable(
+            f"by this device's clock the certificate of {host} is {when}, so the clock is most likely wrong. {KEPT}; "
+            f"{RETRIED}. See `date`; the clock is set automatically once NTP is reachable (timedatectl)",
+            kind="clock",
+        )
+    return Unreachable(
+        f"the certificate of {host} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. It may have to be "
+        "renewed, or a private authority named at enrollment (--ca), or this network intercepts TLS",
+        kind="tls",
+    )
+
+
+def no_tls(error: ssl.SSLError, host: str) -> Unreachable:
+    reason = getattr(error, "reason", None) or _reason(error)
+    return Unreachable(
+        f"no secure connection to {host} ({reason}). {KEPT}; {RETRIED}. A filter may block TLS, or the server may not "
+        "offer TLS at that port",
+        kind="tls",
+    )
+
+
+def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
+    return Unreachable(
+        f"the certificate authority named at enrollment, {ca_file}, cannot be used ({_reason(error)}). {KEPT}. "
+        "Put a PEM file there that this user can read, or enroll again with another file",
+        kind="tls",
+    )
+
+
+def bad_proxy(error: Exception) -> Unreachable:
+    return Unreachable(
+        f"the proxy from the environment cannot be used ({_reason(error)}). {KEPT}. "
+        "Correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where the agent is started",
+        kind="connect",
+    )
+
+
+def _reason(error: BaseException) -> str:
+    """Return what the system said at the root of an error."""
+    for cause in reversed(list(causes(error))):
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+    return " ".join(str(error).split())[:200] or type(error).__name__

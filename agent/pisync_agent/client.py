@@ -1,26 +1,28 @@
 """HTTP to the receiver: one connection, kept alive through a run. The only module that knows httpx.
 
-- HTTP/1.1; no redirect is followed, no cookie kept.
-- Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), as schools set them; never to this machine
+- HTTP/1.1; redirects are not followed, cookies are not kept.
+- Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), as schools set them; never for this machine
   itself. Nothing else of the environment is used.
 - A named CA file is the only authority trusted; without one it is those of the system, or else httpx's own.
-- What is sent is counted as it is handed to the connection, request line and headers included (TLS adds about 1%).
-- Each request has an id, which the receiver gives back: an old answer, out of a proxy's memory, is not believed.
-- An answer is read up to `ANSWER_BYTES` and for `ANSWER_S` seconds. What it means is said in `answers`.
+- Sent bytes are counted as they are handed to the connection, request line and headers included (TLS adds about 1%).
+- Each request has a random nonce in its head, which the receiver echoes: no other answer is believed, such as an old
+  one from a proxy's cache.
+- An answer is read up to `ANSWER_BYTES` and for `ANSWER_S` seconds. `answers` says what it means.
 
-Errors are DeliveryErrors; no message, and no log line, holds the token.
+Errors are DeliveryErrors; no message, and no log line, contains the token.
 """
 
 import json
 import secrets
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 import httpx
 
-from pisync_agent import answers, unreachable
+import pisync_agent.answers as answers
 from pisync_agent.answers import Answer
 from pisync_agent.clock import Clock
 from pisync_agent.errors import DeliveryError
@@ -29,26 +31,26 @@ from pisync_common import __version__
 from pisync_common.errors import RuleError
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt
+from pisync_common.wire import NONCE_HEADER
 
 AGENT: Final = f"pisync/{__version__}"
 
 CONNECT_S: Final = 10.0
 SILENCE_S: Final = 30.0
-"""How long the link may stand still while sending or waiting for an answer."""
+"""How long the connection may stand still while sending or waiting for an answer."""
 ANSWER_S: Final = 60.0
 ANSWER_BYTES: Final = 1 * MIB
 
-_REQUEST_ID: Final = "X-Request-Id"
-_PIECE_BYTES: Final = 16 * KIB
+_CHUNK_BYTES: Final = 16 * KIB
 _TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-# Shorter than a server's own patience (uvicorn: 5 s), so that a request rarely meets a connection that is being closed.
+# Shorter than a server's idle time-out (uvicorn: 5 s), so that a request rarely meets a connection being closed.
 _LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=4.0)
 
 OnSent = Callable[[int], None]
 
 
 class Wire:
-    """POST to one receiver. Opened by the first request, closed by `close`, after which it may be used again."""
+    """POST to one receiver. The first request opens the connection; after `close` it may be used again."""
 
     def __init__(
         self, url: str, *, ca_file: str | None, clock: Clock, transport: httpx.BaseTransport | None = None
@@ -61,25 +63,24 @@ class Wire:
         self.bytes_sent = 0
 
     def post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
-        """The answer, whatever it says. Raises Unreachable where none came, or one that is too long."""
+        """Return the answer, whatever its status. Raises Unreachable without an answer, or if it is too long."""
         try:
             http = self._opened()
             counted = _Counted(self, body, on_sent)
-            request_id = secrets.token_hex(8)
-            sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), _REQUEST_ID: request_id}
-            sized |= headers
-            request = http.build_request("POST", f"{self._url}{path}", headers=sized, content=counted)
+            nonce = secrets.token_hex(8)
+            sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), NONCE_HEADER: nonce}
+            request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=counted)
             counted.head = head_size(request)
             response = http.send(request, stream=True)
             try:
-                return self._read(response, request_id)
+                return self._read(response, nonce)
             finally:
                 response.close()
                 http.cookies.clear()
         except httpx.TimeoutException as error:
-            raise unreachable.too_slow(self._url.host) from error
+            raise answers.timed_out(self._url.host) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
-            raise unreachable.meaning(error, self._url.host, clock_synced=self._clock.stamp().clock_synced) from error
+            raise answers.no_answer(error, self._url.host, clock_synced=self._clock.stamp().clock_synced) from error
 
     def close(self) -> None:
         if self._http is not None:
@@ -98,30 +99,29 @@ class Wire:
                     headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
                 )
             except (httpx.InvalidURL, ImportError, ValueError) as error:
-                raise unreachable.bad_proxy(error) from error
+                raise answers.bad_proxy(error) from error
         return self._http
 
     def _trust(self) -> ssl.SSLContext:
         if self._url.scheme == "http":
-            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # trusts nobody, and costs nothing
+            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no authorities: that would cost time for nothing
         if self._ca_file is not None:
             return private_trust(self._ca_file)
         return ssl.create_default_context() if _system_has_authorities() else httpx.create_ssl_context(trust_env=False)
 
-    def _read(self, response: httpx.Response, request_id: str) -> Answer:
-        if response.headers.get(_REQUEST_ID, request_id) != request_id:
-            raise answers.portal("what came back is the answer to another request")
+    def _read(self, response: httpx.Response, nonce: str) -> Answer:
         until = self._clock.monotonic() + ANSWER_S
         body = bytearray()
         assert isinstance(response.stream, httpx.SyncByteStream)
-        for part in response.stream:  # as it came: nothing is unpacked
+        for part in response.stream:  # raw: nothing is decompressed
             body += part
             if len(body) > ANSWER_BYTES:
-                raise answers.portal(f"its answer ({response.status_code}) is larger than any of the receiver's")
+                raise answers.portal(f"it ({response.status_code}) is larger than any answer of the receiver")
             if self._clock.monotonic() > until:
-                raise unreachable.too_slow(self._url.host)
+                raise answers.timed_out(self._url.host)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        return Answer(status=response.status_code, headers=headers, body=bytes(body))
+        own = headers.get(NONCE_HEADER.lower()) == nonce
+        return Answer(status=response.status_code, headers=headers, body=bytes(body), own=own)
 
 
 class ReceiverClient:
@@ -141,22 +141,22 @@ class ReceiverClient:
         return self._wire.bytes_sent
 
     def post_batch(self, packed: bytes, *, stream: str, on_sent: OnSent | None = None) -> Receipt:
-        """Deliver a batch, gzip already; its receipt. `on_sent` hears how many bytes have gone, piece by piece."""
+        """Deliver a gzipped batch and return its receipt. `on_sent` is called with the bytes of each chunk sent."""
         answer = self._post("/api/events", packed, {"Content-Encoding": "gzip"}, on_sent)
-        with self._token_masked():
+        with _masked(self.identity.token):
             return answers.receipt_from(answer, device_id=self.device_id, stream=stream)
 
     def post_sync_event(self, body: bytes, *, key: str) -> None:
-        """Deliver a sync event; with the same `key` again it is stored once."""
+        """Deliver a sync event; repeated with the same `key` it is stored once."""
         answer = self._post("/api/sync-event", body, {"Idempotency-Key": key})
-        with self._token_masked():
+        with _masked(self.identity.token):
             answers.check_sync_event(answer, device_id=self.device_id)
 
     def close(self) -> None:
-        """Close the connection; the next request opens another one."""
+        """Close the connection; the next request opens another."""
         self._wire.close()
 
-    def __enter__(self) -> "ReceiverClient":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -164,9 +164,6 @@ class ReceiverClient:
 
     def _post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
         return self._wire.post(path, body, {"Authorization": f"Bearer {self.identity.token}", **headers}, on_sent)
-
-    def _token_masked(self) -> "_Masked":
-        return _Masked(self.identity.token)
 
 
 def enroll(
@@ -179,55 +176,55 @@ def enroll(
     clock: Clock,
     transport: httpx.BaseTransport | None = None,
 ) -> Identity:
-    """Exchange a code for an identity. Raises RuleError for an address that will not do, DeliveryError otherwise."""
+    """Exchange a code for an identity. Raises RuleError for an unusable address, DeliveryError otherwise."""
     url = checked_url(url, insecure_http=insecure_http)
     ca_file = None if ca_file is None else str(Path(ca_file).expanduser().absolute())
     wanted = {"code": code} | ({} if device_id is None else {"device_id": device_id})
     wire = Wire(url, ca_file=ca_file, clock=clock, transport=transport)
     try:
-        with _Masked(code):
+        with _masked(code):
             given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
     except DeliveryError as error:
-        error.args = (str(error).replace(answers.BY_ITSELF, "this is not tried again by itself: enroll once more"),)
+        error.args = (str(error).replace(answers.RETRIED, "enrollment is not retried automatically: enroll again"),)
         raise
     finally:
         wire.close()
     try:
         return Identity(url=url, device_id=given_id, token=token, insecure_http=insecure_http, ca_file=ca_file)
     except RuleError:
-        raise answers.portal("what came back is no identity") from None
+        raise answers.portal("the answer is not an identity") from None
 
 
 def private_trust(ca_file: str) -> ssl.SSLContext:
-    """Trust the authorities in one PEM file and no others. Raises Unreachable (tls) if the file is of no use."""
+    """Trust the authorities in one PEM file and no others. Raises Unreachable (tls) if the file cannot be used."""
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise unreachable.bad_ca_file(ca_file, error) from error
+        raise answers.bad_ca_file(ca_file, error) from error
 
 
 def head_size(request: httpx.Request) -> int:
-    """Bytes of a request's line and headers on the wire."""
+    """Return the bytes of a request's line and headers on the wire."""
     line = len(request.method) + 1 + len(request.url.raw_path) + len(" HTTP/1.1\r\n")
     return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
 
 
 class _Counted(Iterable[bytes]):
-    """A body in pieces. When the next piece is asked for, the one before is on its way: then it is counted."""
+    """A body in chunks. A chunk counts as sent when the next one is asked for."""
 
     def __init__(self, wire: Wire, body: bytes, on_sent: OnSent | None) -> None:
         self.head = 0
-        """Bytes that went before the body."""
+        """Bytes sent before the body."""
         self._wire = wire
         self._body = body
         self._on_sent = on_sent
 
     def __iter__(self) -> Iterator[bytes]:
         self._count(self.head)
-        for at in range(0, len(self._body), _PIECE_BYTES):
-            piece = self._body[at : at + _PIECE_BYTES]
-            yield piece
-            self._count(len(piece))
+        for at in range(0, len(self._body), _CHUNK_BYTES):
+            chunk = self._body[at : at + _CHUNK_BYTES]
+            yield chunk
+            self._count(len(chunk))
 
     def _count(self, number: int) -> None:
         self._wire.bytes_sent += number
@@ -235,18 +232,14 @@ class _Counted(Iterable[bytes]):
             self._on_sent(number)
 
 
-class _Masked:
-    """Takes a secret out of the text of an error that passes: whoever answered may have sent it back."""
-
-    def __init__(self, secret: str) -> None:
-        self._secret = secret
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, DeliveryError):
-            error.args = tuple(str(each).replace(self._secret, "…") for each in error.args)
+@contextmanager
+def _masked(secret: str) -> Iterator[None]:
+    """Remove a secret from the text of a DeliveryError that passes: the answer may have contained it."""
+    try:
+        yield
+    except DeliveryError as error:
+        error.args = tuple(str(each).replace(secret, "…") for each in error.args)
+        raise
 
 
 def _system_has_authorities() -> bool:

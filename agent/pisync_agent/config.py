@@ -1,17 +1,24 @@
 """The agent's settings."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from pisync_agent.home import PREFIX, SYSTEM_FILE, default_home
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_common.limits import MIB
-from pisync_common.settings import Setting, Settings, choice, duration, find_file, flags_of, load, size
+from pisync_common.settings import Setting, Settings, choice, duration, find_file, flags_of, load, size, some_time
 
+PREFIX: Final = "PISYNC_AGENT_"
+SYSTEM_FILE: Final = Path("/etc/pisync/agent.toml")
 LEAST_QUEUE: Final = 1 * MIB
-__all__ = ["PREFIX", "SETTINGS", "SYSTEM_FILE", "limits", "settings_from"]
+
+
+def _default_home() -> str:
+    import platformdirs  # takes longer to import than all the rest of the settings
+
+    return str(Path(platformdirs.user_data_dir("pisync")))
 
 
 def _folder(value: str) -> Path:
@@ -27,16 +34,9 @@ def _queue_size(value: str) -> int:
     return wanted
 
 
-def _positive(value: str) -> float:
-    seconds = duration(value)
-    if seconds <= 0:
-        raise ValueError("not longer than 0s")
-    return seconds
-
-
 HOME = Setting(
     name="home",
-    default=lambda: str(default_home()),
+    default=_default_home,
     default_shown="<the user's data folder>/pisync",
     parse=_folder,
     metavar="DIR",
@@ -54,33 +54,33 @@ KEEP_DELIVERED = Setting(
     default="32MiB",
     parse=size,
     metavar="SIZE",
-    help="how much of what was delivered is kept, for a receiver restored from an older copy",
+    help="how many bytes of delivered events are kept, for a receiver restored from an older copy",
 )
 SYNC_DELAY = Setting(
     name="sync_delay",
     default="3s",
     parse=duration,
     metavar="TIME",
-    help="how long a new event waits for others, so that they are sent together",
+    help="how long a new event waits for others, to be sent together with them",
 )
 SYNC_INTERVAL = Setting(
     name="sync_interval",
     default="15m",
-    parse=_positive,
+    parse=some_time,
     metavar="TIME",
     help="a sync run starts at least this often",
 )
 RETRY_BASE = Setting(
     name="retry_base",
     default="5s",
-    parse=_positive,
+    parse=some_time,
     metavar="TIME",
-    help="the shortest wait after a failed sync run; the longest starts at twice that and doubles with each",
+    help="the shortest wait after a failed sync run; the longest starts at twice that and doubles each time",
 )
 RETRY_CAP = Setting(
     name="retry_cap",
     default="15m",
-    parse=_positive,
+    parse=some_time,
     metavar="TIME",
     help="the longest wait after any number of failed sync runs",
 )
@@ -89,14 +89,14 @@ STOP_TIMEOUT = Setting(
     default="20s",
     parse=duration,
     metavar="TIME",
-    help="how long a request under way may take to finish when the service stops",
+    help="how long a request in flight may take to finish when the service stops",
 )
 LOG_LEVEL = Setting(
     name="log_level",
     default="info",
     parse=choice("debug", "info", "warning", "error"),
     metavar="LEVEL",
-    help="how much the log says: debug, info, warning or error",
+    help="how much is logged: debug, info, warning or error",
 )
 
 SETTINGS: Final[tuple[Setting[Any], ...]] = (
@@ -112,12 +112,12 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
 )
 
 
-def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
-    """Every setting, from the command's flags, the environment, the TOML file or the defaults. Raises SettingError."""
+def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Load every setting: the command's flags, the environment, the TOML file, the defaults. Raises SettingError."""
     file = find_file(getattr(arguments, "config", None), prefix=PREFIX, environ=environ, default=SYSTEM_FILE)
     return load(SETTINGS, prefix=PREFIX, environ=environ, flags=flags_of(arguments, SETTINGS), toml_file=file)
 
 
 def limits(settings: Settings) -> OutboxLimits:
-    """How much of the disk the outbox may use."""
+    """Return how much of the disk the outbox may use."""
     return OutboxLimits(max_bytes=settings[MAX_QUEUE], keep_delivered_bytes=settings[KEEP_DELIVERED])

@@ -2,17 +2,17 @@
 
 PiSyncError
  └── AgentError
-      ├── InvalidEvent          the event breaks a rule; nothing was recorded; mend the event (RuleError too)
+      ├── InvalidEvent          the event breaks a rule; nothing was recorded; correct the event (also a RuleError)
       ├── OutboxFull            no room; nothing was recorded; try again after a sync
       ├── StoreUnusable         the outbox cannot be opened or written; nothing was recorded
       ├── NotEnrolled           no identity yet; recording works, delivery needs `pisync enroll`
-      └── DeliveryError         one attempt to reach the receiver failed; everything is kept; can be retried
-           ├── Unreachable      no answer from the receiver: codes dns connect timeout tls clock portal
-           ├── Refused          the receiver refused this device (401, 403): code auth
-           ├── Declined         the receiver itself will never take this request (its own 4xx): code http_4xx
-           ├── TooLarge         413: halve the batch: code http_4xx
-           ├── Overloaded       429 or 503: wait `retry_after` seconds: code http_4xx or http_5xx
-           └── BadAnswer        any other answer: code http_4xx or http_5xx
+      └── DeliveryError         an attempt to reach the receiver failed; everything is kept; can be retried
+           ├── Unreachable      no answer from the receiver: kinds dns connect timeout tls clock portal
+           ├── Refused          the receiver refused this device (401, 403): kind auth
+           ├── Declined         the receiver itself will never take this request (its own 4xx): kind http_4xx
+           ├── TooLarge         413: halve the batch: kind http_4xx
+           ├── Overloaded       429 or 503: wait `retry_after` seconds: kind http_4xx or http_5xx
+           └── BadAnswer        any other answer: kind http_4xx or http_5xx
 """
 
 from typing import ClassVar
@@ -21,7 +21,7 @@ from pisync_common.errors import PiSyncError, RuleError
 
 
 class AgentError(PiSyncError):
-    """Anything the agent reports to its user."""
+    """Any error that the agent shows to its user."""
 
     code: ClassVar[str] = "agent_error"
 
@@ -59,7 +59,7 @@ class DeliveryError(AgentError):
         super().__init__(detail)
         self.kind = kind
         self.retry_after = retry_after
-        """Seconds the receiver asked for, already capped; None when it asked for nothing."""
+        """Seconds the receiver asked for, already capped; None if it did not ask."""
 
 
 class Unreachable(DeliveryError):
@@ -69,13 +69,13 @@ class Unreachable(DeliveryError):
 
 
 class Refused(DeliveryError):
-    """The receiver refused this device's token (401, 403). Nothing is dropped, credentials stay."""
+    """The receiver refused this device's token (401, 403). Nothing is dropped; the credentials stay."""
 
     code = "refused"
 
 
 class Declined(DeliveryError):
-    """The receiver itself understood the request and will never take it: a 4xx with a problem of its own."""
+    """The receiver itself understood the request and will never take it: a 4xx with its own problem document."""
 
     code = "declined"
 
@@ -87,12 +87,12 @@ class TooLarge(DeliveryError):
 
 
 class Overloaded(DeliveryError):
-    """429 or 503: the receiver, or something before it, asks for patience."""
+    """429 or 503: the receiver, or a gateway before it, asks to wait."""
 
     code = "overloaded"
 
 
 class BadAnswer(DeliveryError):
-    """An answer that is no receipt and none of the above."""
+    """An answer that is not a receipt and none of the above."""
 
     code = "bad_answer"

@@ -1,10 +1,9 @@
-"""Who this device is to which receiver: `identity.json` in the agent's folder, readable by the agent's user alone."""
+"""The device's identity at its receiver: `identity.json` in the agent's folder, readable by the agent's user only."""
 
 import contextlib
 import json
 import os
 import re
-import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -13,6 +12,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from pisync_agent.errors import NotEnrolled
+from pisync_agent.outbox.files import random_hex, sync_folder
 from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 
@@ -29,19 +29,19 @@ class Identity:
     """A device's name, its token, and where its receiver is."""
 
     url: str
-    """The receiver's address, such as `https://pisync.example.org`, without a slash at its end."""
+    """The receiver's address, such as `https://pisync.example.org`, without a final slash."""
     device_id: str
     token: str = field(repr=False)
     insecure_http: bool = False
-    """Plain HTTP was asked for, off loopback too."""
+    """Plain HTTP is allowed, not only to this machine."""
     ca_file: str | None = None
-    """The PEM file of the one certificate authority to trust; None for those that the system trusts."""
+    """The PEM file of the only certificate authority to trust; None for those of the system."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", checked_url(self.url, insecure_http=self.insecure_http))
         check_id("device_id", self.device_id)
         if not _TOKEN.fullmatch(self.token):
-            raise RuleError("the token is not one that a receiver gives out")
+            raise RuleError("the token is not a token of a receiver")
 
     @property
     def host(self) -> str:
@@ -50,27 +50,27 @@ class Identity:
 
 
 def checked_url(url: str, *, insecure_http: bool) -> str:
-    """A receiver's address without a slash at its end; raise RuleError, which says what would do."""
+    """Return a receiver's address without a final slash; raise RuleError that shows a usable address."""
     try:
         parts = urlsplit(url)
         _ = parts.port  # a property that raises
-        sound = parts.scheme in ("http", "https") and bool(_ascii(parts.hostname or ""))
+        valid = parts.scheme in ("http", "https") and bool(_ascii(parts.hostname or ""))
     except ValueError:
-        sound = False
-    if not sound or parts.query or parts.fragment or not url.isprintable() or " " in url:
+        valid = False
+    if not valid or parts.query or parts.fragment or not url.isprintable() or " " in url:
         raise RuleError(f"{_masked(url)!r} is not the address of a receiver; write it as https://pisync.example.org")
     if parts.username is not None or parts.password is not None:
-        raise RuleError("the receiver's address has a name or password in it; take them out: the code is what counts")
+        raise RuleError("the receiver's address contains a user name or password; remove it: only the code is needed")
     if parts.scheme == "http" and not insecure_http and not is_loopback(parts.hostname or ""):
         raise RuleError(
-            f"{url} is plain HTTP: anyone on the way could read what learners do and take this device's token. "
-            "Use https://, or --insecure-http where that is accepted"
+            f"{url} is plain HTTP: others on the network could read what learners do and take this device's token. "
+            "Use https://, or --insecure-http where that is acceptable"
         )
     return url.rstrip("/")
 
 
 def is_loopback(host: str) -> bool:
-    """Whether `host` is this machine and cannot be another one."""
+    """Return whether `host` is this machine and cannot be another machine."""
     if host.lower() in LOOPBACK_NAMES or host == "::1":
         return True
     with contextlib.suppress(OSError):
@@ -79,12 +79,12 @@ def is_loopback(host: str) -> bool:
 
 
 def path(home: Path) -> Path:
-    """Where the identity is kept."""
+    """Return the file of the identity."""
     return home / FILE
 
 
 def load(home: Path) -> Identity | None:
-    """The identity kept in `home`, None if there is none. Raises NotEnrolled if it cannot be used."""
+    """Return the identity stored in `home`; None if there is none. Raises NotEnrolled if it cannot be used."""
     file = path(home)
     try:
         known = json.loads(file.read_text("utf-8"))
@@ -105,9 +105,9 @@ def load(home: Path) -> Identity | None:
 
 
 def save(home: Path, identity: Identity) -> None:
-    """Keep `identity`, whole or not at all, whatever happens meanwhile; mode 0600. Raises OSError."""
+    """Store `identity` atomically and durably, with mode 0600. Raises OSError."""
     home.mkdir(parents=True, exist_ok=True)
-    file, new = path(home), home / f".{FILE}.{secrets.token_hex(4)}"
+    file, new = path(home), home / f".{FILE}.{random_hex(4)}"
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
             json.dump(asdict(identity), out, indent=2)
@@ -118,15 +118,15 @@ def save(home: Path, identity: Identity) -> None:
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    _flush_folder(home)
+    sync_folder(home)
 
 
 def suggested_device_id(
-    *, serial_files: tuple[Path, ...] = _SERIAL_FILES, random_hex: Callable[[int], str] = secrets.token_hex
+    *, serial_files: tuple[Path, ...] = _SERIAL_FILES, random_hex: Callable[[int], str] = random_hex
 ) -> str:
-    """A name to ask for where the user gives none: from the board's serial number, else the machine's id, else random.
+    """Return a device id where the user gives none: from the serial number, else the machine's id, else random.
 
-    Only the end of it: enough to tell the devices of a school apart, and a machine id is not to be shown whole.
+    Only its end: enough to tell the devices of a school apart, and a machine id should not be shown whole.
     """
     for file in serial_files:
         with contextlib.suppress(OSError, ValueError):
@@ -137,7 +137,7 @@ def suggested_device_id(
 
 
 def _ascii(host: str) -> bytes:
-    """A host name as DNS knows it. Raises UnicodeError (a ValueError) if it is none."""
+    """Return a host name as DNS knows it. Raises UnicodeError (a ValueError) if it is not one."""
     return host.encode("idna")
 
 
@@ -148,11 +148,3 @@ def _masked(url: str) -> str:
     except ValueError:
         return "…"
     return "…" + url.rpartition("@")[2] if "@" in parts.netloc else url[:200]
-
-
-def _flush_folder(folder: Path) -> None:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -1,7 +1,7 @@
-"""The service's log: lines for people on standard error, with levels for the journal where it reads them.
+"""The service's log: lines on standard error, with levels where the journal reads them.
 
-Of an error that nobody foresaw, its kind and the way to it are logged, never its text: that may quote what a learner
-did, or a token.
+Of an unexpected error the type and the traceback's lines are logged, never its text: that may quote what a learner did,
+or a token.
 """
 
 import logging
@@ -33,14 +33,13 @@ class PlainFormatter(logging.Formatter):
         kind, error, trace = ei
         if kind is None:
             return ""
-        said = f": {error}" if isinstance(error, PiSyncError) else ""
+        text = f": {error}" if isinstance(error, PiSyncError) else ""
         frames = [f"  {frame.filename}:{frame.lineno} {frame.name}" for frame in extract_tb(trace)]
-        return "\n".join([f"{kind.__name__}{said}", *frames])
+        return "\n".join([f"{kind.__name__}{text}", *frames])
 
 
 class JournalFormatter(PlainFormatter):
-    """`<4>text`: the journal adds the time, and takes the level from the number. A text of several lines has it on
-    each."""
+    """`<4>text`: the journal adds the time, and takes the level from the number, which each line has."""
 
     def __init__(self) -> None:
         super().__init__("%(message)s")
@@ -51,7 +50,7 @@ class JournalFormatter(PlainFormatter):
 
 
 def configure(level: str, *, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ) -> None:
-    """Send every logger of this process to `stream` (standard error); httpx's own lines would tell addresses only."""
+    """Send every logger of this process to `stream` (standard error), but for httpx's lines about each request."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JournalFormatter() if environ.get("JOURNAL_STREAM") else PlainFormatter())
     root = logging.getLogger()

@@ -1,39 +1,40 @@
-"""What learning apps call: `Recorder.record` returns an event's seq once a power cut cannot lose it any more.
+"""What learning apps call: `Recorder.record` returns an event's seq once a power cut can no longer lose it.
 
-Where the service runs, events go to it through its socket: one writer, and it commits what several apps send
-together. Where it does not, the recorder takes the writer's lock for each group and writes itself, by the same code.
-Threads of one process share a commit, and a message, in either case.
+Where the service runs, events go to it through its socket: it is the one writer, and it commits together what several
+apps send together. Where it does not run, the recorder takes the writer's lock for each group and writes itself, by
+the same code. Threads of one process share a commit, and a message, in either case.
 
-**Neither lost nor doubled.** If the socket dies after a message was sent and before its answer, nobody knows whether
-the events were stored. They are sent again, to the service or to the outbox directly, marked `retried`. A caller's
-own `id` finds such an event by its key. One without carries `attempt`, 63 random bits made when it is first sent; they
-are kept in the event's own row (9 bytes on its page, no index, no second page to write), and a retried event is looked
-for among the newest 100,000 before it is recorded. An event that was never sent carries none.
+**Neither lost nor doubled.** If the connection breaks after a message was sent and before its answer, it is unknown
+whether the events were stored. They are sent again, to the service or to the outbox directly, marked `retried`. An
+event with an `id` of its own is found by that. An event without one has an `attempt`, 63 random bits made when it is
+first sent; they are stored in the event's own row (9 bytes on its page, no index, no second page to write), and a
+retried event is looked for among the newest 100,000 before it is recorded. An event that was never sent has none.
 
-A recorder may be used from many threads, and after a fork: the child makes connections of its own.
+A recorder may be used from many threads, and after a fork: the child opens connections of its own.
 """
 
+import argparse
 import contextlib
 import dataclasses
 import functools
 import os
-import random
-import secrets
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Self
 
-from pisync_agent import local
 from pisync_agent.clock import Clock, SystemClock
+from pisync_agent.config import HOME, settings_from
+from pisync_agent.config import limits as outbox_limits
 from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
-from pisync_agent.group import GroupCommit
+from pisync_agent.group_commit import GroupCommit
 from pisync_agent.outbox import files
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import OutboxLimits
-from pisync_agent.outbox.opening import open_outbox
-from pisync_agent.outbox.outbox import Outbox
+from pisync_agent.outbox.outbox import Outbox, open_outbox
+from pisync_agent.service import protocol
 from pisync_common.errors import LockHeld
 from pisync_common.single_writer import WriterLock
 from pisync_common.unix_socket import LineClient
@@ -46,7 +47,10 @@ _POLL_S: Final = (0.0005, 0.05)
 
 
 class Recorder:
-    """See the module. A context manager; thread-safe. `home` is the agent's folder; by default the settings' one."""
+    """Records progress events. A context manager; thread-safe.
+
+    `home` is the agent's folder, by default the folder from the settings.
+    """
 
     def __init__(
         self,
@@ -58,7 +62,8 @@ class Recorder:
         open_outbox: Callable[..., Outbox] = open_outbox,
     ) -> None:
         if home is None:
-            home, limits = _configured(limits)
+            settings = settings_from(argparse.Namespace())
+            home, limits = settings[HOME], limits or outbox_limits(settings)
         self._home = Path(home)
         self._clock = clock or SystemClock()
         self._sleep = sleep
@@ -78,13 +83,22 @@ class Recorder:
         object_id: str | None = None,
         data: Mapping[str, object] | None = None,
         id: str | None = None,
+        occurred_at: datetime | None = None,
     ) -> int:
-        """Store one progress event durably; its seq. The same `id` with the same content again: the same seq.
+        """Store one progress event durably and return its seq.
 
-        Raises InvalidEvent, OutboxFull or StoreUnusable: nothing was recorded then.
+        `id` is the app's own key: the same id with the same content again returns the same seq. `occurred_at` is when
+        it happened, an aware datetime; by default now. Raises InvalidEvent, OutboxFull or StoreUnusable: nothing was
+        recorded then.
         """
         event = NewEvent.create(
-            type, stamp=self._clock.stamp(), learner_id=learner_id, object_id=object_id, data=data, key=id
+            type,
+            stamp=self._clock.stamp(),
+            occurred_at=occurred_at,
+            id=id,
+            learner_id=learner_id,
+            object_id=object_id,
+            data=data,
         )
         result = self._group.submit([event])[0]
         if isinstance(result, AgentError):
@@ -92,11 +106,12 @@ class Recorder:
         return result
 
     def record_many(self, events: Iterable[Mapping[str, Any] | NewEvent]) -> list[int | AgentError]:
-        """Store many; each mapping has `type` and whatever else `record` takes. For each its seq or what was wrong.
+        """Store many events and return for each its seq, or the error that kept it out.
 
-        Raises OutboxFull or StoreUnusable if none could be stored.
+        Each mapping has `type` and the other arguments of `record`. Raises OutboxFull or StoreUnusable if none could
+        be stored.
         """
-        made = [self._made(event) for event in events]
+        made = [self._new_event(event) for event in events]
         valid = [event for event in made if isinstance(event, NewEvent)]
         results = iter(self._group.submit(valid) if valid else [])
         return [next(results) if isinstance(event, NewEvent) else event for event in made]
@@ -116,14 +131,12 @@ class Recorder:
     def _new_group(self) -> GroupCommit[Sequence[NewEvent], list[int | AgentError]]:
         return GroupCommit(self._commit, most=MESSAGE_EVENTS)
 
-    def _made(self, fields: Mapping[str, Any] | NewEvent) -> NewEvent | InvalidEvent:
+    def _new_event(self, fields: Mapping[str, Any] | NewEvent) -> NewEvent | InvalidEvent:
         if isinstance(fields, NewEvent):
             return fields
         try:
             wanted = dict(fields)
-            return NewEvent.create(
-                wanted.pop("type", ""), stamp=self._clock.stamp(), key=wanted.pop("id", None), **wanted
-            )
+            return NewEvent.create(wanted.pop("type", ""), stamp=self._clock.stamp(), **wanted)
         except InvalidEvent as error:
             return error
         except (TypeError, ValueError) as error:
@@ -145,7 +158,7 @@ class Recorder:
         return [[next(answers) for _ in each] for each in submitted]
 
     def _store(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
-        """Through the service if there is one, else directly; again until one of them has answered."""
+        """Store through the service if it runs, else directly; repeat until either has answered."""
         tries = 0
         while True:
             if self._connected():
@@ -159,7 +172,8 @@ class Recorder:
                 return self._store_directly(events)
             except LockHeld:  # by a service that is starting, or by another recorder for a moment
                 tries += 1
-                self._sleep(random.uniform(0, min(_POLL_S[1], _POLL_S[0] * 2**tries)))  # noqa: S311 - no secret
+                jitter = os.urandom(1)[0] / 255
+                self._sleep(jitter * min(_POLL_S[1], _POLL_S[0] * 2**tries))
 
     # Through the service
 
@@ -167,7 +181,7 @@ class Recorder:
         if self._link is None:
             try:
                 self._link = LineClient(files.socket(self._home))
-            except local.NOBODY_LISTENS:
+            except protocol.NOT_LISTENING:
                 return False
             except OSError as error:
                 raise StoreUnusable(
@@ -179,10 +193,10 @@ class Recorder:
     def _ask(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
         assert self._link is not None
         try:
-            answer = self._link.ask(local.record_request([event.fields() for event in events]))
+            answer = self._link.ask(protocol.record_request([event.fields() for event in events]))
         except ValueError as error:
             raise ConnectionResetError(f"not a message: {error}") from error
-        return local.record_results(answer, len(events))
+        return protocol.record_results(answer, len(events))
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -202,7 +216,7 @@ class Recorder:
             self._lock.release()
 
     def _current_outbox(self) -> Outbox:
-        """The outbox; opened anew if another process has put another file in its place."""
+        """Return the outbox; open it again if another process has replaced its file."""
         if self._outbox is not None and not self._outbox.is_current():
             self._outbox.close()
             self._outbox = None
@@ -212,7 +226,7 @@ class Recorder:
 
     def _close_outbox(self) -> None:
         # The last connection to a database writes its log back, so closing is writing. If another process has the
-        # lock, it has the file open, and ours is not the last.
+        # lock, it has the file open, and this connection is not the last.
         with contextlib.suppress(LockHeld, OSError):
             self._lock.acquire(wait=False)
         if self._outbox is not None:
@@ -221,7 +235,7 @@ class Recorder:
         self._lock.release()
 
     def forget_parent(self) -> None:
-        """In a child after a fork: the parent's connections and locks are the parent's."""
+        """Drop the parent's connections and locks, in a child after a fork."""
         self._lock.release()  # closes this process's copy of the descriptor; the parent keeps the lock
         self._drop_link()
         if self._outbox is not None:
@@ -231,23 +245,12 @@ class Recorder:
         self._group = self._new_group()
 
 
-def _configured(limits: OutboxLimits | None) -> tuple[Path, OutboxLimits]:
-    """The folder and limits that the agent's commands use here: variables, then the TOML file, then the defaults."""
-    import argparse
-
-    from pisync_agent import config  # most callers name the folder
-
-    settings = config.settings_from(argparse.Namespace(), os.environ)
-    return settings[config.HOME], limits or config.limits(settings)
-
-
 def _messages(events: Sequence[NewEvent]) -> Iterable[list[NewEvent]]:
-    """Cut into messages of bounded size."""
+    """Divide events into messages of bounded size."""
     message: list[NewEvent] = []
     size = 0
     for event in events:
-        # Written as ASCII, a character of `data` takes three times its UTF-8 bytes at most.
-        weight = 2048 + 3 * len((event.data or "").encode()) + 6 * len(event.object_id or "")
+        weight = _weight(event)
         if message and (len(message) >= MESSAGE_EVENTS or size + weight > MESSAGE_BYTES):
             yield message
             message, size = [], 0
@@ -257,11 +260,17 @@ def _messages(events: Sequence[NewEvent]) -> Iterable[list[NewEvent]]:
         yield message
 
 
+def _weight(event: NewEvent) -> int:
+    """Return a bound of an event's bytes in a message, where every character may be written as ASCII escapes."""
+    ids = sum(len(text or "") for text in (event.id, event.learner_id, event.object_id))
+    return 1024 + 6 * 2 * ids + 3 * len((event.data or "").encode())
+
+
 def _with_attempts(events: Sequence[NewEvent]) -> list[NewEvent]:
-    """Each event without a key of its own, nor an attempt yet, gets one."""
+    """Give each event an attempt that has neither an attempt nor an id of its own."""
     return [
-        dataclasses.replace(event, attempt=secrets.randbits(63))
-        if event.key is None and event.attempt is None
+        dataclasses.replace(event, attempt=int.from_bytes(os.urandom(8)) >> 1)
+        if event.id is None and event.attempt is None
         else event
         for event in events
     ]

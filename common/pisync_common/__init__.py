@@ -1,6 +1,6 @@
-"""What the device and the cloud agree on: limits, rules, models and the wire format.
+"""What device and cloud agree on: limits, rules, models and the wire format.
 
 Standard library only, so that it installs and starts fast on any Pi.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -1,6 +1,6 @@
-"""How long to wait after failures in a row: full jitter, on the device and in the cloud.
+"""Back-off with full jitter after failures in a row, on the device and in the cloud.
 
-The formula is the one that Fluent Bit uses for its retries.
+The formula is that of Fluent Bit's retries.
 """
 
 from collections.abc import Callable
@@ -11,13 +11,13 @@ Uniform = Callable[[float, float], float]
 
 @dataclass(frozen=True, kw_only=True)
 class Backoff:
-    """random(base, min(cap, base·2ⁿ)) seconds after n failures in a row. It looks at no clock."""
+    """random(base, min(cap, base·2ⁿ)) seconds after n failures in a row. It reads no clock."""
 
     base: float
     cap: float
     random: Uniform
 
     def delay(self, failures: int) -> float:
-        """Seconds to wait after the n-th failure."""
+        """Return the seconds to wait after the n-th failure."""
         ceiling = min(self.cap, self.base * 2.0 ** min(failures, 64))
         return self.random(min(self.base, ceiling), ceiling)

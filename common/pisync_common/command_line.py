@@ -1,4 +1,4 @@
-"""What the command lines of both programs have in common: commands of one word or two, each with an example."""
+"""The command lines of both programs: commands of one word or two, each with an example."""
 
 import argparse
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +8,7 @@ from pisync_common import __version__
 
 
 class Command(Protocol):
-    """As much of a command as its place and its help need. `words` are what is typed."""
+    """As much of a command as the parser needs. `words` are what is typed."""
 
     @property
     def words(self) -> tuple[str, ...]: ...
@@ -30,8 +30,7 @@ def build(
     description: str,
     epilog: str,
 ) -> argparse.ArgumentParser:
-    """The whole command line. `groups` says what those commands of two words are about that share the first; `add`
-    adds one command to its place."""
+    """Build the whole command line. `groups` describes the first words that commands share; `add` adds one command."""
     parser = argparse.ArgumentParser(
         prog=program,
         description=description,
@@ -56,7 +55,7 @@ def build(
 
 
 def add_parser(where: Any, word: str, about: str, *, epilog: str) -> argparse.ArgumentParser:
-    """A parser for one more word, with what it is about as its help."""
+    """Add a parser for one more word, with `about` as its help."""
     parser: argparse.ArgumentParser = where.add_parser(
         word,
         help=about,

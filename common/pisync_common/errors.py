@@ -2,8 +2,9 @@
 
 PiSyncError
  ├── RuleError                   a value breaks a rule of the wire (also a ValueError)
+ ├── NotDurable                  a database's commits would not survive a power cut
  ├── LockHeld                    another process is the writer of this file
- ├── SettingError                a setting's value is not understood (names the setting and its source)
+ ├── SettingError                a setting's value is invalid (names the setting and its source)
  ├── pisync_agent.errors.*       see there
  └── pisync_receiver.errors.*    see there
 """
@@ -23,6 +24,12 @@ class RuleError(PiSyncError, ValueError):
     code = "invalid_event"
 
 
+class NotDurable(PiSyncError):
+    """A database's commits would not survive a power cut."""
+
+    code = "not_durable"
+
+
 class LockHeld(PiSyncError):
     """Another process holds the writer's lock."""
 
@@ -30,6 +37,6 @@ class LockHeld(PiSyncError):
 
 
 class SettingError(PiSyncError, ValueError):
-    """A setting has a value that cannot be used."""
+    """A setting has an invalid value."""
 
     code = "bad_setting"

@@ -1,4 +1,4 @@
-"""The sizes both sides hold to. The receiver refuses more; the agent never sends more."""
+"""Size limits of both sides. The receiver refuses more; the agent never sends more."""
 
 from typing import Final
 
@@ -6,7 +6,7 @@ KIB: Final = 1024
 MIB: Final = 1024 * KIB
 
 BODY_BYTES: Final = 1 * MIB
-"""A request's body as it travels (compressed)."""
+"""A request's body as it is sent (compressed)."""
 
 DECODED_BYTES: Final = 8 * MIB
 """A request's body after decompression."""
@@ -21,10 +21,19 @@ DATA_DEPTH: Final = 100
 """How deep one event's `data` may nest."""
 
 ID_CHARS: Final = 128
-"""A device, stream or learner id, an event type, an idempotency key."""
+"""A device, stream or boot id, an event type, an idempotency key."""
+
+EVENT_ID_CHARS: Final = 128
+"""An event's `id`, the app's own key."""
+
+LEARNER_ID_CHARS: Final = 256
+"""A learner id."""
 
 OBJECT_ID_CHARS: Final = 512
 """An object id."""
+
+SITE_CHARS: Final = 256
+"""The name of a site."""
 
 SEQ_MAX: Final = 2**53 - 1
 """The largest `seq`: the largest integer every JSON reader keeps exact."""

@@ -1,4 +1,4 @@
-"""The things both sides speak of. Frozen, keyword-only; times are milliseconds since 1970 (see `times`)."""
+"""The terms of both sides. Frozen, keyword-only; times are milliseconds since 1970 (see `times`)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ ERROR_CODES: Final = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stamp:
-    """One look at the device's clocks."""
+    """The device's clocks at one moment."""
 
     at_ms: int
     """The wall clock, right or wrong."""
@@ -30,12 +30,12 @@ class Stamp:
     boottime_ms: int
     """Milliseconds since this boot, suspended time included (CLOCK_BOOTTIME)."""
     clock_synced: bool
-    """Whether the kernel called the wall clock synchronised."""
+    """Whether the kernel considered the wall clock synchronised."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Origin:
-    """Where an event stood before it was carried into this stream (salvage, requeue, a cloned card)."""
+    """Where an event was first recorded, if it was transferred into this stream (salvage, requeue, a cloned card)."""
 
     stream: str
     seq: int
@@ -64,12 +64,12 @@ class Receipt:
     """The highest n for which 1..n are all stored or rejected."""
     server_time: str
     missing: tuple[tuple[int, int], ...] = ()
-    """Inclusive ranges the receiver lacks between the watermark and the highest seq it has seen."""
+    """Inclusive ranges that the receiver misses between the watermark and the highest seq it has seen."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class SyncEvent:
-    """The report of one sync run, as `POST /api/sync-event` takes it."""
+    """The record of one sync run, as `POST /api/sync-event` takes it."""
 
     device_id: str
     timestamp: str

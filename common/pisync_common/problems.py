@@ -7,5 +7,5 @@ PREFIX: Final = "urn:pisync:problem:"
 
 
 def problem_type(code: str) -> str:
-    """The `type` of a problem, such as `urn:pisync:problem:unauthorized`."""
+    """Return the `type` of a problem, such as `urn:pisync:problem:unauthorized`."""
     return PREFIX + code

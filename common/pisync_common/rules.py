@@ -1,8 +1,7 @@
 """The validity rules of identifiers and event data, in one place.
 
-The patterns are plain strings, so that the receiver can put the same ones into its decoder and its
-OpenAPI document. `\\Z`-free on purpose: they are anchored with `^…$` for JSON Schema (ECMA-262) and matched
-here with `fullmatch`.
+The patterns are plain strings, so that the receiver can put them into its decoder and its OpenAPI document, too. They
+are anchored with `^…$` for JSON Schema (ECMA-262) and matched here with `fullmatch`.
 """
 
 import json
@@ -11,25 +10,49 @@ from collections.abc import Mapping
 from typing import Final
 
 from pisync_common.errors import RuleError
-from pisync_common.limits import DATA_BYTES, DATA_DEPTH, ID_CHARS, OBJECT_ID_CHARS
+from pisync_common.limits import (
+    DATA_BYTES,
+    DATA_DEPTH,
+    EVENT_ID_CHARS,
+    ID_CHARS,
+    LEARNER_ID_CHARS,
+    OBJECT_ID_CHARS,
+    SITE_CHARS,
+)
 
-ID_PATTERN: Final = r"^[A-Za-z0-9._:@+-]{1,128}$"
+
+def text_pattern(chars: int) -> str:
+    """Return the pattern of 1 to `chars` characters without control characters."""
+    # Control characters are C0, DEL, C1 and the two line separators; lone surrogates have no UTF-8 form.
+    return rf"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff]{{1,{chars}}}$"
+
+
+# At least one letter or digit, so that "." and ".." are not ids.
+ID_PATTERN: Final = r"^(?=[._:@+-]*[A-Za-z0-9])[A-Za-z0-9._:@+-]{1,128}$"
 TYPE_PATTERN: Final = r"^[a-z][a-z0-9_-]*(\.[a-z][a-z0-9_-]*)+$"
-# C0, DEL, C1 and the two line separators; lone surrogates cannot be UTF-8 at all.
-OBJECT_ID_PATTERN: Final = r"^[^\u0000-\u001f\u007f-\u009f\u2028\u2029\ud800-\udfff]{1,512}$"
+EVENT_ID_PATTERN: Final = text_pattern(EVENT_ID_CHARS)
+LEARNER_ID_PATTERN: Final = text_pattern(LEARNER_ID_CHARS)
+OBJECT_ID_PATTERN: Final = text_pattern(OBJECT_ID_CHARS)
+SITE_PATTERN: Final = text_pattern(SITE_CHARS)
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 _ID = re.compile(ID_PATTERN[1:-1])
 _TYPE = re.compile(TYPE_PATTERN[1:-1])
+_EVENT_ID = re.compile(EVENT_ID_PATTERN[1:-1])
+_LEARNER_ID = re.compile(LEARNER_ID_PATTERN[1:-1])
 _OBJECT_ID = re.compile(OBJECT_ID_PATTERN[1:-1])
+_SITE = re.compile(SITE_PATTERN[1:-1])
 _STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
 _BRACKET = re.compile(r"[{}\[\]]")
 
 
 def check_id(name: str, value: str) -> str:
-    """Return `value` if it is a device, stream or learner id or a key; raise RuleError naming `name`."""
+    """Return `value` if it is a device, stream or boot id or an idempotency key; raise RuleError naming `name`."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
-        raise RuleError(f"{name} must be 1 to {ID_CHARS} characters of A-Z a-z 0-9 . _ : @ + -; got {_shown(value)}")
+        raise RuleError(
+            f"{name} must be 1 to {ID_CHARS} characters of A-Z a-z 0-9 . _ : @ + - with at least one letter or digit; "
+            f"got {_shown(value)}"
+        )
     return value
 
 
@@ -43,17 +66,34 @@ def check_type(value: str) -> str:
     return value
 
 
+def check_event_id(value: str) -> str:
+    """Return `value` if it can be an event's `id`, the app's own key; raise RuleError."""
+    return _check_text("id", value, _EVENT_ID, EVENT_ID_CHARS)
+
+
+def check_learner_id(value: str) -> str:
+    """Return `value` if it is a learner id; raise RuleError."""
+    return _check_text("learner_id", value, _LEARNER_ID, LEARNER_ID_CHARS)
+
+
 def check_object_id(value: str) -> str:
-    """Return `value` if it is an object id (any text without control characters); raise RuleError."""
-    if not isinstance(value, str) or not _OBJECT_ID.fullmatch(value):
-        raise RuleError(
-            f"object_id must be 1 to {OBJECT_ID_CHARS} characters without control characters; got {_shown(value)}"
-        )
+    """Return `value` if it is an object id; raise RuleError."""
+    return _check_text("object_id", value, _OBJECT_ID, OBJECT_ID_CHARS)
+
+
+def check_site(value: str) -> str:
+    """Return `value` if it is the name of a site; raise RuleError."""
+    return _check_text("site", value, _SITE, SITE_CHARS)
+
+
+def _check_text(name: str, value: str, pattern: re.Pattern[str], chars: int) -> str:
+    if not isinstance(value, str) or not pattern.fullmatch(value):
+        raise RuleError(f"{name} must be 1 to {chars} characters without control characters; got {_shown(value)}")
     return value
 
 
 def encode_data(data: Mapping[str, object]) -> str:
-    """The compact JSON text of an event's `data`; raise RuleError if it is no JSON object or over 64 KiB."""
+    """Return the compact JSON text of an event's `data`; raise RuleError if it is not a JSON object or over 64 KiB."""
     if not isinstance(data, Mapping):
         raise RuleError(f"data must be a JSON object, not {type(data).__name__}")
     try:
@@ -67,7 +107,7 @@ def encode_data(data: Mapping[str, object]) -> str:
 
 
 def check_depth(text: str) -> str:
-    """Return JSON `text` if it nests at most DATA_DEPTH deep, so that every JSON reader can read it; RuleError."""
+    """Return JSON `text` if it nests at most DATA_DEPTH deep, as every JSON reader can; raise RuleError."""
     if text.count("{") + text.count("[") > DATA_DEPTH:
         depth = deepest = 0
         for bracket in _BRACKET.findall(_STRING.sub("", text)):

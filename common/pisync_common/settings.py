@@ -1,7 +1,7 @@
-"""Settings: one table a program, from which come its flags, variables, TOML keys, defaults, help and documentation.
+"""Settings: one table a program yields its flags, variables, TOML keys, defaults, help and documentation.
 
 A value is taken from the command's flag, else from the variable `<PREFIX><NAME>`, else from the TOML file, else from
-the default; it remembers which. Everywhere it is written as the same text (`256MiB`, `15m`, `on`).
+the default; it remembers its source. It is written as the same text everywhere (`256MiB`, `15m`, `on`).
 
     PORT = Setting(name="port", default="8080", parse=integer(0, 65535), help="the port to listen on")
     settings = load([PORT], prefix="PISYNC_RECEIVER_", environ=os.environ, flags={"port": None}, toml_file=None)
@@ -19,7 +19,7 @@ from pisync_common.errors import SettingError
 
 T = TypeVar("T")
 Parser = Callable[[str], T]
-"""Text to value; raises ValueError whose text completes the sentence "the value is ..."."""
+"""Converts text to a value; raises ValueError that says what is wrong, such as "not a duration"."""
 
 DEFAULT: Final = "default"
 MASK: Final = "********"
@@ -45,15 +45,15 @@ class Setting(Generic[T]):
 
     name: str
     default: str | Callable[[], str]
-    """As a user would write it; a callable where it depends on the machine."""
+    """As a user would write it; a callable if it depends on the machine."""
     parse: Parser[T]
     help: str
     secret: bool = False
     metavar: str | None = None
     flag: bool = True
-    """Whether it can be given on the command line, where every user of the machine can read it."""
+    """Whether it has a flag; every user of the machine can read flags."""
     default_shown: str | None = None
-    """The default as help and documentation state it, where that is not `default` itself."""
+    """The default in help and documentation, if it is not `default` itself."""
 
     @property
     def option(self) -> str:
@@ -70,7 +70,7 @@ class Setting(Generic[T]):
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """A setting as `config` shows it: secrets are masked already."""
+    """A setting as `config` shows it, with secrets masked."""
 
     name: str
     value: str
@@ -79,7 +79,7 @@ class Described:
 
 @dataclass(frozen=True, kw_only=True)
 class _Given:
-    """A value as text, and where it came from."""
+    """A value as text, and its source."""
 
     text: str
     source: str
@@ -100,11 +100,11 @@ class Settings:
         return f"Settings({', '.join(f'{row.name}={row.value!r}' for row in self.describe())})"
 
     def source(self, setting: Setting[Any]) -> str:
-        """`flag --port`, `variable PISYNC_RECEIVER_PORT`, `file /etc/….toml` or `default`."""
+        """Return `flag --port`, `variable PISYNC_RECEIVER_PORT`, `file /etc/….toml` or `default`."""
         return self._given[setting].source
 
     def describe(self) -> list[Described]:
-        """Each setting, in the table's order, with its value as text (secrets masked) and its source."""
+        """Return each setting in the table's order, with its value as text (secrets masked) and its source."""
         return [
             Described(name=setting.name, value=_masked(setting, given.text), source=given.source)
             for setting, given in self._given.items()
@@ -129,9 +129,9 @@ def load(
 
 
 def find_file(flag: str | None, *, prefix: str, environ: Mapping[str, str], default: Path | None) -> Path | None:
-    """The TOML file: what `--config` names, else the variable `<PREFIX>CONFIG`, else `default` if it is there.
+    """Return the TOML file: the file of `--config`, else of the variable `<PREFIX>CONFIG`, else `default` if it exists.
 
-    Raises SettingError if a named file is not there.
+    Raises SettingError if a named file does not exist.
     """
     variable = prefix + "CONFIG"
     for name, source in ((flag, "flag --config"), (environ.get(variable), f"variable {variable}")):
@@ -144,7 +144,7 @@ def find_file(flag: str | None, *, prefix: str, environ: Mapping[str, str], defa
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]], *, prefix: str) -> None:
-    """Give `parser` a flag for each setting, its help from the table. Values stay text: `load` checks them."""
+    """Add a flag for each setting to `parser`, with help from the table. Values stay text: `load` checks them."""
     for setting in settings:
         if setting.flag:
             stated = setting.stated_default()
@@ -154,12 +154,12 @@ def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]],
 
 
 def flags_of(arguments: argparse.Namespace, settings: Iterable[Setting[Any]]) -> dict[str, str | None]:
-    """What the command line gave for each setting, for `load`."""
+    """Return what the command line gave for each setting, for `load`."""
     return {setting.name: getattr(arguments, setting.name, None) for setting in settings}
 
 
 def document(settings: Iterable[Setting[Any]], *, prefix: str) -> str:
-    """The table as Markdown, for the guides."""
+    """Return the table as Markdown, for the guides."""
     lines = ["| setting | flag | variable | default | what it does |", "|---|---|---|---|---|"]
     for setting in settings:
         flag = f"`{setting.option}`" if setting.flag else ""
@@ -170,11 +170,11 @@ def document(settings: Iterable[Setting[Any]], *, prefix: str) -> str:
 
 
 def mask_url(text: str) -> str:
-    """`text` without the passwords that URLs in it carry."""
+    """Return `text` without the passwords in its URLs."""
     return _URL_SECRET.sub(rf"\1{MASK}", _URL_PASSWORD.sub(rf"\1:{MASK}@", text))
 
 
-# Parsers: what a value may look like.
+# Parsers of values
 
 
 def text(value: str) -> str:
@@ -182,19 +182,19 @@ def text(value: str) -> str:
 
 
 def path(value: str) -> Path:
-    """A path; `~` is the user's home."""
+    """Parse a path; `~` is the user's home."""
     if not value:
         raise ValueError("empty; a path is needed")
     return Path(value).expanduser()
 
 
 def optional(parse: Parser[T]) -> Parser[T | None]:
-    """Empty means None."""
+    """Parse an empty text as None."""
     return lambda value: parse(value) if value else None
 
 
 def integer(lowest: int, highest: int | None = None) -> Parser[int]:
-    """A whole number within inclusive bounds."""
+    """Parse a whole number within inclusive bounds."""
     wanted = f"a whole number from {lowest} to {highest}" if highest is not None else f"a whole number from {lowest} up"
 
     def parse(value: str) -> int:
@@ -207,14 +207,14 @@ def integer(lowest: int, highest: int | None = None) -> Parser[int]:
 
 
 def boolean(value: str) -> bool:
-    """`on`, `true`, `yes`, `1` or `off`, `false`, `no`, `0`."""
+    """Parse `on`, `true`, `yes`, `1` or `off`, `false`, `no`, `0`."""
     if value.lower() not in _ON + _OFF:
         raise ValueError("not on or off")
     return value.lower() in _ON
 
 
 def choice(*names: str) -> Parser[str]:
-    """One of `names`."""
+    """Parse one of `names`."""
 
     def parse(value: str) -> str:
         if value not in names:
@@ -235,7 +235,7 @@ def duration(value: str) -> float:
 
 
 def some_time(value: str) -> float:
-    """A duration that is longer than nothing."""
+    """Parse a duration longer than zero."""
     if (seconds := duration(value)) <= 0:
         raise ValueError("must be longer than 0s")
     return seconds

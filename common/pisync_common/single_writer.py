@@ -44,7 +44,7 @@ class WriterLock:
         self._fd = fd
 
     def release(self) -> None:
-        """Give the lock back; harmless when it is not held."""
+        """Release the lock; harmless when it is not held."""
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
@@ -61,7 +61,7 @@ class WriterLock:
 
 @contextmanager
 def try_lock(path: Path) -> Iterator[bool]:
-    """Whether this process got the lock, for the length of the block."""
+    """Try to hold the lock for the length of the block; yield whether this process has it."""
     lock = WriterLock(path)
     try:
         lock.acquire(wait=False)

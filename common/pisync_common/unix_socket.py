@@ -1,4 +1,4 @@
-"""Unix sockets by path, however long the path: the way to the one process that writes.
+"""Unix sockets by path, however long the path: the connection to the one process that writes.
 
 A socket address holds 107 bytes; a longer path is reached through a descriptor of its folder.
 Messages are JSON, one a line.
@@ -19,7 +19,7 @@ LINE_BYTES = 16 * 1024 * 1024
 
 @contextmanager
 def address(path: Path) -> Iterator[str]:
-    """An address for `path` that fits `sockaddr_un`, valid inside the block."""
+    """Yield an address for `path` that fits `sockaddr_un`, valid inside the block."""
     if len(os.fsencode(path)) < 108:
         yield str(path)
         return
@@ -31,8 +31,10 @@ def address(path: Path) -> Iterator[str]:
 
 
 def listen(path: Path, *, mode: int) -> socket.socket:
-    """A listening socket at `path` that only `mode` may connect to. The caller holds the writer's lock, so
-    whatever stands at `path` was left by a process that is gone."""
+    """Return a listening socket at `path`, with `mode` as its permissions.
+
+    The caller holds the writer's lock, so a socket at `path` was left by a process that is gone.
+    """
     path.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
@@ -52,7 +54,7 @@ def listen(path: Path, *, mode: int) -> socket.socket:
 class LineClient:
     """A connection that sends one JSON object a line and reads one back.
 
-    Raises OSError when nobody listens (FileNotFoundError, ConnectionRefusedError) or the peer goes away.
+    Raises OSError without a server (FileNotFoundError, ConnectionRefusedError) or when the peer disconnects.
     """
 
     def __init__(self, path: Path, *, timeout: float | None = None) -> None:

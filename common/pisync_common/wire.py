@@ -1,22 +1,25 @@
 """The bytes of the wire, as the device writes and reads them.
 
-An event is encoded once, when it is recorded, and sent as those bytes for as long as it lives: a batch is a
-head and the events' own texts joined by commas. So sending again sends the same bytes, and draining a queue
-costs no JSON work.
+An event is encoded once, when it is recorded, and keeps those bytes: a batch is a head and the events' own texts joined
+by commas. So a retry sends the same bytes, and draining a queue costs no JSON work.
 """
 
 import json
 from collections.abc import Iterable
+from typing import Final
 
 from pisync_common.models import Origin, Receipt, Rejection, Stamp, SyncEvent
 from pisync_common.times import format_ms
+
+NONCE_HEADER: Final = "PiSync-Nonce"
+"""A random text in a request's head, which the receiver echoes: the agent believes no answer without it."""
 
 # `json.dumps` with options makes an encoder for each call, which costs more than the encoding.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
 
 def dumps(value: object) -> str:
-    """Compact JSON text."""
+    """Return compact JSON text."""
     return _ENCODER.encode(value)
 
 
@@ -25,18 +28,30 @@ def encode_event(
     seq: int,
     type: str,
     stamp: Stamp,
+    occurred_at_ms: int | None = None,
+    id: str | None = None,
     learner_id: str | None = None,
     object_id: str | None = None,
     data: str | None = None,
     origin: Origin | None = None,
 ) -> str:
-    """One event's JSON text. `data` is JSON text already (see `rules.encode_data`); None fields are left out."""
+    """Return one event's JSON text; fields that are None are left out.
+
+    `stamp` is the moment of recording, `occurred_at_ms` the app's own time where it gave one. `data` is JSON text
+    already (see `rules.encode_data`).
+    """
     head: dict[str, object] = {"seq": seq, "type": type}
+    if id is not None:
+        head["id"] = id
     if learner_id is not None:
         head["learner_id"] = learner_id
     if object_id is not None:
         head["object_id"] = object_id
-    head |= stamp_fields(stamp, at="occurred_at")
+    if occurred_at_ms is None or occurred_at_ms == stamp.at_ms:
+        head |= stamp_fields(stamp, at="occurred_at")
+    else:
+        head["occurred_at"] = format_ms(occurred_at_ms)
+        head |= stamp_fields(stamp, at="recorded_at")
     if origin is not None:
         head["origin"] = {"stream": origin.stream, "seq": origin.seq}
     text = dumps(head)
@@ -44,24 +59,24 @@ def encode_event(
 
 
 def encode_batch(*, device_id: str, stream: str, sent: Stamp, agent: str, events: Iterable[str]) -> bytes:
-    """A batch's body from the events' own texts. `sent` is stamped for each attempt, never kept."""
+    """Return a batch's body from the events' own texts. `sent` is stamped for each attempt, never kept."""
     opening = open_batch(device_id=device_id, stream=stream, agent=agent)
     return f"{opening}{','.join(events)}{close_batch(sent)}".encode()
 
 
 def open_batch(*, device_id: str, stream: str, agent: str) -> str:
-    """A batch's text up to its events: these follow, joined by commas, then `close_batch`."""
+    """Return a batch's text up to its events: these follow, joined by commas, then `close_batch`."""
     head = dumps({"device_id": device_id, "stream": stream, "agent": agent})
     return f'{head[:-1]},"events":['
 
 
 def close_batch(sent: Stamp) -> str:
-    """The end of a batch's text. What comes before it can be made ready while another batch is on its way."""
+    """Return the end of a batch's text. All before it can be prepared while another batch is in flight."""
     return f'],"sent":{dumps(stamp_fields(sent, at="at"))}}}'
 
 
 def decode_receipt(body: bytes) -> Receipt:
-    """Read a receipt; raise ValueError if it is anything else (a portal's page, a cut answer)."""
+    """Read a receipt; raise ValueError if it is anything else (a portal's page, a truncated answer)."""
     try:
         answer = json.loads(body)
         return Receipt(
@@ -82,7 +97,7 @@ def decode_receipt(body: bytes) -> Receipt:
 
 
 def encode_sync_event(event: SyncEvent) -> bytes:
-    """The body of `POST /api/sync-event`."""
+    """Return the body of `POST /api/sync-event`."""
     fields: dict[str, object] = {
         "device_id": event.device_id,
         "timestamp": event.timestamp,
@@ -96,7 +111,7 @@ def encode_sync_event(event: SyncEvent) -> bytes:
 
 
 def stamp_fields(stamp: Stamp, *, at: str) -> dict[str, object]:
-    """A stamp as JSON fields; `at` names the wall clock's field."""
+    """Return a stamp as JSON fields; `at` names the wall clock's field."""
     return {
         at: format_ms(stamp.at_ms),
         "boot_id": stamp.boot_id,

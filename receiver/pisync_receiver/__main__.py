@@ -1,8 +1,22 @@
-"""`python -m pisync_receiver`."""
+"""The entry point of `pisync-receiver`."""
 
 import sys
 
-from pisync_receiver.cli import main
+_LIBRARIES = {"msgspec", "starlette", "uvicorn", "httptools", "uvloop", "httpx", "platformdirs", "prometheus_client"}
+
+
+def main() -> int:
+    """Run one command; return its exit code. Without the receiver's libraries, say so in one line."""
+    try:
+        from pisync_receiver.commands.cli import main as run
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in _LIBRARIES:
+            raise
+        text = "the receiver is not installed here: install PiSync's wheel with its extra 'receiver'"
+        print(f"pisync-receiver: {error.name} is missing; {text}", file=sys.stderr)
+        return 2
+    return run()
+
 
 if __name__ == "__main__":
     sys.exit(main())

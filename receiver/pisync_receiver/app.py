@@ -1,48 +1,34 @@
-"""The app: the table of routes, behind one layer that gives a request its id, its log line and its problem."""
+"""The composition root: one receiver, put together the same way for `serve`, for commands, tests and benchmarks."""
 
 import asyncio
-import logging
-import re
+import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
-from starlette.routing import Route as StarletteRoute
-from starlette.routing import Router
-from starlette.types import ASGIApp, Receive, Scope, Send
+from prometheus_client import CollectorRegistry, ProcessCollector
+from starlette.types import Receive, Scope, Send
 
-from pisync_receiver.api import table
-from pisync_receiver.auth import Gate, TokenSource
-from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
-from pisync_receiver.caching import Cache
-from pisync_receiver.census import Census
-from pisync_receiver.conditional import Answers
-from pisync_receiver.errors import Problem
-from pisync_receiver.export import AT_ONCE
-from pisync_receiver.forwarded import Networks, client_address
-from pisync_receiver.intake import Intake
-from pisync_receiver.limits import Limits, spending
-from pisync_receiver.logs import REQUEST_ID, TRACE, told
-from pisync_receiver.metrics import Metrics
-from pisync_receiver.openapi import make_documents
-from pisync_receiver.problems import answer_to
-from pisync_receiver.readiness import Readiness
-from pisync_receiver.refusals import Refusals
-from pisync_receiver.routing import Exchange, Route, mount
-from pisync_receiver.services import Services
+from pisync_common.times import now_ms as wall_clock_ms
+from pisync_receiver import api
+from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
+from pisync_receiver.errors import Overloaded
+from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
+from pisync_receiver.http.edge import Edge, Router, refuse_busy
+from pisync_receiver.http.forwarded import Networks
+from pisync_receiver.http.openapi import make_documents
+from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services
+from pisync_receiver.http.routing import Route
+from pisync_receiver.intake import Intake, IntakeLimits
+from pisync_receiver.logs import JsonLines
+from pisync_receiver.metrics import Census, Metrics
 from pisync_receiver.store import Store
-from pisync_receiver.tracing import trace_of
 
-log = logging.getLogger(__name__)
-access_log = logging.getLogger("pisync_receiver.access")
-
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_NO_ROUTE: Final = "no such page"
-_GONE: Final = 499
-"""The status that stands in the log for a caller that went away; nobody receives it."""
+EXPORTS: Final = 8
+"""Exports under way in one process; each holds a page of events."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,155 +38,127 @@ class AppSettings:
     auth: bool = True
     """False lets anyone do anything; the caller has made sure that only loopback can reach the app."""
     body: BodyLimits = field(default_factory=BodyLimits)
+    intake: IntakeLimits = field(default_factory=IntakeLimits)
+    device_rate: int = 0
+    """Calls a second of one device; 0 for no limit."""
+    cache_ttl_s: float = TTL_S
+    """The longest that a fleet-wide answer is kept; 0 for none."""
+    redis: RedisUrl | None = None
+    redis_space: str = ""
+    """Tells the answers of this database from those of another in the same Redis."""
     trusted_proxies: Networks = ()
-    """Gateways that may say who is calling."""
+    """Gateways that may name the caller's address."""
 
 
-def create_app(
-    *,
-    store: Store,
-    intake: Intake,
-    tokens: TokenSource,
-    metrics: Metrics,
-    now_ms: Callable[[], int],
-    new_request_id: Callable[[], str],
-    settings: AppSettings,
-    readiness: Readiness | None = None,
-    cache: Cache | None = None,
-    limits: Limits | None = None,
-    clock: Callable[[], float] = time.perf_counter,
-    extra_routes: Sequence[Route] = (),
-    on_start: Callable[[], Awaitable[None]] | None = None,
-    on_stop: Callable[[], Awaitable[None]] | None = None,
-) -> ASGIApp:
-    """Put the receiver together. The app starts and closes `intake` in its lifespan.
+class Receiver:
+    """One receiver's parts. Made by `create`; answers inside `running()`."""
 
-    `cache` hears of commits from whoever made `intake`; without one every GET is a query. `limits` are those of
-    devices; None lets each come as often as it likes. `extra_routes` come before the table's own (a benchmark's
-    yardstick, say). `on_start` runs after the intake has started, `on_stop` before it closes. `clock` measures seconds
-    for the log.
-    """
-    routes = [*extra_routes, *table()]
-    services = Services(
-        answers=Answers(cache, metrics),
-        store=store,
-        intake=intake,
-        tokens=tokens,
-        bodies=BodyReader(settings.body),
-        metrics=metrics,
-        readiness=readiness or Readiness(intake),
-        census=Census(store, metrics, clock=clock),
-        exports=asyncio.Semaphore(AT_ONCE),
-        documents=make_documents(routes, auth=settings.auth),
-        now_ms=now_ms,
-    )
-    gate = Gate(
-        tokens,
-        required=settings.auth,
-        now_ms=now_ms,
-        refused=Refusals(intake).note,
-        spend=spending(limits),
-    )
+    def __init__(self, *, app: Edge, busy: Edge, services: Services, drain: Callable[[], None]) -> None:
+        self.app = app
+        self.busy = busy
+        """Answers on connections too many."""
+        self.services = services
+        self.drain = drain
+        """Has /readyz say no from now on, while everything is still answered."""
 
-    router = Router(
-        [*mount(routes, services, gate), StarletteRoute("/{path:path}", _Nowhere())],
-        redirect_slashes=False,
-        lifespan=_lifespan(intake, on_start, on_stop),
-    )
-    return Edge(
-        router, metrics=metrics, clock=clock, new_request_id=new_request_id, trusted_proxies=settings.trusted_proxies
-    )
+    @classmethod
+    def create(
+        cls,
+        store: Store,
+        settings: AppSettings,
+        *,
+        access_log: JsonLines | None = None,
+        extra_routes: Sequence[Route] = (),
+        metrics: Metrics | None = None,
+        now_ms: Callable[[], int] = wall_clock_ms,
+        clock: Callable[[], float] = time.monotonic,
+        random: Callable[[], float] = random.random,
+        request_prefix: str | None = None,
+    ) -> "Receiver":
+        """Put a receiver together around `store`, which the caller closes. Raises MissingExtra.
 
+        `extra_routes` come beside the table's own (a benchmark's yardstick, say).
+        """
+        metrics = metrics or Metrics(_registry())
+        intake = Intake(store, limits=settings.intake, clock=clock, random=random, watcher=metrics)
+        tokens = TokenDirectory(store, clock=clock)
+        readiness = _Readiness(intake)
+        census = Census(store, metrics, clock=clock)
+        routes = [*extra_routes, *api.table()]
+        services = Services(
+            store=store,
+            intake=intake,
+            tokens=tokens,
+            bodies=BodyReader(settings.body),
+            cache=_cache(settings, clock),
+            metrics=metrics,
+            documents=make_documents(routes, auth=settings.auth),
+            ready=readiness.check,
+            census=census.take,
+            exports=asyncio.Semaphore(EXPORTS),
+            now_ms=now_ms,
+        )
+        rates = DeviceRates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
+        gate = Gate(
+            tokens, required=settings.auth, now_ms=now_ms, on_ended=EndedTokens(intake.submit).note, rates=rates
+        )
+        edge = partial(
+            Edge,
+            services=services,
+            access_log=access_log,
+            request_prefix=request_prefix,
+            trusted_proxies=settings.trusted_proxies,
+        )
+        return cls(
+            app=edge(Router(routes, gate).answer),
+            busy=edge(refuse_busy, extra=((b"connection", b"close"),)),
+            services=services,
+            drain=readiness.drain,
+        )
 
-def _lifespan(
-    intake: Intake, on_start: Callable[[], Awaitable[None]] | None, on_stop: Callable[[], Awaitable[None]] | None
-) -> Callable[[ASGIApp], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
-    async def lifespan(_: ASGIApp) -> AsyncIterator[None]:
-        intake.start()
+    async def running(self) -> AsyncIterator[None]:
+        """At the end, finish what the intake took and let go of everything but the store."""
         try:
-            if on_start is not None:
-                await on_start()
             yield
         finally:
-            if on_stop is not None:
-                await on_stop()
-            await intake.close()
+            await self.services.intake.close()
+            await self.services.cache.aclose()
 
-    return lifespan
-
-
-class Edge:
-    """The outermost layer: request id, problems, metrics and the access line."""
-
-    def __init__(
-        self,
-        inner: ASGIApp,
-        *,
-        metrics: Metrics,
-        clock: Callable[[], float],
-        new_request_id: Callable[[], str],
-        trusted_proxies: Networks = (),
-    ) -> None:
-        self._inner = inner
-        self._metrics = metrics
-        self._clock = clock
-        self._new_request_id = new_request_id
-        self._trusted_proxies = trusted_proxies
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._inner(scope, receive, send)
-            return
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        request_id = self._id_of(headers)
-        trace = TRACE.set(trace_of(headers.get(b"traceparent")) or "")
-        exchange = scope["pisync"] = Exchange(headers, ((b"x-request-id", request_id.encode()),))
-        previous = REQUEST_ID.set(request_id)
-        started = self._clock()
-        try:
-            await self._inner(scope, receive, send)
-        except Disconnected:
-            exchange.status = _GONE
-        except Exception as error:
-            if exchange.started:
-                raise  # half an answer is on its way; the server breaks the connection, and the caller sees it
-            await self._send_problem(error, exchange, scope, send)
-        finally:
-            self._record(exchange, scope, self._clock() - started)
-            REQUEST_ID.reset(previous)
-            TRACE.reset(trace)
-
-    def _id_of(self, headers: dict[bytes, bytes]) -> str:
-        given = headers.get(b"x-request-id")
-        if given is not None and _REQUEST_ID.fullmatch(given):
-            return given.decode()
-        return self._new_request_id()
-
-    async def _send_problem(self, error: Exception, exchange: Exchange, scope: Scope, send: Send) -> None:
-        answer = answer_to(error)
-        exchange.status = answer.status
-        exchange.started = True
-        await answer.send(send, exchange.extra, with_body=scope["method"] != "HEAD")
-
-    def _record(self, exchange: Exchange, scope: Scope, seconds: float) -> None:
-        # The template and never the path: a path is whatever a caller typed.
-        route = _NO_ROUTE if exchange.route is None else exchange.route.path
-        method = scope["method"] if scope["method"] in _METHODS else "other"
-        self._metrics.request(route, method, exchange.status)
-        if access_log.isEnabledFor(logging.INFO):
-            caller = exchange.caller
-            line: dict[str, object] = {"method": method, "route": route, "status": exchange.status}
-            line["ms"] = round(seconds * 1000, 2)
-            if (client := client_address(scope, exchange.headers, self._trusted_proxies)) is not None:
-                line["client"] = client
-            if caller.device_id is not None:
-                line["device_id"] = caller.device_id
-            told(access_log, "request", line)
+    async def local(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The app for connections through the receiver's own Unix socket: their caller is its owner."""
+        scope[LOCAL] = True
+        await self.app(scope, receive, send)
 
 
-class _Nowhere:
-    """Every path that no row names."""
+class _Readiness:
+    """Finds out whether the receiver can store by storing something; for all who ask at once, it writes once."""
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        raise Problem(404, "not_found", "there is no such page; /docs lists every call")
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+        self._asked: asyncio.Task[None] | None = None
+        self._draining = False
+
+    def drain(self) -> None:
+        self._draining = True
+
+    async def check(self) -> None:
+        """Return when a durable write has succeeded. Raises StoreUnusable or Overloaded."""
+        if self._draining:
+            raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
+        if self._asked is None or self._asked.done():
+            self._asked = asyncio.create_task(self._intake.ready())
+        await asyncio.shield(self._asked)
+
+
+def _cache(settings: AppSettings, clock: Callable[[], float]) -> Cache:
+    if settings.redis is None:
+        return Cache(MemoryStorage(clock=clock), clock=clock, ttl_s=settings.cache_ttl_s)
+    storage = RedisStorage(settings.redis, space=settings.redis_space, clock=clock)
+    return Cache(storage, clock=clock, ttl_s=settings.cache_ttl_s)
+
+
+def _registry() -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    return registry

@@ -2,10 +2,11 @@
 
 import argparse
 import ipaddress
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from platformdirs import user_data_path
 
@@ -21,17 +22,20 @@ from pisync_common.settings import (
     integer,
     load,
     optional,
+    path,
     size,
     some_time,
 )
-from pisync_receiver.forwarded import networks
-from pisync_receiver.sharing.address import redis_url
+from pisync_receiver.alerts.rules import QuietHours, quiet_hours, time_zone
+from pisync_receiver.cache import redis_url
+from pisync_receiver.http.forwarded import networks
 from pisync_receiver.store.address import SQLITE, Address, address
-from pisync_receiver.worker.settings import WORKING
 
 PREFIX: Final = "PISYNC_RECEIVER_"
 SYSTEM_FILE: Final = Path("/etc/pisync/receiver.toml")
 _PORT: Final = integer(0, 65535)
+_BEFORE_A_URL: Final = re.compile(r"[\s,]+(?=[A-Za-z0-9]{1,32}://)")
+_BROKER_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 
 def _default_url() -> str:
@@ -53,6 +57,33 @@ def _host(value: str) -> str:
     return value
 
 
+def _url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username is not None:
+        raise ValueError("not the address of a receiver, such as https://pisync.example")
+    return value.rstrip("/")
+
+
+def alert_urls(value: str) -> tuple[str, ...]:
+    """Parse URLs separated by commas or spaces; commas inside a URL stay."""
+    urls = tuple(_BEFORE_A_URL.split(value.strip())) if value.strip() else ()
+    if not all("://" in url for url in urls):
+        raise ValueError("not Apprise URLs separated by commas")
+    return urls
+
+
+def _amqp(value: str) -> str:
+    if not value.startswith(("amqp://", "amqps://")):
+        raise ValueError("not the address of a RabbitMQ, such as amqp://user:password@host:5672/vhost")
+    return value
+
+
+def _broker_name(value: str) -> str:
+    if not _BROKER_NAME.fullmatch(value):
+        raise ValueError("not 1 to 200 letters, digits, dots, colons, underscores and hyphens")
+    return value
+
+
 HOST = Setting(name="host", default="127.0.0.1", parse=_host, metavar="ADDRESS", help="the address to listen on")
 PORT = Setting(name="port", default="8080", parse=_port, metavar="N", help="the port to listen on; 0 takes a free one")
 DATABASE: Setting[Address] = Setting(
@@ -63,12 +94,27 @@ DATABASE: Setting[Address] = Setting(
     metavar="URL",
     help="where everything is stored: a file (an absolute path has four slashes) or postgresql://…",
 )
-WORKERS = Setting(
-    name="workers",
-    default="1",
-    parse=integer(1, 1024),
-    metavar="N",
-    help="processes that serve; on SQLite exactly one",
+SOCKET = Setting(
+    name="socket",
+    default="",
+    default_shown="beside an SQLite database, its name with .sock; none for PostgreSQL",
+    parse=optional(path),
+    metavar="FILE",
+    help="the Unix socket through which this machine's commands reach the receiver, open to its owner alone",
+)
+URL = Setting(
+    name="url",
+    default="",
+    parse=optional(_url),
+    metavar="URL",
+    help="the receiver to ask, from anywhere; empty for this machine's own",
+)
+TOKEN_FILE = Setting(
+    name="token_file",
+    default="",
+    parse=optional(path),
+    metavar="FILE",
+    help="a file with the token to send to --url",
 )
 AUTH = Setting(
     name="auth",
@@ -96,14 +142,21 @@ DEVICE_RATE = Setting(
     default="500",
     parse=integer(0, 1_000_000),
     metavar="N",
-    help="requests a second that one device may send, five times as many at once; more are answered 429; 0 is no limit",
+    help="requests a second that a device may send, five times as many at once; more are answered 429; 0 is no limit",
 )
 REDIS = Setting(
     name="redis_url",
     default="",
     parse=optional(redis_url),
     metavar="URL",
-    help="the Redis through which several receivers share rates, tokens and answers; empty for none",
+    help="a Redis in which several receivers keep fleet-wide answers for one another; empty for none",
+)
+CACHE_TTL = Setting(
+    name="cache_ttl",
+    default="3s",
+    parse=duration,
+    metavar="TIME",
+    help="how long a fleet-wide answer may be kept; 0s for not at all",
 )
 MAX_WAITING = Setting(
     name="max_waiting",
@@ -124,7 +177,7 @@ MAX_WAIT = Setting(
     default="30s",
     parse=some_time,
     metavar="TIME",
-    help="how long a request may wait for its turn; one whose turn comes later is answered 503 with Retry-After",
+    help="how long a request may wait for its turn; after that it is answered 503 with Retry-After",
 )
 IDLE_TIMEOUT = Setting(
     name="idle_timeout",
@@ -138,7 +191,7 @@ TRUSTED_PROXIES = Setting(
     default="",
     parse=networks,
     metavar="ADDRESSES",
-    help="gateways whose X-Forwarded-For is believed, between commas; anybody else's is not",
+    help="gateways whose X-Forwarded-For is believed, between commas",
 )
 DRAIN_TIMEOUT = Setting(
     name="drain_timeout",
@@ -155,16 +208,78 @@ STOP_TIMEOUT = Setting(
     help="how long requests under way may take to finish when the receiver stops",
 )
 
+ALERT_URLS = Setting[tuple[str, ...]](
+    name="alert_urls",
+    default="",
+    parse=alert_urls,
+    secret=True,
+    flag=False,
+    metavar="URLS",
+    help="where alerts about failing devices go: Apprise URLs separated by commas; PostgreSQL only",
+)
+QUIET_HOURS = Setting[QuietHours | None](
+    name="quiet_hours",
+    default="",
+    parse=optional(quiet_hours),
+    metavar="HH:MM-HH:MM",
+    help="when no alert is sent, such as 22:00-06:00",
+)
+TIME_ZONE = Setting(
+    name="time_zone",
+    default="UTC",
+    parse=time_zone,
+    metavar="ZONE",
+    help="the zone of quiet hours and of times in alerts, such as Africa/Nairobi",
+)
+AMQP_URL = Setting(
+    name="amqp_url",
+    default="",
+    parse=optional(_amqp),
+    metavar="URL",
+    help="the RabbitMQ that `worker` publishes stored events to",
+)
+AMQP_EXCHANGE = Setting(
+    name="amqp_exchange",
+    default="pisync.events",
+    parse=_broker_name,
+    metavar="NAME",
+    help="the topic exchange that `worker` publishes to",
+)
+AMQP_QUEUE = Setting(
+    name="amqp_queue",
+    default="pisync.events",
+    parse=_broker_name,
+    metavar="NAME",
+    help="the queue that `worker` declares and binds to every event",
+)
+AMQP_QUEUE_TYPE = Setting(
+    name="amqp_queue_type",
+    default="quorum",
+    parse=choice("quorum", "stream", "classic", "none"),
+    metavar="TYPE",
+    help="the type of that queue: quorum, stream, classic, or none if consumers bind queues of their own",
+)
+CONSUMER = Setting(
+    name="consumer",
+    default="rabbitmq",
+    parse=_broker_name,
+    metavar="NAME",
+    help="the name under which `worker` keeps its position; a new name starts at the first event",
+)
+
+PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER)
+"""What only a worker needs."""
 SETTINGS: Final[tuple[Setting[Any], ...]] = (
     HOST,
     PORT,
     DATABASE,
-    WORKERS,
+    SOCKET,
     AUTH,
     LOG_LEVEL,
     MAX_CONNECTIONS,
     DEVICE_RATE,
     REDIS,
+    CACHE_TTL,
     MAX_WAITING,
     MAX_WAITING_BYTES,
     MAX_WAIT,
@@ -172,28 +287,16 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     TRUSTED_PROXIES,
     DRAIN_TIMEOUT,
     STOP_TIMEOUT,
-    *WORKING,
+    URL,
+    TOKEN_FILE,
+    ALERT_URLS,
+    QUIET_HOURS,
+    TIME_ZONE,
+    *PUBLISHING,
 )
-SERVING: Final = tuple(setting for setting in SETTINGS if setting not in WORKING)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Paths:
-    """The database file and what stands beside it."""
-
-    database: Path
-
-    @property
-    def lock(self) -> Path:
-        return self.database.with_name(self.database.name + ".lock")
-
-    @property
-    def control(self) -> Path:
-        return self.database.with_name(self.database.name + ".control")
-
-    @property
-    def url(self) -> str:
-        return f"{SQLITE}{self.database}"
+ASKING: Final = (DATABASE, SOCKET, URL, TOKEN_FILE)
+"""What a command needs to reach a receiver."""
+SERVING: Final = tuple(setting for setting in SETTINGS if setting not in (URL, TOKEN_FILE, *PUBLISHING))
 
 
 def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> Settings:
@@ -202,19 +305,15 @@ def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str]) -> 
     return load(SETTINGS, prefix=PREFIX, environ=environ, flags=flags_of(arguments, SETTINGS), toml_file=file)
 
 
+def socket_path(settings: Settings) -> Path | None:
+    """Return the path of the receiver's Unix socket; None where it has none."""
+    database = settings[DATABASE]
+    beside = database.with_name(f"{database.name}.sock") if isinstance(database, Path) else None
+    return settings[SOCKET] or beside
+
+
 def check_serving(settings: Settings) -> None:
-    """Raise SettingError for what no `serve` may do: several workers, or Redis, on SQLite; an open door beyond this
-    machine."""
-    if (workers := settings[WORKERS]) > 1 and isinstance(settings[DATABASE], Path):
-        raise SettingError(
-            f"workers = {str(workers)!r} ({settings.source(WORKERS)}): SQLite has exactly one writer, so one process "
-            "serves it; leave it at 1, or store in PostgreSQL (--database-url postgresql://…), which takes many"
-        )
-    if settings[REDIS] is not None and isinstance(settings[DATABASE], Path):
-        raise SettingError(
-            f"redis_url = '{settings[REDIS]}' ({settings.source(REDIS)}): it is for several receivers, and SQLite has "
-            "one, which needs none; leave it out, or store in PostgreSQL (--database-url postgresql://…)"
-        )
+    """Raise SettingError for a receiver that would be open to other machines without tokens."""
     if not settings[AUTH] and not is_loopback(settings[HOST]):
         raise SettingError(
             f"auth = 'off' ({settings.source(AUTH)}): anyone who reaches {settings[HOST]} could read and write "
@@ -223,7 +322,7 @@ def check_serving(settings: Settings) -> None:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether nobody beyond this machine reaches `host`. A name other than localhost could mean anything."""
+    """Whether `host` is reachable from this machine alone. A name other than localhost could mean anything."""
     if host == "localhost":
         return True
     try:

@@ -7,8 +7,14 @@ PiSyncError
       ├── EnrollmentRefused    the code is unknown, expired, used up or meant for another device
       ├── DeviceIdTaken        another device has this id; an admin's consent is needed
       ├── UnknownToken         no token has this id
+      ├── WrongUsage           the command line cannot be carried out as it is
+      ├── NotFound             the database holds no such thing
+      ├── UnknownCode          no enrollment code has this id
+      ├── UnknownDevice        no device has this id
+      ├── TooManyStreams       a device has begun as many streams as it may
       ├── BadCursor            a query's cursor is not one it gave out
       ├── Overloaded           the intake is full; nothing was stored; come back after `retry_after`
+      ├── CannotListen         an address or a socket's path is in use or not allowed
       ├── MissingExtra         a library is not installed that only some need
       ├── Unavailable          something a worker needs is away for the moment; it is tried again, nothing was lost
       │    └── DatabaseUnavailable
@@ -56,6 +62,36 @@ class UnknownToken(ReceiverError):
     code = "unknown_token"
 
 
+class WrongUsage(ReceiverError):
+    """The command line cannot be carried out as it is."""
+
+    code = "wrong_usage"
+
+
+class NotFound(ReceiverError):
+    """The database holds no such thing."""
+
+    code = "not_found"
+
+
+class UnknownCode(ReceiverError):
+    """No enrollment code has this id."""
+
+    code = "unknown_code"
+
+
+class UnknownDevice(ReceiverError):
+    """No device has this id."""
+
+    code = "unknown_device"
+
+
+class TooManyStreams(ReceiverError):
+    """A device has begun as many streams as it may; nothing of the batch was stored."""
+
+    code = "too_many_streams"
+
+
 class BadCursor(ReceiverError):
     """A cursor that no page of this query gave."""
 
@@ -73,6 +109,12 @@ class Overloaded(ReceiverError):
         """Whole seconds, jitter included."""
 
 
+class CannotListen(ReceiverError):
+    """The receiver cannot bind to an address or a socket's path."""
+
+    code = "cannot_listen"
+
+
 class MissingExtra(ReceiverError):
     """A library is not installed that only some need."""
 
@@ -80,7 +122,8 @@ class MissingExtra(ReceiverError):
 
     def __init__(self, extra: str, error: ImportError) -> None:
         super().__init__(
-            f"{error.name or extra} is not installed; nothing was changed. Install it: pip install 'pisync[{extra}]'"
+            f"{error.name or extra} is not installed, so this cannot run; nothing was changed; install PiSync's wheel "
+            f"with its extra {extra!r}"
         )
 
 

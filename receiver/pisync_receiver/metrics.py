@@ -1,12 +1,18 @@
-"""What Prometheus sees. One object an app, on the registry it was given."""
+"""The metrics that Prometheus reads. One object an app, on the registry it was given."""
 
+import asyncio
+import logging
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from pisync_receiver.counting import shown_registry
-from pisync_receiver.store import Fleet
+from pisync_receiver.domain.records import Fleet
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import Store
+
+log = logging.getLogger(__name__)
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 
@@ -18,7 +24,7 @@ class Metrics:
     """Counters and histograms of the receiver; also the intake's watcher."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        self._registry = registry
+        self.registry = registry
         self._requests = Counter(
             "pisync_requests", "Requests answered.", ("route", "method", "status"), registry=registry
         )
@@ -28,13 +34,6 @@ class Metrics:
         self._duplicates = events.labels("duplicate")
         self._rejected = events.labels("rejected")
         self.sync_events = Counter("pisync_sync_events", "Sync events answered with 201.", registry=registry)
-        answers = Counter(
-            "pisync_answers",
-            "Questions the cache was asked: answered 304, out of the cache, or by a query.",
-            ("found",),
-            registry=registry,
-        )
-        self._answers = {found: answers.labels(found) for found in ("unchanged", "kept", "queried")}
         self._group_size = Histogram(
             "pisync_intake_group_size", "Submissions in one commit.", registry=registry, buckets=_GROUP_SIZES
         )
@@ -52,17 +51,18 @@ class Metrics:
         )
         refusals = Counter("pisync_intake_refusals", "Submissions answered 503.", ("reason",), registry=registry)
         self._refusals = {reason: refusals.labels(reason) for reason in ("stopping", "waiting", "bytes", "time")}
-        self._devices = _gauge("pisync_devices", "Devices by how they are doing.", registry, ("health",))
-        self._streams_behind = _gauge("pisync_streams_behind", "Streams of which something is missing.", registry)
-        self._events_missing = _gauge(
-            "pisync_watermark_lag_events", "How far watermarks are behind the highest seq seen, summed.", registry
+        self._devices = Gauge("pisync_devices", "Devices by how they are doing.", ("health",), registry=registry)
+        self._streams_behind = Gauge("pisync_streams_behind", "Streams that are missing an event.", registry=registry)
+        self._events_missing = Gauge(
+            "pisync_watermark_lag_events",
+            "How far watermarks are behind the highest seq seen, summed.",
+            registry=registry,
         )
         self._connections = Gauge(
             "pisync_database_connections",
             "Connections to the database server.",
             ("pool", "state"),
             registry=registry,
-            multiprocess_mode="livesum",
         )
 
     def request(self, route: str, method: str, status: int) -> None:
@@ -72,10 +72,6 @@ class Metrics:
         if child is None:
             child = self._request_children[key] = self._requests.labels(route, method, str(status))
         child.inc()
-
-    def answer(self, found: str) -> None:
-        """A question was answered: `unchanged` (304) or `kept`, both out of the cache, or `queried`."""
-        self._answers[found].inc()
 
     def receipt(self, stored: int, duplicates: int, rejected: int) -> None:
         """One batch was answered."""
@@ -92,18 +88,11 @@ class Metrics:
         self._refusals[reason].inc()
 
     def fleet(self, fleet: Fleet) -> None:
-        """The fleet was counted."""
-        self._devices.labels("well").set(fleet.well)
-        self._devices.labels("failing").set(fleet.failing)
-        self._devices.labels("unheard").set(fleet.unheard)
+        """Show a count of the fleet."""
+        for health in ("well", "failing", "new", "retired"):
+            self._devices.labels(health).set(getattr(fleet, health))
         self._streams_behind.set(fleet.streams_behind)
         self._events_missing.set(fleet.events_missing)
-
-    def redis_answers(self) -> Callable[[bool], None]:
-        """Count a Redis, too; what is returned hears whether it answered."""
-        up = Gauge("pisync_redis_up", "Whether Redis answered.", registry=self._registry, multiprocess_mode="livemin")
-        up.set(1)
-        return up.set
 
     def connections(self, pools: Mapping[str, tuple[int, int]]) -> None:
         """How many connections each pool has open, and how many of these are in use."""
@@ -112,10 +101,34 @@ class Metrics:
             self._connections.labels(name, "free").set(size - used)
 
     def text(self) -> bytes:
-        """The exposition format."""
-        return generate_latest(shown_registry(self._registry))
+        """Return the exposition format."""
+        return generate_latest(self.registry)
 
 
-def _gauge(name: str, about: str, registry: CollectorRegistry, labels: tuple[str, ...] = ()) -> Gauge:
-    """One that every worker would find the same: the newest counts."""
-    return Gauge(name, about, labels, registry=registry, multiprocess_mode="mostrecent")
+class Census:
+    """Brings the gauges of the fleet up to date: counted in the database at most every `EVERY_S` seconds."""
+
+    EVERY_S: Final = 15.0
+
+    def __init__(self, store: Store, metrics: Metrics, *, clock: Callable[[], float]) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._due = float("-inf")
+        self._counting: asyncio.Task[None] | None = None
+
+    async def take(self) -> None:
+        """Count again if it is due. A database that cannot be read leaves the gauges as they were."""
+        self._metrics.connections(self._store.connections())
+        if self._counting is None or self._counting.done():
+            if self._clock() < self._due:
+                return
+            self._counting = asyncio.create_task(self._count())
+        await asyncio.shield(self._counting)
+
+    async def _count(self) -> None:
+        self._due = self._clock() + self.EVERY_S
+        try:
+            self._metrics.fleet(await self._store.fleet())
+        except StoreUnusable as error:
+            log.warning("the fleet could not be counted: %s", error)

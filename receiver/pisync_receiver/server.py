@@ -1,92 +1,136 @@
 """`serve`: from the writer's lock to the last answer.
 
-The lock, the socket, the store, the app around them, uvicorn; on SIGTERM the same backwards: no new connections, the
-requests under way answered, the intake drained, the store closed, and the signal raised again for systemd to see.
+The lock, the sockets, the store, the receiver around them, uvicorn; on SIGTERM the same backwards: no new connections,
+the requests under way answered, the intake drained, the store closed, and the signal raised again for systemd to see.
 """
 
 import asyncio
 import gc
+import hashlib
 import logging
 import math
-import os
-import random
-import secrets
 import shlex
 import signal
 import socket
 import sys
-import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final, TextIO
 
 import uvicorn
+import uvloop
+from prometheus_client import CollectorRegistry
+from starlette.types import ASGIApp
 
-from pisync_common import __version__
+from pisync_common import __version__, unix_socket
 from pisync_common.settings import DEFAULT, Settings
-from pisync_common.times import now_ms
-from pisync_receiver import config, databases, logs
-from pisync_receiver.administration import Administration
-from pisync_receiver.app import AppSettings, create_app
-from pisync_receiver.auth import Tokens, TokenSource
-from pisync_receiver.caching import Cache, OwnCache, telling
-from pisync_receiver.control import ControlServer, Do, NoControl
-from pisync_receiver.counting import own_registry, worker_ended
-from pisync_receiver.directory import Directory
-from pisync_receiver.errors import ReceiverError
-from pisync_receiver.intake import Intake, IntakeLimits
-from pisync_receiver.limits import Limits, each_device
-from pisync_receiver.metrics import Metrics
-from pisync_receiver.readiness import Readiness
-from pisync_receiver.sharing import Sharing
-from pisync_receiver.sharing.address import RedisUrl
-from pisync_receiver.sharing.link import check_installed
-from pisync_receiver.store import Store
-from pisync_receiver.store.address import url_of
-from pisync_receiver.workers import Workers, inherited_socket
+from pisync_common.systemd import notify
+from pisync_receiver import config, logs
+from pisync_receiver.app import AppSettings, Receiver
+from pisync_receiver.errors import CannotListen
+from pisync_receiver.http.protocol import bounded
+from pisync_receiver.intake import IntakeLimits
+from pisync_receiver.store import opening
+from pisync_receiver.store.address import Address, PostgresUrl, url_of
 
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
-_STOP_MARGIN_S: Final = 5.0
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
-class CannotListen(ReceiverError):
-    """The address cannot be had."""
-
-    code = "cannot_listen"
-
-
 def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
-    """Serve until a signal comes. Raises SettingError, LockHeld, StoreUnusable or CannotListen before anything is
-    answered. Prints `listening on URL` to `out` once connections are accepted."""
+    """Serve until a signal comes. Print `listening on URL` to `out` once connections are accepted.
+
+    Raises SettingError, LockHeld, StoreUnusable, MissingExtra or CannotListen before anything is answered.
+    """
     config.check_serving(settings)
-    if settings[config.REDIS] is not None:
-        check_installed()
-    _configure_logs(settings[config.LOG_LEVEL], err)
-    place = settings[config.DATABASE]
-    with signals_raised_again() as stopping, databases.writing(place, "pisync-receiver serve"):
-        inherited = inherited_socket(os.environ)
-        listener = listening_socket(settings) if inherited is None else inherited
+    lines = logs.configure(settings[config.LOG_LEVEL], err)
+    access_log = lines if logging.getLogger().isEnabledFor(logging.INFO) else None
+    with signals_raised_again() as stopping, opening.writing(settings[config.DATABASE], "pisync-receiver serve"):
         try:
-            first_start = not databases.exists(place)
-            with closing(databases.open_store(place, create=True)) as store:
-                if first_start:
-                    print(_first_steps(settings), file=err, flush=True)
-                if inherited is not None or settings[config.WORKERS] == 1:
-                    _run(settings, store, listener, stopping, out)
-                    return
-            _run_workers(settings, listener, stopping, out)
+            with (
+                closing(listening_socket(settings)) as listener,
+                owner_socket(config.socket_path(settings)) as owner,
+                asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
+            ):
+                runner.run(_serve(settings, listener, owner, stopping, access_log, out, err))
+            log.info("stopped")
         finally:
-            listener.close()
+            lines.flush()
+
+
+async def _serve(
+    settings: Settings,
+    listener: socket.socket,
+    owner: socket.socket | None,
+    stopping: list[int],
+    access_log: logs.JsonLines | None,
+    out: TextIO,
+    err: TextIO,
+) -> None:
+    """Put the receiver together, and serve until a signal comes."""
+    database = settings[config.DATABASE]
+    first_start = not opening.exists(database)
+    store = await opening.open_store(database, create=True)
+    try:
+        receiver = Receiver.create(store, app_settings(settings), access_log=access_log)
+        if first_start:
+            print(_first_steps(settings), file=err, flush=True)
+        server = Server(receiver, settings, owner, stopping, started=partial(_announce, settings, listener, out))
+        async with receiver.running(), alerting(settings, receiver.services.metrics.registry):
+            # In a task of its own: uvicorn wakes up ten times a second, and this function need not.
+            await asyncio.create_task(server.serve([listener]))
+    finally:
+        await store.aclose()
+
+
+@asynccontextmanager
+async def alerting(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[None]:
+    """Send alerts inside the block; on SQLite they are in the log alone. Raises MissingExtra, SettingError."""
+    database = settings[config.DATABASE]
+    if not isinstance(database, PostgresUrl):
+        yield
+        return
+    from pisync_receiver.alerts.alerts import Alerts  # psycopg, which only PostgreSQL needs
+
+    alerts = Alerts.create(database, settings, registry)
+    running = asyncio.create_task(alerts.run())
+    try:
+        yield
+    finally:
+        await alerts.stop()
+        await running
+
+
+def app_settings(settings: Settings) -> AppSettings:
+    """Return what the settings say about the app."""
+    return AppSettings(
+        auth=settings[config.AUTH],
+        intake=IntakeLimits(
+            waiting=settings[config.MAX_WAITING],
+            waiting_bytes=settings[config.MAX_WAITING_BYTES],
+            waiting_s=settings[config.MAX_WAIT],
+        ),
+        device_rate=settings[config.DEVICE_RATE],
+        cache_ttl_s=settings[config.CACHE_TTL],
+        redis=settings[config.REDIS],
+        redis_space=_digest(settings[config.DATABASE]),
+        trusted_proxies=settings[config.TRUSTED_PROXIES],
+    )
+
+
+def _digest(database: Address) -> str:
+    """Tell databases apart without naming them: receivers of the same database are given the same address."""
+    text = database.conninfo if isinstance(database, PostgresUrl) else str(database)
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def listening_socket(settings: Settings) -> socket.socket:
-    """A socket bound to the settings' address, not yet listening. Raises CannotListen, or SettingError where a name
-    turns out to mean an open door."""
+    """Return a socket bound to the settings' address, not yet listening. Raises CannotListen."""
     host, port = settings[config.HOST], settings[config.PORT]
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -101,44 +145,75 @@ def listening_socket(settings: Settings) -> socket.socket:
             raise
     except OSError as error:
         raise CannotListen(
-            f"cannot listen on {host} port {port}: {error.strerror or error}; nothing was changed; "
+            f"cannot bind to {host} port {port}: {error.strerror or error}; nothing was changed; "
             "stop what uses it, or choose another with --host and --port"
         ) from error
     if not settings[config.AUTH] and not config.is_loopback(listener.getsockname()[0]):
         listener.close()
-        raise CannotListen(f"{host} is not a loopback address here, so --auth off is refused; use 127.0.0.1")
+        raise CannotListen(f"{host} resolves to a non-loopback address, so --auth off is refused; use 127.0.0.1")
     return listener
 
 
+@contextmanager
+def owner_socket(path: Path | None) -> Iterator[socket.socket | None]:
+    """Make the Unix socket that the receiver's owner reaches it through; remove it at the end. Raises CannotListen."""
+    if path is None:
+        yield None
+        return
+    try:
+        owner = unix_socket.listen(path, mode=0o600)
+    except OSError as error:
+        raise CannotListen(
+            f"cannot bind to {path}: {error.strerror or error}; nothing was changed; commands reach the receiver "
+            "through this socket: choose a folder of the receiver's own on a local file system with --socket"
+        ) from error
+    with owner:
+        try:
+            yield owner
+        finally:
+            path.unlink(missing_ok=True)
+
+
 class Server(uvicorn.Server):
-    """uvicorn's server, which says when it accepts connections, and stops for a signal that came before it."""
+    """uvicorn's server: also serves the owner's socket, announces its start, drains before it stops, and stops for a
+    signal that came before it started."""
 
     def __init__(
         self,
-        settings: uvicorn.Config,
-        *,
+        receiver: Receiver,
+        settings: Settings,
+        owner: socket.socket | None,
         stopping: list[int],
+        *,
         started: Callable[[], None],
-        readiness: Readiness,
-        drain_s: float,
     ) -> None:
-        super().__init__(settings)
-        self._readiness = readiness
-        self._drain_s = drain_s
+        super().__init__(_uvicorn(receiver.app, receiver, settings))
+        self._owner_config = _uvicorn(receiver.local, receiver, settings)
+        self._owner = owner
+        self._receiver = receiver
+        self._drain_s: float = settings[config.DRAIN_TIMEOUT]
         self._stopping = stopping
-        self._tell = started
+        self._announce = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._owner is not None:
+            self._owner_config.load()
+            protocol: Any = self._owner_config.http_protocol_class
+            connect = partial(protocol, config=self._owner_config, server_state=self.server_state, app_state={})
+            loop = asyncio.get_running_loop()
+            self.servers.append(await loop.create_unix_server(connect, sock=self._owner))
         self.should_exit = self.should_exit or bool(self._stopping)
-        self._tell()
+        gc.collect()
+        gc.freeze()  # what lives as long as the process need not be looked at again
+        self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         notify("STOPPING=1")
-        self._readiness.drain()
+        self._receiver.drain()
         if self._drain_s and not self.force_exit:
             log.info("draining: not ready any more, and still answering")
-            await asyncio.sleep(self._drain_s)  # how soon the gateway looks is its own affair; nothing tells
+            await asyncio.sleep(self._drain_s)  # the gateway finds out when it next asks /readyz
         log.info("stopping: no new connections, requests under way are answered")
         await super().shutdown(sockets)
 
@@ -162,163 +237,19 @@ def signals_raised_again() -> Iterator[list[int]]:
         signal.raise_signal(caught[0])
 
 
-def _run_workers(settings: Settings, listener: socket.socket, stopping: list[int], out: TextIO) -> None:
-    workers = Workers(
-        listener,
-        settings[config.WORKERS],
-        [sys.executable, "-m", "pisync_receiver", *sys.argv[1:]],
-        stopping=stopping,
-        stop_s=settings[config.DRAIN_TIMEOUT] + settings[config.STOP_TIMEOUT] + _STOP_MARGIN_S,
-        started=lambda: _tell_started(settings, listener, out),
-        ended=worker_ended,
-    )
-    workers.run()
-    notify("STOPPING=1")
-    log.info("stopped")
-
-
-def _tell_started(settings: Settings, listener: socket.socket, out: TextIO) -> None:
+def _announce(settings: Settings, listener: socket.socket, out: TextIO) -> None:
     address, database = _url(listener), str(settings[config.DATABASE])
     log.info("started", extra=logs.fields(address=address, database=database, version=__version__))
     print(f"listening on {address}", file=out, flush=True)
     notify("READY=1")
 
 
-def _run(settings: Settings, store: Store, listener: socket.socket, stopping: list[int], out: TextIO) -> None:
-    def started() -> None:
-        gc.collect()
-        gc.freeze()  # what lives as long as the process need not be looked at again
-        _tell_started(settings, listener, out)
-
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(_serve(settings, store, listener, stopping, started))
-    log.info("stopped")
-
-
-async def _serve(
-    settings: Settings, store: Store, listener: socket.socket, stopping: list[int], started: Callable[[], None]
-) -> None:
-    """Make the app and its parts, and serve until a signal comes."""
-    metrics = Metrics(own_registry())
-    redis = settings[config.REDIS]
-    limits = each_device(settings[config.DEVICE_RATE], clock=time.monotonic, shared=redis is not None)
-    sharing = None if redis is None else _sharing(settings, redis, limits, metrics)
-    cache = _cache(settings, sharing)
-    intake = Intake(
-        store,
-        limits=_intake_limits(settings),
-        clock=time.monotonic,
-        random=random.random,
-        watcher=metrics,
-        committed=telling(cache),
-    )
-    tokens = _tokens(settings, store, sharing)
-    administration = Administration(store, tokens=tokens, submit=intake.submit, now_ms=now_ms)
-    control = _control(settings, administration.do)
-    readiness = Readiness(intake)
-
-    async def start() -> None:
-        await control.start()
-        if sharing is not None:
-            await sharing.start()
-
-    app = create_app(
-        readiness=readiness,
-        cache=cache,
-        limits=limits,
-        store=store,
-        intake=intake,
-        tokens=tokens,
-        metrics=metrics,
-        now_ms=now_ms,
-        new_request_id=new_request_id,
-        settings=AppSettings(
-            auth=settings[config.AUTH],
-            trusted_proxies=settings[config.TRUSTED_PROXIES],
-        ),
-        on_start=start,
-        on_stop=control.close,
-    )
-    server = Server(
-        _uvicorn(app, settings),
-        stopping=stopping,
-        started=started,
-        readiness=readiness,
-        drain_s=settings[config.DRAIN_TIMEOUT],
-    )
-    control.bind()
-    try:
-        await server.serve([listener])
-    finally:
-        await control.close()  # a second Ctrl-C skips the app's own end
-    await intake.close()
-    if sharing is not None:
-        await sharing.close()
-
-
-def _intake_limits(settings: Settings) -> IntakeLimits:
-    return IntakeLimits(
-        waiting=settings[config.MAX_WAITING],
-        waiting_bytes=settings[config.MAX_WAITING_BYTES],
-        waiting_s=settings[config.MAX_WAIT],
-    )
-
-
-def _tokens(settings: Settings, store: Store, sharing: Sharing | None) -> TokenSource:
-    """Where one process writes, all tokens in memory; else looked up, as any other may make or revoke one."""
-    if isinstance(settings[config.DATABASE], Path):
-        return Tokens(store.all_tokens())
-    elsewhere = None if sharing is None else sharing.tokens
-    return Directory(store.tokens_by_hash, clock=time.monotonic, elsewhere=elsewhere)
-
-
-def _cache(settings: Settings, sharing: Sharing | None) -> Cache | None:
-    """Where one process writes, it knows when an answer no longer holds; else Redis does, or nobody."""
-    if isinstance(settings[config.DATABASE], Path):
-        return OwnCache()
-    return None if sharing is None else sharing.cache
-
-
-def _sharing(settings: Settings, redis: RedisUrl, limits: Limits | None, metrics: Metrics) -> Sharing:
-    return Sharing(
-        redis,
-        space=databases.identity(settings[config.DATABASE]),
-        limits=limits,
-        clock=time.monotonic,
-        noticed=metrics.redis_answers(),
-    )
-
-
-def _control(settings: Settings, do: Do) -> ControlServer | NoControl:
-    """The way for commands to this database's one writer."""
-    place = settings[config.DATABASE]
-    return ControlServer(config.Paths(database=place).control, do) if isinstance(place, Path) else NoControl()
-
-
-def _configure_logs(level: str, err: TextIO) -> None:
-    logs.configure(level, err)
-    if level != "debug":
-        logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # its small talk says less than ours
-
-
-def new_request_id() -> str:
-    return secrets.token_hex(8)
-
-
-def notify(state: str) -> None:
-    """Tell systemd, where it listens."""
-    if address := os.environ.get("NOTIFY_SOCKET"):
-        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-            sender.connect("\0" + address[1:] if address.startswith("@") else address)
-            sender.sendall(state.encode())
-
-
-def _uvicorn(app: Any, settings: Settings) -> uvicorn.Config:
+def _uvicorn(app: ASGIApp, receiver: Receiver, settings: Settings) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=_protocol(settings[config.MAX_CONNECTIONS]),
+        http=bounded(settings[config.MAX_CONNECTIONS], receiver.busy),
         ws="none",
-        lifespan="on",
+        lifespan="off",
         interface="asgi3",
         log_config=None,
         access_log=False,
@@ -328,24 +259,6 @@ def _uvicorn(app: Any, settings: Settings) -> uvicorn.Config:
         timeout_keep_alive=math.ceil(settings[config.IDLE_TIMEOUT]),
         timeout_graceful_shutdown=math.ceil(settings[config.STOP_TIMEOUT]),
     )
-
-
-def _protocol(max_connections: int) -> Any:
-    try:
-        from pisync_receiver.connections import bounded
-    except ImportError:
-        log.warning("httptools is not installed: h11 serves, slower, and without limits on connections and heads")
-        return "h11"
-    return bounded(max_connections)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        log.info("uvloop is not installed: asyncio's own event loop serves, a little slower")
-        return None
-    return uvloop.new_event_loop
 
 
 def _url(listener: socket.socket) -> str:
@@ -358,7 +271,7 @@ def _first_steps(settings: Settings) -> str:
     url = shlex.quote(url_of(settings[config.DATABASE]))
     flag = "" if settings.source(config.DATABASE) == DEFAULT else f" --database-url {url}"
     return (
-        "A new database. While this serves, make what callers need:\n"
-        f"  an admin's token:       {program} token create --role admin{flag}\n"
+        "A new database. While this serves, create what callers need:\n"
+        f"  an admin's token:       {program} token create --scope admin{flag}\n"
         f"  a code for a device:    {program} enrollment create{flag}"
     )

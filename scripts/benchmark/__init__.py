@@ -1,1 +1,1 @@
-"""Speed, each figure beside a yardstick that was measured in the same run on the same machine."""
+"""Speed figures, each beside a yardstick that was measured in the same run on the same machine."""

@@ -1,187 +1,135 @@
 """The real programs, each as a process of its own, in a folder of its own."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from benchmark.noop import UNMETERED
+import psycopg
 
-BIN = Path(sys.executable).parent
-PATIENCE_S = 60.0
-
-
+APPS: Final = Path(__file__).with_name("apps.py")
+DEADLINE_S: Final = 60.0
+POSTGRES: Final = os.environ.get("PISYNC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
+"""A role on it may create databases."""
+REDIS: Final = os.environ.get("PISYNC_TEST_REDIS", "redis://127.0.0.1:6379/0")
 _TICKS: Final = os.sysconf("SC_CLK_TCK")
+_numbers = itertools.count(1)
 
 
-def cpu_s(pid: int) -> float:
-    """Processor time of a process, in seconds."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / _TICKS
+@contextmanager
+def database(engine: str, folder: Path) -> Iterator[str]:
+    """Name an empty database of an engine; PostgreSQL's is dropped at the end."""
+    if engine == "sqlite":
+        yield f"sqlite:///{folder / 'receiver.db'}"
+        return
+    name = f"pisync_bench_{os.getpid()}_{next(_numbers)}"
+    with psycopg.connect(POSTGRES, autocommit=True) as server:
+        server.execute(f"CREATE DATABASE {name}".encode())
+    try:
+        yield f"{POSTGRES.rpartition('/')[0]}/{name}"
+    finally:
+        with psycopg.connect(POSTGRES, autocommit=True) as server:
+            server.execute(f"DROP DATABASE {name} WITH (FORCE)".encode())
 
 
-def peak_mib(pid: int) -> float:
-    """The most memory it had at once; 0 for one that has ended."""
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
+def start(command: list[str], environ: dict[str, str], log: Path) -> tuple["subprocess.Popen[str]", str]:
+    """Start a server that prints `listening on URL`; return its process and URL."""
+    with log.open("ab") as file:
+        process = subprocess.Popen(
+            command, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, text=True
+        )
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.startswith("listening on "):
+        raise RuntimeError(f"{command} did not start:\n{log.read_text()}")
+    return process, line.removeprefix("listening on ").strip()
 
 
 class Receiver:
-    """`pisync-receiver serve` on a free port, with the no-op route added; stopped by `stop`.
-
-    It stores in its folder, or in `database_url`; then it may share `redis_url` with others. Without `metered` it
-    counts nothing.
-    """
+    """`pisync-receiver serve` on a free port, with the no-op route; stopped by `stop`."""
 
     def __init__(
         self,
         folder: Path,
+        database_url: str,
         *,
         port: int = 0,
-        database_url: str | None = None,
         redis_url: str = "",
-        metered: bool = True,
+        cache: bool = True,
+        arguments: Sequence[str] = (),
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.database = folder / "receiver.db"
-        self._environ = os.environ | {
-            "PISYNC_RECEIVER_DATABASE_URL": database_url or f"sqlite:///{self.database}",
-            "PISYNC_RECEIVER_REDIS_URL": redis_url,
-        }
-        if not metered:
-            self._environ[UNMETERED] = "1"
-        with (folder / "receiver.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, str(Path(__file__).with_name("noop.py")), "serve", "--port", str(port)],
-                env=self._environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-            )
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line.startswith("listening on "):
-            raise RuntimeError(f"the receiver did not start:\n{(folder / 'receiver.log').read_text()}")
-        self.url = line.removeprefix("listening on ").strip()
+        # A single device sends more here than any may otherwise.
+        limits = {"PISYNC_RECEIVER_DEVICE_RATE": "0"}
+        self._environ = os.environ | limits | {"PISYNC_RECEIVER_DATABASE_URL": database_url}
+        if redis_url:
+            self._environ["PISYNC_RECEIVER_REDIS_URL"] = redis_url
+        if not cache:
+            self._environ["PISYNC_RECEIVER_CACHE_TTL"] = "0s"
+        command = [sys.executable, str(APPS), "serve", "--port", str(port), *arguments]
+        self._process, self.url = start(command, self._environ, folder / "receiver.log")
         self.port = int(self.url.rpartition(":")[2])
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        self.pid = self._process.pid
 
     def command(self, *arguments: str) -> str:
-        """What `pisync-receiver ARGUMENTS` prints."""
-        return run("pisync-receiver", *arguments, environ=self._environ)
+        """Return what `pisync-receiver ARGUMENTS` prints. Raises RuntimeError if it fails."""
+        command = [sys.executable, "-m", "pisync_receiver", *arguments]
+        done = subprocess.run(
+            command, env=self._environ, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise RuntimeError(f"pisync-receiver {' '.join(arguments)} ended with {done.returncode}: {done.stderr}")
+        return done.stdout.strip()
 
     def enroll(self, devices: list[str]) -> dict[str, str]:
-        """Device id -> token."""
+        """Return a token for each device."""
         code = self.command("enrollment", "create", "--uses", str(len(devices)))
-        return {device: self._ask("/api/enroll", {"code": code, "device_id": device})["token"] for device in devices}
+        return {device: self._enrolled(code, device) for device in devices}
 
-    def admin(self) -> str:
-        return self.command("token", "create", "--role", "admin")
+    def viewer(self) -> str:
+        return self.command("token", "create", "--role", "viewer")
 
-    def get(self, path: str, token: str) -> Any:
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            return json.load(answer)
-
-    def _ask(self, path: str, body: dict[str, Any]) -> Any:
+    def _enrolled(self, code: str, device_id: str) -> str:
+        body = json.dumps({"code": code, "device_id": device_id}).encode()
         headers = {"Content-Type": "application/json"}
-        request = urllib.request.Request(self.url + path, data=json.dumps(body).encode(), headers=headers)
-        with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:
-            return json.load(answer)
+        request = urllib.request.Request(f"{self.url}/api/enroll", data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=DEADLINE_S) as answer:
+            return str(json.load(answer)["token"])
 
     def stop(self) -> None:
         stop(self._process)
 
 
 @contextmanager
-def receiver(
-    folder: Path, *, database_url: str | None = None, redis_url: str = "", metered: bool = True
-) -> Iterator[Receiver]:
-    running = Receiver(folder, database_url=database_url, redis_url=redis_url, metered=metered)
+def receiver(folder: Path, database_url: str, **options: Any) -> Iterator[Receiver]:
+    running = Receiver(folder, database_url, **options)
     try:
         yield running
     finally:
         running.stop()
 
 
-class Agent:
-    """A device's home and, between `start` and `stop`, its service."""
-
-    def __init__(self, home: Path) -> None:
-        home.mkdir(parents=True, exist_ok=True)
-        self.home = home
-        self._environ = os.environ | {"PISYNC_AGENT_HOME": str(home)}
-        self._service: subprocess.Popen[bytes] | None = None
-
-    def command(self, *arguments: str, codes: tuple[int, ...] = (0,)) -> str:
-        """What `pisync ARGUMENTS` prints."""
-        return run("pisync", *arguments, environ=self._environ, codes=codes)
-
-    def enroll(self, url: str, receiver: Receiver, device_id: str) -> None:
-        code = receiver.command("enrollment", "create")
-        self.command("enroll", url, "--code", code, "--device-id", device_id)
-
-    def status(self) -> dict[str, Any]:
-        answer: dict[str, Any] = json.loads(self.command("status", "--json", codes=(0, 1, 3, 4)))
-        return answer
-
-    def start(self) -> None:
-        """Start the service and wait until it answers on its socket."""
-        with (self.home / "service.log").open("ab") as log:
-            self._service = subprocess.Popen(
-                [str(BIN / "pisync"), "run"], env=self._environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
-            )
-        try:
-            until((self.home / "agent.sock").exists, "the agent's socket")
-        except TimeoutError as error:
-            raise RuntimeError(f"the service did not start:\n{(self.home / 'service.log').read_text()}") from error
-
-    def memory_mib(self, field: str) -> float:
-        """`VmRSS` (resident now) or `VmHWM` (the most it ever was) of the service."""
-        assert self._service is not None
-        lines = Path(f"/proc/{self._service.pid}/status").read_text().splitlines()
-        (kib,) = (line.split()[1] for line in lines if line.startswith(f"{field}:"))
-        return int(kib) / 1024
-
-    def stop(self) -> None:
-        if self._service is not None:
-            stop(self._service)
-            self._service = None
-
-
 @contextmanager
-def agent(home: Path) -> Iterator[Agent]:
-    device = Agent(home)
+def bare_server(folder: Path) -> Iterator[int]:
+    """Serve `apps.bare`; yield its port."""
+    process, url = start([sys.executable, str(APPS), "bare"], dict(os.environ), folder / "bare.log")
     try:
-        yield device
+        yield int(url.rpartition(":")[2])
     finally:
-        device.stop()
+        stop(process)
 
 
-def run(program: str, *arguments: str, environ: dict[str, str], codes: tuple[int, ...] = (0,)) -> str:
-    """The standard output of a program of this environment; raises RuntimeError if it fails."""
-    command = [str(BIN / program), *arguments]
-    result = subprocess.run(command, env=environ, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-    if result.returncode not in codes:
-        raise RuntimeError(f"{' '.join([program, *arguments[:2]])} ended with {result.returncode}: {result.stderr}")
-    return result.stdout.strip()
-
-
-def stop(process: subprocess.Popen[Any]) -> None:
+def stop(process: "subprocess.Popen[Any]") -> None:
     process.send_signal(signal.SIGTERM)
     try:
-        process.wait(PATIENCE_S)
+        process.wait(DEADLINE_S)
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
@@ -189,10 +137,13 @@ def stop(process: subprocess.Popen[Any]) -> None:
         process.stdout.close()
 
 
-def until(condition: Any, what: str, *, seconds: float = PATIENCE_S) -> None:
-    """Wait for `condition()`; raise TimeoutError naming `what`."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:g} s in vain for {what}")
-        time.sleep(0.02)
+def cpu_s(pid: int) -> float:
+    """Return the processor time of a process."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / _TICKS
+
+
+def memory_mib(pid: int, field: str) -> float:
+    """Return a figure of /proc/PID/status; 0 for a process that has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:")) / 1024

@@ -1,92 +1,179 @@
-"""What an admin asks, of a small fleet and of a large one."""
+"""What admins and dashboards ask, of a small fleet and of a large fleet, and what the cache saves."""
 
 import http.client
 import random
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
+import psycopg
+
+from benchmark import load
 from benchmark.lessons import MORNING_MS
-from benchmark.measure import Bench, percentile
-from benchmark.processes import Receiver, receiver
-from benchmark.report import Result, at_most, progress
+from benchmark.processes import REDIS, Receiver, database, receiver
+from benchmark.report import Bench, Result, at_least, at_most, percentile, progress
 from pisync_common.times import format_ms
-from pisync_receiver.store import SyncReport
-from pisync_receiver.store.sqlite import open_store
 
-EVENTS_EACH = 100
-FAILING = 5
-"""One device of so many keeps failing."""
-PAGE = 20
-"""Small enough that both fleets fill it, so that the answers are of one size."""
+EACH: Final = 100
+"""Sync events of a device."""
+FAILING: Final = 5
+"""Every fifth device keeps failing."""
+PAGE: Final = 20
+"""Small enough that both fleets fill it, so that the answers have the same size."""
+VIEWERS: Final = 50
+FAILURES: Final = f"/api/sync-event/devices/repeated-failures?limit={PAGE}"
+HISTORY: Final = "/api/sync-event/device/{device}/sync-history"
+DEVICES: Final = "/api/devices?limit=100"
+INTERVAL_MS: Final = 900_000
+DEVICE_COLUMNS: Final = (
+    "device_id", "last_contact_ms", "consecutive_failures", "total_failures", "failing_since_ms", "last_sync_ms",
+    "last_success_ms", "last_failure_ms",
+)  # fmt: skip
+SYNC_COLUMNS: Final = (
+    "id", "device_id", "timestamp", "at_ms", "total_files_synced", "total_errors", "internet_speed", "received_ms",
+)  # fmt: skip
 
 
-def questions(bench: Bench) -> Iterator[Result]:
-    """p99 of `repeated-failures` and `sync-history`, 100 times the devices beside the small fleet."""
-    small, large = 100, bench.pick(10_000, 1_000)
-    folders = {devices: bench.place(f"fleet-{devices}") for devices in (small, large)}
-    for devices, folder in folders.items():
-        progress(f"queries: storing {devices * EVENTS_EACH:,} sync events of {devices:,} devices")
-        fill(folder / "receiver.db", devices)
-    with receiver(folders[small]) as few, receiver(folders[large]) as many:
-        for name, path in (
-            ("repeated-failures", f"/api/sync-event/devices/repeated-failures?limit={PAGE}"),
-            ("sync-history", "/api/sync-event/device/{device}/sync-history"),
-        ):
-            progress(f"queries: {name}")
-            took = ask_in_turns({small: few, large: many}, path, times=bench.pick(2_000, 300))
+def questions(bench: Bench, engine: str) -> Iterator[Result]:
+    """p99 of `repeated-failures` and `sync-history`: 10,000,000 sync events beside 100,000."""
+    small, large = bench.pick(1_000, 100), bench.pick(100_000, 10_000)
+    folder = bench.place(f"queries-{engine}")
+    with ExitStack() as stack:
+        fleets = {}
+        for devices in (small, large):
+            place = folder / str(devices)
+            url = stack.enter_context(database(engine, place))
+            token = prepare(place, url)
+            progress(f"queries, {engine}: storing {devices * EACH:,} sync events")
+            fill(url, devices)
+            fleets[devices] = (stack.enter_context(receiver(place, url, cache=False)), token)
+        for name, path in (("repeated-failures", FAILURES), ("sync-history", HISTORY)):
+            progress(f"queries, {engine}: {name}")
+            took = ask_in_turn(fleets, path, times=bench.pick(2_000, 300))
             p99 = {devices: percentile(seconds, 99) * 1000 for devices, seconds in took.items()}
             yield at_most(
-                f"{name}, {large:,} devices, p99 | {small} devices", f"{p99[large]:.2f} ms", f"{p99[small]:.2f} ms",
-                p99[large] / p99[small], 2,
+                f"{engine}: {name} p99, {large * EACH:,} rows | {small * EACH:,}", f"{p99[large]:.2f} ms",
+                f"{p99[small]:.2f} ms", p99[large] / p99[small], 1.5,
             )  # fmt: skip
 
 
-def fill(database: Path, devices: int) -> None:
-    """Store `EVENTS_EACH` sync events of each device, through the store, in the order of their time."""
-    store = open_store(database, create=True)
-    try:
-        for turn in range(EVENTS_EACH):
-            for first in range(0, devices, 1_000):
-                store.write([_report(number, turn) for number in range(first, min(first + 1_000, devices))])
-    finally:
-        store.close()
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Answers a second, and what a thousand of them cost the database."""
+
+    rate: float
+    transactions: float
+
+    def shown(self) -> str:
+        return f"{self.rate:,.0f}/s, {self.transactions:,.0f} queries"
 
 
-def _report(device: int, turn: int) -> SyncReport:
-    at_ms = MORNING_MS + turn * 900_000 + device * 7
-    failures = 3 if device % FAILING == 0 and turn > EVENTS_EACH - 10 else 0
-    return SyncReport(
-        device_id=device_name(device),
-        timestamp=format_ms(at_ms),
-        at_ms=at_ms,
-        total_files_synced=turn,
-        total_errors=failures,
-        internet_speed=1.5,
-        received_ms=at_ms + 500,
-    )
+def cache(bench: Bench) -> Iterator[Result]:
+    """50 viewers ask two receivers about a large fleet, with a cache and without; queries are per 1,000 answers."""
+    devices, folder = bench.pick(100_000, 10_000), bench.place("cache")
+    with database("postgres", folder) as url:
+        token = prepare(folder, url)
+        fill(url, devices)
+        for path, name in ((FAILURES, "repeated failures"), (DEVICES, "devices")):
+            ways = {"none": ("", False), "process": ("", True), "Redis": (REDIS, True)}
+            asked = {
+                way: _asked(bench, folder, url, path, token, redis_url=redis_url, cache=kept)
+                for way, (redis_url, kept) in ways.items()
+            }
+            for way in ("process", "Redis"):
+                yield at_least(
+                    f"{name} of {devices:,} devices, cache: {way} | none", asked[way].shown(), asked["none"].shown(),
+                    asked[way].rate / asked["none"].rate, 1.0,
+                )  # fmt: skip
+
+
+def _asked(bench: Bench, folder: Path, url: str, path: str, token: str, **options: Any) -> Asked:
+    progress(f"cache: {path}, {options}")
+    before = _transactions(url)
+    with receiver(folder / "1", url, **options) as first, receiver(folder / "2", url, **options) as second:
+        requests = [load.request("GET", path, token)] * VIEWERS
+        seconds = bench.pick(10, 3)
+        seen = load.repeat(folder, [first.port, second.port], requests, connections=VIEWERS, seconds=seconds)
+    # PostgreSQL has counted everything when the connections have ended.
+    return Asked(rate=seen.rate, transactions=(_transactions(url) - before) / seen.requests * 1_000)
+
+
+def _transactions(url: str) -> int:
+    with psycopg.connect(url) as connection:
+        query = "SELECT xact_commit + xact_rollback FROM pg_stat_database WHERE datname = current_database()"
+        (count,) = connection.execute(query).fetchone() or (0,)
+        return int(count)
+
+
+def prepare(folder: Path, url: str) -> str:
+    """Make the schema and a viewer's token."""
+    with receiver(folder, url) as cloud:
+        return cloud.viewer()
+
+
+def fill(url: str, devices: int) -> None:
+    """Store the histories of a fleet, with every fifth device failing since its last nine sync events."""
+    if url.startswith("sqlite"):
+        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
+        for table, columns, rows in _tables(devices):
+            places = ",".join("?" * len(columns))
+            connection.executemany(f"INSERT INTO {table} ({','.join(columns)}) VALUES ({places})", rows)
+        connection.commit()
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.close()
+        return
+    with psycopg.connect(url, autocommit=True) as postgres:
+        for table, columns, rows in _tables(devices):
+            with postgres.cursor().copy(f"COPY {table} ({','.join(columns)}) FROM STDIN".encode()) as copy:
+                for row in rows:
+                    copy.write_row(row)
+        postgres.execute("VACUUM ANALYZE")
+
+
+def _tables(devices: int) -> Iterator[tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]]:
+    yield "devices", DEVICE_COLUMNS, map(_device, range(devices))
+    rows = (_sync_event(turn * devices + n + 1, n, turn) for turn in range(EACH) for n in range(devices))
+    yield "sync_events", SYNC_COLUMNS, rows
+
+
+def _device(number: int) -> tuple[Any, ...]:
+    first_ms = MORNING_MS + number * 7
+    last_ms = first_ms + (EACH - 1) * INTERVAL_MS
+    failing = 9 if number % FAILING == 0 else 0
+    success_ms = last_ms - failing * INTERVAL_MS
+    since_ms = success_ms + INTERVAL_MS if failing else None
+    return device_name(number), last_ms, failing, failing, since_ms, last_ms, success_ms, last_ms if failing else None
+
+
+def _sync_event(id: int, number: int, turn: int) -> tuple[Any, ...]:
+    at_ms = MORNING_MS + turn * INTERVAL_MS + number * 7
+    failures = 3 if number % FAILING == 0 and turn >= EACH - 9 else 0
+    return id, device_name(number), format_ms(at_ms), at_ms, turn, failures, 1.5, at_ms + 500
 
 
 def device_name(number: int) -> str:
-    return f"pibook-{number:05}"
+    return f"pibook-{number:06}"
 
 
-def ask_in_turns(fleets: dict[int, Receiver], path: str, *, times: int) -> dict[int, list[float]]:
-    """Seconds of each answer, the fleets asked in turns over one connection each."""
+def ask_in_turn(fleets: dict[int, tuple[Receiver, str]], path: str, *, times: int) -> dict[int, list[float]]:
+    """Return the seconds of each answer; the fleets are asked alternately, over one connection each."""
     chance = random.Random(7)
-    connections = {devices: http.client.HTTPConnection("127.0.0.1", fleet.port) for devices, fleet in fleets.items()}
-    tokens = {devices: fleet.admin() for devices, fleet in fleets.items()}
+    connections = {devices: http.client.HTTPConnection("127.0.0.1", one.port) for devices, (one, _) in fleets.items()}
     took: dict[int, list[float]] = {devices: [] for devices in fleets}
     for turn in range(times + 50):
         for devices, connection in connections.items():
             target = path.format(device=device_name(chance.randrange(devices)))
             start = time.perf_counter()
-            connection.request("GET", target, headers={"Authorization": f"Bearer {tokens[devices]}"})
+            connection.request("GET", target, headers={"Authorization": f"Bearer {fleets[devices][1]}"})
             answer = connection.getresponse()
             body = answer.read()
             if answer.status != 200 or len(body) < 100:
                 raise RuntimeError(f"GET {target}: {answer.status} {body[:200]!r}")
-            if turn >= 50:  # the first ones warm the caches
+            if turn >= 50:  # the first requests warm the caches
                 took[devices].append(time.perf_counter() - start)
     for connection in connections.values():
         connection.close()

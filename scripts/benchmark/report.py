@@ -1,4 +1,4 @@
-"""What the bench prints: results on stdout, progress on stderr."""
+"""What a figure is and how it is printed: results on stdout, progress on stderr."""
 
 import os
 import platform
@@ -7,15 +7,34 @@ import sqlite3
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-WIDTHS = (58, 24, 24, 8, 9)
+WIDTHS = (62, 26, 26, 8, 9)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """Where a figure may write, and whether a rough one is enough."""
+
+    folder: Path
+    quick: bool
+
+    def pick(self, thorough: int, quick: int) -> int:
+        """Choose a size or a number of rounds."""
+        return quick if self.quick else thorough
+
+    def place(self, name: str) -> Path:
+        """Make a fresh folder."""
+        path = self.folder / name
+        path.mkdir()
+        return path
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One line: a figure, its yardstick, what one is of the other, and what was hoped for."""
+    """A figure, its yardstick, their ratio, and the target."""
 
     what: str
     value: str
@@ -31,8 +50,7 @@ class Result:
 
     def line(self) -> str:
         sign = "≥" if self.at_least else "≤"
-        ratio = f"{self.ratio:.2f}" if self.target < 20 else f"{self.ratio:.1f}"
-        cells = (self.what, self.value, self.yardstick, ratio, f"{sign} {self.target:g}")
+        cells = (self.what, self.value, self.yardstick, f"{self.ratio:.2f}", f"{sign} {self.target:g}")
         verdict = "PASS" if self.passed else "MISSED"
         return " ".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + " " + verdict
 
@@ -45,18 +63,22 @@ def at_most(what: str, value: str, yardstick: str, ratio: float, target: float) 
     return Result(what=what, value=value, yardstick=yardstick, ratio=ratio, target=target, at_least=False)
 
 
+def percentile(values: Sequence[float], percent: int) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
 def heading() -> str:
-    cells = ("figure", "measured", "yardstick", "ratio", "target")
+    cells = ("figure | yardstick", "measured", "yardstick", "ratio", "target")
     return " ".join(f"{cell:<{width}}" for cell, width in zip(cells, WIDTHS, strict=True)) + " verdict"
 
 
 def progress(text: str) -> None:
-    """One step, for whoever waits."""
     print(f"bench: {text}", file=sys.stderr, flush=True)
 
 
 def machine(folder: Path) -> list[str]:
-    """What these figures were measured on, and what its disk can do."""
+    """Describe what the figures are measured on, and what its disk can do."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
     load = "wrk" if shutil.which("wrk") else "the bench's own"
@@ -75,7 +97,7 @@ def file_system(folder: Path) -> str:
 
 
 def syncs_a_second(folder: Path, *, count: int = 300) -> float:
-    """Small appends to a file, each flushed to the disk."""
+    """Append to a file and flush each append to the disk."""
     path = folder / "sync-probe"
     with path.open("wb", buffering=0) as file:
         start = time.perf_counter()

@@ -1,1 +1,1 @@
-"""A fleet of devices in one process: real requests, real tokens, the agent's own back-off."""
+"""A fleet of devices in one process: real requests, real tokens, the agent's own retry policy."""

@@ -3,12 +3,12 @@
 import gzip
 import heapq
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
 from benchmark.lessons import lessons
-from pisync_agent.policy import RetryPolicy
+from pisync_agent.sync.retry import RetryPolicy
 from pisync_common.rules import encode_data
 from pisync_common.wire import close_batch, encode_event, open_batch
 
@@ -18,7 +18,7 @@ STREAM: Final = "stream-1"
 
 @dataclass(slots=True)
 class Device:
-    """One device. It has sent its first `sent` events, and its last `failures` tries went wrong."""
+    """A device. It has delivered its first `sent` events, and its last `failures` tries failed."""
 
     number: int
     token: str
@@ -51,7 +51,7 @@ class Outbox:
         self._closing = close_batch(day[-1].stamp)
 
     def body(self, device: Device) -> tuple[bytes, int]:
-        """The next batch of a device, gzipped, and the seq of its last event."""
+        """Return the next batch of a device, gzipped, and the seq of its last event."""
         opening = open_batch(device_id=device.name, stream=STREAM, agent="pisync/fleet")
         text = f"{opening}{self._parts[device.sent // BATCH]}{self._closing}"
         return gzip.compress(text.encode(), 1), min(device.sent + BATCH, self.count)
@@ -59,7 +59,7 @@ class Outbox:
 
 @dataclass
 class Schedule:
-    """Who tries next. Every device's link comes up once within the window; afterwards the agent's policy decides."""
+    """The order of tries. Every device's link comes up once within the window; then the agent's policy decides."""
 
     devices: Sequence[Device]
     window_s: float
@@ -74,22 +74,19 @@ class Schedule:
         heapq.heapify(self._due)
 
     def next(self) -> tuple[float, Device] | None:
-        """The earliest try, and when it is due, in seconds; None while none is planned."""
+        """Return the earliest try and when it is due, in seconds; None while none is planned."""
         if not self._due:
             return None
         due, number = heapq.heappop(self._due)
         return due, self.devices[number]
 
     def again(self, device: Device, now: float, retry_after: float | None) -> None:
-        """A try went wrong: plan the next one as the agent does."""
+        """Plan the next try after a failure, as the agent does."""
         device.failures += 1
         wait = self._policy.delay(device.failures, retry_after) / self.speed
         heapq.heappush(self._due, (now + wait, device.number))
 
-    def goes_on(self, device: Device, now: float) -> None:
-        """A try went well, and something is left."""
+    def proceed(self, device: Device, now: float) -> None:
+        """Plan the next batch at once after a success."""
         device.failures = 0
         heapq.heappush(self._due, (now, device.number))
-
-
-Now = Callable[[], float]

@@ -1,7 +1,7 @@
 """HTTP/1.1 over a connection that is kept: one request at a time, and only what a receiver's answers need.
 
-By hand, because a fleet is 400 connections in one process: over so many httpx makes some 80 requests a second and this
-5,000 to 7,000 (two cores, shared with the server that answers), as httpx looks through its whole pool for each.
+Hand-written, because a fleet is 400 connections in one process: over that many httpx makes some 80 requests a second
+and this 5,000 to 7,000 (two cores, shared with the server), as httpx looks through its whole pool for each.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ class Reply:
 
 
 class Link:
-    """A connection to one receiver, opened again when it broke."""
+    """A connection to one receiver, reopened when it broke."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -27,7 +27,7 @@ class Link:
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def post(self, path: str, token: str, body: bytes) -> Reply:
-        """Send a gzipped JSON body; its answer."""
+        """Send a gzipped JSON body and return the answer."""
         head = (
             f"POST {path} HTTP/1.1\r\nHost: {self._host}\r\nAuthorization: Bearer {token}\r\n"
             f"Content-Type: application/json\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"

@@ -9,7 +9,7 @@ from fleet.run import Seen
 
 
 def draw(seen: Seen, title: str, file: Path) -> None:
-    """Events offered and accepted, and requests refused, second by second."""
+    """Draw events offered and accepted, and requests refused, second by second."""
     seconds = range(int(seen.drained_s) + 1)
     style = CleanStyle(font_family="sans-serif", colors=("#b35900", "#1b6e3c", "#7a1f1f"))
     chart = pygal.Line(

@@ -1,4 +1,4 @@
-"""The fleet's return: every device tries when it is due, until nothing waits."""
+"""The fleet's return: every device tries when it is due, until nothing is pending."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from fleet.devices import STREAM, Device, Outbox, Schedule
 from fleet.links import Link, Reply
 
 LINKS = 400
-"""Connections that are open at once. A device of its own would open one; here they take turns."""
+"""Connections that are open at once. Real devices would open one each; these take turns."""
 
 
 @dataclass
@@ -28,14 +28,14 @@ class Seen:
     seconds: list[float] = field(default_factory=list)
     """From each request to its answer."""
     late: float = 0.0
-    """The most that a try began after it was due, for want of a connection."""
+    """The longest that a due try waited for a connection."""
     drained_s: float = 0.0
 
 
 async def drain(
     schedule: Schedule, outbox: Outbox, urls: Sequence[str], *, progress: Callable[[float, int, Counter[int]], None]
 ) -> Seen:
-    """Let them all send until all is accounted for. Raises RuntimeError for an answer that no agent would believe."""
+    """Send everything until all is accounted for. Raises RuntimeError for an answer that no agent would believe."""
     seen = Seen()
     left = len(schedule.devices)
     began = time.monotonic()
@@ -74,7 +74,7 @@ async def drain(
 async def _try(
     link: Link, device: Device, outbox: Outbox, schedule: Schedule, seen: Seen, began: float, due: float
 ) -> bool:
-    """One request of a device; whether that was its last."""
+    """Send a device's next batch; return whether it was its last."""
     body, last = outbox.body(device)
     started = time.monotonic()
     seen.late = max(seen.late, started - began - due)
@@ -91,7 +91,7 @@ async def _try(
     seen.accepted[int(now - began)] += watermark - device.sent
     device.sent = watermark
     if watermark < outbox.count:
-        schedule.goes_on(device, now - began)
+        schedule.proceed(device, now - began)
         return False
     return True
 

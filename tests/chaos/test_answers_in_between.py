@@ -6,20 +6,22 @@ says why it waits and until when, and once the way is free everything arrives.
 
 import itertools
 import re
-from collections.abc import Iterator
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from email.utils import formatdate
 from pathlib import Path
-from typing import NamedTuple
+from types import TracebackType
+from typing import NamedTuple, Self
 
 import pytest
 
 from pisync_common.problems import CONTENT_TYPE, problem_type
-from tests.support.agent_process import AgentProcess
-from tests.support.gateway import Gateway, passing
 from tests.support.learning_app import Note, record_lesson
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 from tests.support.proof import Proof
-from tests.support.raw_server import http
-from tests.support.receiver_process import ReceiverProcess, wait_until
+from tests.support.raw_server import Peer, RawServer, http
 
 PAGE = "<html><h1>Welcome to the school's network</h1></html>"
 HTML = "text/html; charset=utf-8"
@@ -58,25 +60,86 @@ class Case(NamedTuple):
 
 
 CASES = {
-    "portal": Case(page(200), 3, "portal", ("something in between answered", "it may want a sign-in")),
-    "a portal's 401": Case(page(401), 3, "portal", ("something in between answered",)),
+    "portal": Case(page(200), 3, "portal", ("answered in its place", "it may require a sign-in")),
+    "a portal's 401": Case(page(401), 3, "portal", ("answered in its place",)),
     "401": Case(problem(401, "unauthorized"), 4, "auth", ("refused this device", "the detail", "an administrator")),
     "429, seconds": Case(
         problem(429, "slow_down", retry_after=str(LONG_S)),
-        *(1, "http_4xx", ("429", "again by itself, after 600 s at the earliest"), LONG_S),
+        *(1, "http_4xx", ("429", "retries automatically, after 600 s at the earliest"), LONG_S),
     ),
     "429, date": Case(
-        page(429, **dated(LONG_S)), *(1, "http_4xx", ("429", "again by itself, after 600 s at the earliest"), LONG_S)
+        page(429, **dated(LONG_S)),
+        *(1, "http_4xx", ("429", "retries automatically, after 600 s at the earliest"), LONG_S),
     ),
     "503, seconds": Case(
         page(503, retry_after=str(LONG_S)),
-        *(1, "http_5xx", ("503", "again by itself, after 600 s at the earliest"), LONG_S),
+        *(1, "http_5xx", ("503", "retries automatically, after 600 s at the earliest"), LONG_S),
     ),
     "503, date": Case(
         problem(503, "overloaded", **dated(LONG_S)),
-        *(1, "http_5xx", ("503", "again by itself, after 600 s at the earliest"), LONG_S),
+        *(1, "http_5xx", ("503", "retries automatically, after 600 s at the earliest"), LONG_S),
     ),
 }
+
+
+Decide = Callable[[str, int], bytes | None]
+"""From a request's path and the size of its body to the answer; None passes it on."""
+
+
+def passing(path: str, size: int) -> bytes | None:
+    """Everything reaches the receiver."""
+    return None
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A request: where it went, when it came and when its answer was about to go (monotonic seconds)."""
+
+    path: str
+    came: float
+    answered: float
+
+
+class Gateway:
+    """Plain HTTP before the receiver at `port` of this machine. `answer` may be changed at any time."""
+
+    def __init__(self, port: int) -> None:
+        self.answer: Decide = passing
+        self.seen: list[Seen] = []
+        """Every request, whichever server answered it; it is here before its answer goes."""
+        self._port = port
+        self._server = RawServer(self._talk)
+
+    @property
+    def url(self) -> str:
+        return self._server.url
+
+    def __enter__(self) -> Self:
+        self._server.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._server.__exit__(kind, error, trace)
+
+    def _talk(self, peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            came = time.monotonic()
+            head, _, body = request.partition(b"\r\n\r\n")
+            path = head.split(b" ", 2)[1].decode()
+            answer = self.answer(path, len(body))
+            answer = self._passed_on(head, body) if answer is None else answer
+            self.seen.append(Seen(path, came, time.monotonic()))
+            peer.send(answer)
+
+    def _passed_on(self, head: bytes, body: bytes) -> bytes:
+        answer = b""
+        with socket.create_connection(("127.0.0.1", self._port), timeout=DEADLINE_SECONDS) as receiver:
+            receiver.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
+            while data := receiver.recv(65536):
+                answer += data
+        return answer
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +182,7 @@ def check_kept(agent: AgentProcess, case: Case, notes: dict[Note, int]) -> None:
     shown = agent.command("status", code=case.code)
     assert f"failed ({case.kind})" in shown
     assert "Everything is kept" in shown
-    assert f"{len(notes)} events wait" in shown
+    assert f"{len(notes)} events pending" in shown
 
 
 def check_failed_sync(agent: AgentProcess, case: Case) -> None:
@@ -162,7 +225,7 @@ def test_everything_is_kept_and_explained(agent: AgentProcess, gateway: Gateway,
 @pytest.mark.parametrize(
     ("status", "headers"), [(429, dated(2)), (503, {"retry_after": "2"})], ids=["429, date", "503, seconds"]
 )
-def test_it_comes_back_by_itself_and_not_too_early(
+def test_it_retries_automatically_and_not_too_early(
     agent: AgentProcess, gateway: Gateway, proof: Proof, status: int, headers: dict[str, str]
 ) -> None:
     notes = record_lesson(agent, "s-1", 30)
@@ -190,7 +253,7 @@ def test_a_gateway_that_takes_small_bodies_only(
     assert agent.status()["dead"] == 0
 
 
-def test_one_event_that_is_too_large_is_set_aside_and_blocks_nobody(
+def test_a_too_large_event_becomes_a_dead_letter_and_blocks_nothing(
     agent: AgentProcess, gateway: Gateway, proof: Proof
 ) -> None:
     """And it is delivered too, when the gateway has been told to let it pass."""

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agent_process import AgentProcess
 from tests.support.learning_app import Note, record_lesson
+from tests.support.processes import AgentProcess, ReceiverProcess
 from tests.support.proof import Proof
-from tests.support.receiver_process import ReceiverProcess
 from tests.support.small_disk import small_disk, use_up
 
 DEVICE = "pibook-1"
@@ -24,7 +23,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def check_refused(agent: AgentProcess, proof: Proof) -> None:
-    """The device is told to come back later; all that it believes delivered is there, and can be read."""
+    """The device is asked to come back later; everything it considers delivered is stored and can be read."""
     done = agent.run("sync")
     assert done.returncode == 1
     for words in ("(http_5xx)", "answered 503", "do not take this as stored", "after 30 s at the earliest"):
@@ -63,7 +62,7 @@ def test_a_receiver_on_a_full_disk_refuses_and_recovers(disk: Path, tmp_path: Pa
 
 @pytest.mark.parametrize("with_service", [False, True])
 def test_a_device_on_a_full_disk_refuses_new_work_and_delivers(disk: Path, tmp_path: Path, with_service: bool) -> None:
-    """The app hears that its event was not recorded; what was is delivered, which makes room for more."""
+    """The app gets an error for its event; recorded events are delivered, which makes room for more."""
     with (
         ReceiverProcess(tmp_path / "receiver") as receiver,
         AgentProcess(disk / "device", "--sync-delay", "1h") as agent,
@@ -87,6 +86,6 @@ def record_until_full(agent: AgentProcess, name: str) -> dict[Note, int]:
     events = ({"type": "note.taken", "learner_id": name, "data": {"n": number}} for number in range(1, 50_001))
     done = agent.run("record", "-", stdin="".join(json.dumps(event) + "\n" for event in events))
     assert done.returncode == 5
-    for words in ("the outbox is full", "nothing was recorded", "all that was recorded before is kept", "try again"):
+    for words in ("the outbox is full", "nothing was recorded", "everything recorded before is kept", "try again"):
         assert words in done.stderr
     return {(name, number): int(seq) for number, seq in enumerate(done.stdout.split(), start=1)}

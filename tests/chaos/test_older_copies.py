@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agent_process import AgentProcess
 from tests.support.learning_app import Note, record_lesson
+from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
 from tests.support.proof import Proof
-from tests.support.receiver_process import ReceiverProcess, wait_until
 
 DEVICE = "pibook-1"
 
@@ -46,7 +45,7 @@ def restore(receiver: ReceiverProcess, copy: Path) -> None:
 
 
 @pytest.mark.parametrize("with_service", [False, True])
-def test_a_receiver_restored_from_its_backup_gets_again_what_it_lost(
+def test_a_receiver_restored_from_its_backup_gets_lost_events_again(
     agent: AgentProcess, receiver: ReceiverProcess, tmp_path: Path, with_service: bool
 ) -> None:
     """The device believed all of it delivered, and finds out with the next thing it sends."""
@@ -70,7 +69,7 @@ def test_a_receiver_restored_from_its_backup_gets_again_what_it_lost(
     assert agent.status()["watermark"] == len(notes)
 
 
-def test_a_device_that_the_copy_does_not_know_keeps_all_until_it_is_enrolled_again(
+def test_a_device_unknown_to_the_backup_keeps_everything_until_enrolled_again(
     agent: AgentProcess, receiver: ReceiverProcess, tmp_path: Path
 ) -> None:
     """Its token went with the database. An admin's consent, and everything is there."""

@@ -1,6 +1,6 @@
 """kill -9, again and again, of whatever is at work: in the end every event that was recorded is stored exactly once.
 
-Three apps record without a pause for anybody; the service delivers what they record at once; at random moments of that
+Three apps record without a pause; the service delivers what they record at once; at random moments of that
 work the service, the receiver, an app, or several of them are killed and started again. PISYNC_CHAOS_SEED chooses other
 moments.
 """
@@ -16,11 +16,10 @@ from subprocess import DEVNULL, Popen
 
 import pytest
 
-from tests.support.agent_process import AgentProcess
 from tests.support.fault_proxy import FaultProxy
 from tests.support.learning_app import LearningApp
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess
 from tests.support.proof import Proof
-from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess
 
 DEVICE = "pibook-1"
 SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
@@ -53,7 +52,7 @@ class School:
         return sum(len(app.recorded) for app in self.apps)
 
     def work_for(self, *, events: int = 0, bytes: int = 0) -> None:
-        """Until so many more events are recorded and so many more bytes have gone up."""
+        """Wait until this many more events are recorded and this many more bytes were sent."""
         events, bytes = self.recorded + events, self.link.bytes_up + bytes
         deadline = time.monotonic() + DEADLINE_SECONDS
         while self.recorded < events or self.link.bytes_up < bytes:

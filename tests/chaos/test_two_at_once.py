@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.agent_process import AgentProcess
 from tests.support.learning_app import LearningApp, Note, record_lesson
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 from tests.support.proof import Proof
-from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess, wait_until
 
 NUMBERS = itertools.count(1)
 DUPLICATES = 'pisync_events_total{outcome="duplicate"}'
@@ -59,7 +58,7 @@ def ended(process: "subprocess.Popen[bytes]") -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("with_service", [False, True])
 def test_three_syncs_at_once_send_everything_once(agent: AgentProcess, proof: Proof, with_service: bool) -> None:
-    """Whoever comes first does it; the others join, or find nothing left to do."""
+    """The first one does it; the others join, or find nothing left to do."""
     notes: dict[Note, int] = {}
     before = proof.metric(DUPLICATES)
     if with_service:
@@ -79,7 +78,7 @@ def test_three_syncs_at_once_send_everything_once(agent: AgentProcess, proof: Pr
 
 @pytest.mark.parametrize("with_service", [False, True])
 def test_syncs_while_apps_storm(agent: AgentProcess, proof: Proof, apps: list[LearningApp], with_service: bool) -> None:
-    """Each sync ends though there is always more to send: it says what waits. No app is refused."""
+    """Each sync ends although there is always more to send, and says how much is pending. No app is refused."""
     before = proof.metric(DUPLICATES)
     if with_service:
         agent.start()
@@ -91,7 +90,7 @@ def test_syncs_while_apps_storm(agent: AgentProcess, proof: Proof, apps: list[Le
             code, out, err = ended(process)
             assert code in (0, 1), err
             assert "Traceback" not in err
-            assert ("nothing waits" in out) == (code == 0)
+            assert ("nothing pending" in out) == (code == 0)
     for app in apps:
         app.stop()
     agent.command("sync")

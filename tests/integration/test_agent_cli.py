@@ -15,10 +15,9 @@ from typing import Any
 
 import pytest
 
-from pisync_agent.local import live_status
+from pisync_agent.service.protocol import live_status
 from pisync_common.single_writer import WriterLock
-from tests.support.agent_process import AgentProcess
-from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess, wait_until
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +42,7 @@ def enrolled(agent: AgentProcess, receiver: ReceiverProcess) -> AgentProcess:
 
 @pytest.fixture
 def dead_url() -> Iterator[str]:
-    """An address at which nobody listens."""
+    """An address without a server."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield f"http://127.0.0.1:{taken.getsockname()[1]}"
@@ -51,7 +50,7 @@ def dead_url() -> Iterator[str]:
 
 def stored(receiver: ReceiverProcess, agent: AgentProcess) -> list[int]:
     """The seqs that the receiver has of this device, in order."""
-    query = "SELECT e.seq FROM events e JOIN streams s ON s.id = e.stream_id WHERE s.device_id = ? ORDER BY e.seq"
+    query = "SELECT seq FROM events WHERE device_id = ? ORDER BY seq"
     with closing(sqlite3.connect(f"file:{receiver.database}?mode=ro", uri=True)) as database:
         return [row[0] for row in database.execute(query, (agent.status()["device_id"],))]
 
@@ -83,7 +82,7 @@ def standing_still(receiver: ReceiverProcess) -> Iterator[None]:
 # enroll
 
 
-def test_enroll_says_who_it_is_and_keeps_the_token_to_itself(agent: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_enroll_prints_the_id_and_not_the_token(agent: AgentProcess, receiver: ReceiverProcess) -> None:
     done = agent.run("enroll", receiver.url, "--code", receiver.enrollment_code(), "--device-id", "pibook-e1")
 
     assert (done.returncode, done.stdout) == (0, f"enrolled as pibook-e1 at {receiver.url}\n")
@@ -118,7 +117,7 @@ def test_a_code_for_a_certain_device_needs_no_id(agent: AgentProcess, receiver: 
         ("nonsense", 2, "not the address"),
     ],
 )
-def test_addresses_that_will_not_do(agent: AgentProcess, url: str, code: int, said: str) -> None:
+def test_invalid_addresses_are_rejected(agent: AgentProcess, url: str, code: int, said: str) -> None:
     done = agent.run("enroll", url, "--code", "X")
 
     assert (done.returncode, done.stdout) == (code, "")
@@ -146,14 +145,14 @@ def test_an_id_that_is_taken_needs_an_admin(enrolled: AgentProcess, receiver: Re
     assert other.status()["device_id"] == name
 
 
-def test_a_receiver_that_is_not_there(agent: AgentProcess, dead_url: str) -> None:
+def test_an_absent_receiver_is_unreachable(agent: AgentProcess, dead_url: str) -> None:
     done = agent.run("enroll", dead_url, "--code", "X")
 
     assert (done.returncode, done.stdout) == (3, "")
     assert not agent.status()["enrolled"]
 
 
-def test_another_receiver_or_id_has_to_be_meant(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_another_receiver_or_id_needs_again(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     name = enrolled.status()["device_id"]
     for arguments in ((receiver.url, "--device-id", "another"), ("https://elsewhere.example",)):
         done = enrolled.run("enroll", *arguments, "--code", "X")
@@ -187,21 +186,21 @@ def test_the_file_of_a_private_authority_is_copied(
 # sync
 
 
-def test_sync_delivers_and_says_so(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_sync_delivers_and_prints_a_summary(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     for _ in range(3):
         enrolled.record()
     done = enrolled.run("sync")
 
     assert done.returncode == 0
     assert "delivered 3 events" in done.stdout
-    assert "nothing waits" in done.stdout
+    assert "nothing pending" in done.stdout
     assert "sending" in done.stderr
     assert "\x1b" not in done.stderr, "no terminal, no live line"
     assert stored(receiver, enrolled) == [1, 2, 3]
     assert completeness(receiver, enrolled)["watermark"] == 3
 
 
-def test_the_json_that_scripts_count_on(enrolled: AgentProcess) -> None:
+def test_sync_json_has_the_fields_that_scripts_rely_on(enrolled: AgentProcess) -> None:
     enrolled.record()
     found = enrolled.json("sync")
 
@@ -252,9 +251,7 @@ def test_a_receiver_that_cannot_be_reached(enrolled: AgentProcess, dead_url: str
 
 
 @pytest.mark.parametrize("with_service", [False, True])
-def test_a_device_that_the_receiver_refuses(
-    enrolled: AgentProcess, receiver: ReceiverProcess, with_service: bool
-) -> None:
+def test_a_refused_device_exits_with_4(enrolled: AgentProcess, receiver: ReceiverProcess, with_service: bool) -> None:
     identity = enrolled.home / "identity.json"
     identity.write_text(json.dumps(json.loads(identity.read_text()) | {"token": "psd_revoked"}))
     enrolled.record()
@@ -299,7 +296,7 @@ def test_an_outbox_that_cannot_be_used(enrolled: AgentProcess) -> None:
         assert "Traceback" not in done.stderr, command
 
 
-def test_two_at_once_do_one_run(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_two_syncs_at_once_make_one_run(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     """The first is in the middle of its run when the second comes: it joins, and both tell the same."""
     lines = "".join(json.dumps({"type": "note.taken", "data": {"n": n}}) + "\n" for n in range(500))
     enrolled.command("record", "-", stdin=lines)
@@ -316,7 +313,7 @@ def test_two_at_once_do_one_run(enrolled: AgentProcess, receiver: ReceiverProces
     assert stored(receiver, enrolled) == list(range(1, 501))
 
 
-def test_apps_record_while_a_sync_by_itself_goes_on(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_apps_record_during_a_sync_without_a_service(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     enrolled.record()
     with standing_still(receiver):
         running = enrolled.popen("sync")
@@ -329,7 +326,9 @@ def test_apps_record_while_a_sync_by_itself_goes_on(enrolled: AgentProcess, rece
 
 
 @pytest.mark.parametrize("with_service", [False, True])
-def test_ctrl_c_in_mid_sync(enrolled: AgentProcess, receiver: ReceiverProcess, with_service: bool) -> None:
+def test_ctrl_c_during_a_sync_keeps_everything(
+    enrolled: AgentProcess, receiver: ReceiverProcess, with_service: bool
+) -> None:
     enrolled.record()
     if with_service:
         enrolled.start("--sync-delay", "1h")
@@ -347,9 +346,7 @@ def test_ctrl_c_in_mid_sync(enrolled: AgentProcess, receiver: ReceiverProcess, w
     assert stored(receiver, enrolled) == [1]
 
 
-def test_a_service_killed_in_mid_sync_leaves_the_command_to_do_it(
-    enrolled: AgentProcess, receiver: ReceiverProcess
-) -> None:
+def test_a_sync_continues_when_the_service_is_killed(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     enrolled.record()
     enrolled.start("--sync-delay", "1h")
     with standing_still(receiver):
@@ -380,7 +377,7 @@ def test_a_sync_killed_in_its_middle_loses_and_doubles_nothing(
     assert enrolled.status()["waiting"] == 0
 
 
-def test_a_lock_without_a_socket_is_waited_for_and_then_named(enrolled: AgentProcess) -> None:
+def test_a_lock_without_a_socket_is_waited_for_and_its_holder_named(enrolled: AgentProcess) -> None:
     lock = WriterLock(enrolled.home / "outbox.lock")
     lock.acquire(wait=False)
     try:
@@ -419,20 +416,20 @@ def test_progress_on_a_terminal_is_live(enrolled: AgentProcess) -> None:
     os.close(terminal)
 
     assert b"\r\x1b[Ksending: 0 of 1 event" in shown
-    assert shown.rstrip().endswith(b"nothing waits")
+    assert shown.rstrip().endswith(b"nothing pending")
     assert b"delivered 1 event" in shown
 
 
 # The rest
 
 
-def test_dead_letters_from_the_receiver_to_a_new_seq(enrolled: AgentProcess) -> None:
+def test_a_rejected_event_is_requeued_under_a_new_seq(enrolled: AgentProcess) -> None:
     enrolled.record()
     with closing(sqlite3.connect(enrolled.home / "outbox.db")) as database, database:
-        (stream,) = database.execute("SELECT stream FROM state").fetchone()
+        (stream,) = database.execute("SELECT stream FROM pointers").fetchone()
         (body,) = database.execute("SELECT body FROM events").fetchone()
         database.execute(
-            "INSERT INTO dead (stream, seq, code, detail, body, local) VALUES (?, 1, 'x', 'y', ?, 0)",
+            "INSERT INTO dead_letters (stream, seq, code, detail, body, local) VALUES (?, 1, 'x', 'y', ?, 0)",
             (stream, body),
         )
     assert enrolled.run("status").returncode == 1
@@ -445,7 +442,7 @@ def test_dead_letters_from_the_receiver_to_a_new_seq(enrolled: AgentProcess) -> 
     assert enrolled.run("status").returncode == 0
 
 
-def test_many_lines_come_in_while_they_are_recorded(agent: AgentProcess) -> None:
+def test_lines_are_recorded_while_they_arrive(agent: AgentProcess) -> None:
     """A reader sees each seq once its event is stored, long before the input ends."""
     agent.start()
     process = subprocess.Popen(
@@ -470,7 +467,7 @@ def test_python_m_and_version(agent: AgentProcess) -> None:
     assert agent.run("fly").returncode == 2
 
 
-def test_a_reader_that_has_seen_enough_is_no_error(agent: AgentProcess) -> None:
+def test_a_closed_output_is_not_an_error(agent: AgentProcess) -> None:
     agent.command("record", "-", stdin='{"type": "a.b"}\n' * 3000)
     command = f"{' '.join(agent.program)} queue list --limit 3000 | head -1"
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""The service as a process: what systemd hears, how it ends, many apps at once, and peers that mean no good."""
+"""The service as a process: notices to systemd, start and stop, many apps at once, hostile peers."""
 
 import json
 import os
@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 
-from pisync_agent import Recorder, local
-from pisync_agent.outbox import open_outbox
+from pisync_agent import Recorder
+from pisync_agent.outbox.outbox import open_outbox
+from pisync_agent.service import protocol
 from pisync_common.unix_socket import LineClient
-from tests.support.agent_process import AgentProcess
-from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess, wait_until
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 
 WORKER = """
 import sys
@@ -51,12 +51,12 @@ class Systemd:
         self._socket.settimeout(DEADLINE_SECONDS)
         self._socket.bind(str(path))
 
-    def hears(self) -> str:
+    def notice(self) -> str:
         return self._socket.recv(1000).decode()
 
-    def hears_in_the_end(self, wanted: str) -> bool:
+    def gets_in_the_end(self, wanted: str) -> bool:
         """Whether it comes, after any number of other notices."""
-        while self.hears() != wanted:
+        while self.notice() != wanted:
             pass
         return True
 
@@ -89,13 +89,13 @@ def events_in(home: Path) -> dict[int, Any]:
 # systemd
 
 
-def test_systemd_hears_ready_then_the_watchdog_then_stopping(tmp_path: Path, systemd: Systemd) -> None:
+def test_systemd_gets_ready_watchdog_and_stopping(tmp_path: Path, systemd: Systemd) -> None:
     with watched(tmp_path, systemd) as agent:
         agent.start()
-        assert [systemd.hears() for _ in range(4)].count("READY=1") == 1
-        assert systemd.hears_in_the_end("WATCHDOG=1")
+        assert [systemd.notice() for _ in range(4)].count("READY=1") == 1
+        assert systemd.gets_in_the_end("WATCHDOG=1")
         assert agent.stop() == 0
-        assert systemd.hears_in_the_end("STOPPING=1")
+        assert systemd.gets_in_the_end("STOPPING=1")
 
 
 def test_the_watchdog_does_not_need_a_network_nor_an_enrollment(tmp_path: Path, systemd: Systemd) -> None:
@@ -107,13 +107,13 @@ def test_the_watchdog_does_not_need_a_network_nor_an_enrollment(tmp_path: Path, 
         agent.start()
         agent.record()
         for _ in range(3):
-            assert systemd.hears_in_the_end("WATCHDOG=1")
+            assert systemd.gets_in_the_end("WATCHDOG=1")
 
 
 def test_the_watchdog_is_silent_where_the_outbox_cannot_be_written(tmp_path: Path, systemd: Systemd) -> None:
     with watched(tmp_path, systemd) as agent:
         agent.start()
-        systemd.hears_in_the_end("WATCHDOG=1")
+        systemd.gets_in_the_end("WATCHDOG=1")
         code = (
             "import sqlite3, sys\n"
             "c = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -127,7 +127,7 @@ def test_the_watchdog_is_silent_where_the_outbox_cannot_be_written(tmp_path: Pat
             assert holder.stdout.readline() == "locked\n"
             wait_until(lambda: "cannot be written" in agent.log(), "the service notices")
             holder.communicate("")
-        assert systemd.hears_in_the_end("WATCHDOG=1"), "and it goes on when that is over"
+        assert systemd.gets_in_the_end("WATCHDOG=1"), "and it goes on when that is over"
 
 
 def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
@@ -176,12 +176,12 @@ def test_a_graceful_end_leaves_no_socket_and_a_free_lock(agent: AgentProcess) ->
     assert agent.record() == 2, "recorded directly"
 
 
-def test_an_outbox_that_was_taken_away_ends_the_service_loudly(tmp_path: Path, systemd: Systemd) -> None:
+def test_a_removed_outbox_ends_the_service_with_an_error(tmp_path: Path, systemd: Systemd) -> None:
     with watched(tmp_path, systemd) as agent:
         agent.start()
         agent.record()
         (agent.home / "outbox.db").rename(agent.home / "elsewhere.db")
-        service = agent._service
+        service = agent._process
         assert service is not None
         wait_until(lambda: service.poll() is not None, "the service ends")
 
@@ -220,7 +220,7 @@ def test_many_processes_record_through_one_service(agent: AgentProcess) -> None:
             assert found[seq] == {"from": name, "n": number}
 
 
-def test_what_waits_together_is_committed_together(agent: AgentProcess) -> None:
+def test_requests_that_arrive_together_are_committed_together(agent: AgentProcess) -> None:
     """Twenty requests that arrive while the service stands still have one answer time: neighbours in one commit."""
     agent.start()
     clients = [LineClient(agent.socket, timeout=DEADLINE_SECONDS) for _ in range(20)]
@@ -229,7 +229,7 @@ def test_what_waits_together_is_committed_together(agent: AgentProcess) -> None:
     os.kill(agent.pid, signal.SIGSTOP)
     event = {"type": "a.b", "stamp": [1, "boot", 1, True]}
     for client in clients:
-        client.send(local.record_request([event]))
+        client.send(protocol.record_request([event]))
     before = int(Path(f"/proc/{agent.pid}/io").read_text().split("syscw: ")[1].split()[0])
     os.kill(agent.pid, signal.SIGCONT)
     seqs = sorted(client.receive()["seqs"][0] for client in clients)
@@ -270,7 +270,7 @@ def test_recorders_survive_a_restart_of_the_service(agent: AgentProcess) -> None
     assert len(found) == len(done)
 
 
-# Peers that mean no good
+# Hostile peers
 
 
 def raw(agent: AgentProcess) -> socket.socket:
@@ -318,7 +318,8 @@ def test_garbage_gets_an_error_and_the_connection_goes_on(agent: AgentProcess, l
         {"type": "a.b", "stamp": []},
         {"type": "a.b", "stamp": [1, "b", 1, True], "data": "{"},
         {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": 1}, "seq": 7, "x": {}'},
-        {"type": "a.b", "stamp": [1, "b", 1, True], "learner_id": '","seq":9,"x":"'},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "learner_id": "a\nb"},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "occurred_at_ms": 10**15},
         {"type": "a.b", "stamp": [10**30, "b", 1, True]},
         {"type": "a.b", "stamp": [1, "b", 1, True], "attempt": "x"},
     ],
@@ -389,7 +390,7 @@ def watermark(receiver: ReceiverProcess) -> int:
     return int(done.stdout)
 
 
-def test_new_events_are_delivered_by_themselves(agent: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_new_events_are_delivered_automatically(agent: AgentProcess, receiver: ReceiverProcess) -> None:
     enrolled(agent, receiver)
     agent.start("--sync-delay", "0.1s")
     agent.record()
@@ -410,13 +411,13 @@ def test_enrolling_wakes_the_service(agent: AgentProcess, receiver: ReceiverProc
     wait_until(lambda: agent.status()["waiting"] == 0, "what was recorded before is delivered")
 
 
-def test_a_receiver_that_comes_back_gets_it_all(agent: AgentProcess, receiver: ReceiverProcess) -> None:
+def test_a_returning_receiver_gets_everything(agent: AgentProcess, receiver: ReceiverProcess) -> None:
     enrolled(agent, receiver)
     receiver.stop()
     agent.start("--sync-delay", "0.1s", "--retry-base", "0.1s", "--retry-cap", "0.5s")
     agent.record()
     wait_until(lambda: (agent.status()["last_error"] or {}).get("code") == "unreachable", "it fails")
-    wait_until(lambda: "try" in (agent.status()["next_run_why"] or ""), "it says that it tries again")
+    wait_until(lambda: "attempt" in (agent.status()["next_run_why"] or ""), "it says that it tries again")
     receiver.start()
 
     wait_until(lambda: agent.status()["waiting"] == 0, "the event is delivered")
@@ -439,7 +440,7 @@ def test_a_broken_outbox_is_salvaged_at_run_time(agent: AgentProcess, receiver: 
     wait_until(lambda: agent.status()["waiting"] == 0, "and it goes on")
 
 
-def test_sigterm_in_mid_sync_ends_it_soon_and_loses_nothing(tmp_path: Path, receiver: ReceiverProcess) -> None:
+def test_sigterm_during_a_sync_ends_it_soon_and_loses_nothing(tmp_path: Path, receiver: ReceiverProcess) -> None:
     """The receiver stands still: a batch is in flight and no answer comes."""
     with AgentProcess(tmp_path / "device", "--stop-timeout", "0.5s", "--sync-delay", "0.1s") as agent:
         enrolled(agent, receiver)
@@ -447,7 +448,7 @@ def test_sigterm_in_mid_sync_ends_it_soon_and_loses_nothing(tmp_path: Path, rece
         os.kill(receiver.pid, signal.SIGSTOP)
         try:
             agent.record()
-            wait_until(lambda: local.live_status(agent.socket)["running"], "a run is under way")  # type: ignore[index]
+            wait_until(lambda: protocol.live_status(agent.socket)["running"], "a run is under way")  # type: ignore[index]
             assert agent.stop() == 0
         finally:
             os.kill(receiver.pid, signal.SIGCONT)

@@ -1,5 +1,6 @@
 """An answer never comes before the commit, and never without one."""
 
+import asyncio
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,17 +37,17 @@ class Gate:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._store, name)
 
-    def write(self, submissions: Sequence[Any]) -> list[Any]:
+    async def write(self, submissions: Sequence[Any]) -> list[Any]:
         if self.error is not None:
             raise self.error
         self.entered.set()
-        assert self.open.wait(60)
-        return self._store.write(submissions)
+        assert await asyncio.to_thread(self.open.wait, 60)
+        return await self._store.write(submissions)
 
-    def ready(self) -> None:
+    async def ready(self) -> None:
         if self.error is not None:
             raise self.error
-        self._store.ready()
+        await self._store.ready()
 
 
 @pytest.mark.parametrize(("path", "body", "status"), CALLS)
@@ -62,7 +63,7 @@ def test_no_answer_before_the_commit_returns(tmp_path: Path, path: str, body: di
         client = live.client("device")
         asking = pool.submit(client.post, path, json=body)
         assert gate.entered.wait(60)
-        # Other requests are answered meanwhile; this one is not.
+        # Other requests are answered meanwhile; the first is not.
         for _ in range(20):
             assert live.client(None).get("/healthz").status_code == 200
         assert not asking.done()

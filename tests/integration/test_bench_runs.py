@@ -1,4 +1,4 @@
-"""The bench runs, and says what it measured. Whether a figure is reached is not for a loaded machine to say."""
+"""The bench runs and prints what it measured. Whether a target is reached is not tested: machines are loaded."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, str(ROOT / "scripts/bench.py"), *arguments],
-        env=os.environ | {"PYTHONPATH": str(ROOT / "scripts")},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "scripts")])},
         capture_output=True,
         text=True,
         stdin=subprocess.DEVNULL,
@@ -20,11 +20,12 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_each_figure_stands_beside_its_yardstick(tmp_path: Path) -> None:
-    result = bench("--quick", "--only", "wire", "--only", "status", "--folder", str(tmp_path))
+    result = bench("--quick", "--only", "batches", "--folder", str(tmp_path))
 
-    assert result.returncode in (0, 1), result.stderr
-    rows = [line for line in result.stdout.splitlines() if line.endswith((" PASS", " MISSED"))]
-    assert [row.split(",")[0].split(" |")[0] for row in rows] == ["bytes an event", "pisync status"]
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode in (0, 1)
+    (row,) = (line for line in result.stdout.splitlines() if line.endswith((" PASS", " MISSED")))
+    assert row.startswith("SQLite: batches of 500, gzip, 4 connections | bare sqlite3")
     assert result.stdout.startswith("machine: ")
     assert list(tmp_path.iterdir()) == []
 
@@ -34,4 +35,4 @@ def test_an_unknown_figure_is_named() -> None:
 
     assert result.returncode == 2
     assert "warp" in result.stderr
-    assert "sync-event, batches" in result.stderr.replace("'", "")
+    assert "post, post-postgres" in result.stderr.replace("'", "")

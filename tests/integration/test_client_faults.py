@@ -17,9 +17,9 @@ from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, 
 from pisync_agent.identity import Identity
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from tests.support.certificates import Authority
-from tests.support.made_up_receiver import DEVICE, TOKEN
+from tests.support.processes import wait_until
 from tests.support.raw_server import Peer, RawServer, Talk, answering, http
-from tests.support.receiver_process import wait_until
+from tests.unit.made_up_receiver import DEVICE, TOKEN
 
 STREAM = "9f3c1a7be2d04c55"
 RECEIPT: dict[str, Any] = {
@@ -144,7 +144,7 @@ def test_a_retry_after_date_without_a_date_of_its_own_is_measured_by_the_devices
     assert 500 < asked <= 600
 
 
-def test_no_redirect_is_followed_wherever_it_leads() -> None:
+def test_redirects_are_not_followed() -> None:
     with RawServer(answering(http(200, RECEIPT))) as elsewhere:
         for status in (301, 302, 303, 307, 308):
             with RawServer(answering(http(status, location=elsewhere.url + "/api/events"))) as server:
@@ -153,7 +153,7 @@ def test_no_redirect_is_followed_wherever_it_leads() -> None:
         assert elsewhere.connections == 0
 
 
-def test_a_413_that_comes_before_the_body_was_taken_is_heard() -> None:
+def test_an_early_413_is_read() -> None:
     def talk(peer: Peer) -> None:
         peer.send(http(413, PAGE, kind=HTML, connection="close"))
         peer.request()
@@ -198,7 +198,7 @@ def nonsense(peer: Peer) -> None:
 @pytest.mark.parametrize(
     "talk", [cut_in_head, cut_in_body, cut_before_answer, reset_before_answer, reset_in_body, nonsense]
 )
-def test_an_answer_that_breaks_off_is_no_answer(talk: Talk) -> None:
+def test_a_truncated_answer_is_not_an_answer(talk: Talk) -> None:
     with RawServer(talk) as server:
         error = failure(server.url)
 
@@ -224,7 +224,7 @@ def deaf(peer: Peer) -> None:
 
 @pytest.mark.usefixtures("impatient")
 @pytest.mark.parametrize(("talk", "size"), [(silent, 10), (stuck_in_body, 10), (deaf, 30_000_000)])
-def test_an_answer_that_does_not_come_is_a_time_out(talk: Talk, size: int) -> None:
+def test_a_missing_answer_is_a_time_out(talk: Talk, size: int) -> None:
     with RawServer(talk) as server:
         error = failure(server.url, body=b"x" * size)
 
@@ -232,7 +232,7 @@ def test_an_answer_that_does_not_come_is_a_time_out(talk: Talk, size: int) -> No
     assert error.kind == "timeout"
 
 
-def test_an_answer_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dripping_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(clients, "ANSWER_S", 0.5)
 
     def drip(peer: Peer) -> None:
@@ -249,14 +249,14 @@ def test_an_answer_that_drips_ends(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_slow_answer_is_waited_for() -> None:
     def slow(peer: Peer) -> None:
         peer.request()
-        for byte in http(200, RECEIPT):
+        for byte in peer.echoing(http(200, RECEIPT)):
             peer.send(bytes((byte,)))
 
     with RawServer(slow) as server, client(server.url) as one:
         assert one.post_batch(b"batch", stream=STREAM).stored == 1
 
 
-def test_a_connection_that_was_closed_meanwhile_is_opened_anew() -> None:
+def test_a_connection_closed_meanwhile_is_reopened() -> None:
     def once(peer: Peer) -> None:
         peer.request()
         peer.send(http(200, RECEIPT))
@@ -268,7 +268,7 @@ def test_a_connection_that_was_closed_meanwhile_is_opened_anew() -> None:
             wait_until(lambda number=number: server.ended == number, "the server has closed")  # type: ignore[misc]
 
 
-def test_nobody_listens() -> None:
+def test_a_closed_port_is_a_connect_error() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         error = failure(f"http://127.0.0.1:{taken.getsockname()[1]}")
@@ -278,12 +278,14 @@ def test_nobody_listens() -> None:
 
 
 @pytest.mark.usefixtures("impatient")
-def test_a_host_that_does_not_answer_at_all() -> None:
+def test_an_unresponsive_host_times_out() -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(0)
         port = listener.getsockname()[1]
-        waiting = [socket.socket() for _ in range(8)]  # nobody accepts: the queue is full, further calls are dropped
+        waiting = [
+            socket.socket() for _ in range(8)
+        ]  # never accepted: the queue is full, further connections are dropped
         for one in waiting:
             one.setblocking(False)
             one.connect_ex(("127.0.0.1", port))
@@ -296,7 +298,7 @@ def test_a_host_that_does_not_answer_at_all() -> None:
     assert error.kind == "timeout"
 
 
-def test_a_name_that_nobody_knows() -> None:
+def test_an_unknown_name_is_a_dns_error() -> None:
     error = failure("https://receiver.invalid")
 
     assert error.kind == "dns"
@@ -321,7 +323,7 @@ def test_a_private_authority_is_trusted_where_it_is_named(authority: Authority) 
         assert server.connections == 1
 
 
-def test_and_nowhere_else(authority: Authority) -> None:
+def test_a_private_authority_is_not_trusted_elsewhere(authority: Authority) -> None:
     with RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server:
         error = failure(server.url)
 
@@ -349,7 +351,7 @@ def test_a_certificate_that_is_not_valid_yet_is_the_clocks_fault(authority: Auth
 
 
 @pytest.mark.parametrize(("synced", "code"), [(True, "tls"), (False, "clock")])
-def test_an_expired_one_is_the_clocks_fault_unless_the_clock_is_synchronised(
+def test_an_expired_certificate_is_the_clocks_fault_unless_synchronised(
     authority: Authority, synced: bool, code: str
 ) -> None:
     past = authority.server(end="20210101000000Z")
@@ -365,7 +367,7 @@ def test_a_certificate_for_another_name_is_not_trusted(authority: Authority) -> 
     assert error.kind == "tls"
 
 
-def test_no_tls_at_the_port(authority: Authority) -> None:
+def test_a_port_without_tls_is_a_tls_error(authority: Authority) -> None:
     def talk(peer: Peer) -> None:
         peer.send(http(400, PAGE, kind=HTML))
         peer.wait()

@@ -1,5 +1,6 @@
 """Tokens, learner ids and event data never reach the log, whatever goes wrong."""
 
+import io
 import json
 import logging
 from collections.abc import Iterator
@@ -7,11 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from pisync_receiver.answers import Answer
-from pisync_receiver.auth import Who
-from pisync_receiver.logs import JsonFormatter
-from pisync_receiver.routing import Request, Route
-from tests.support.live_receiver import DEVICE, Live, LogLines, live_receiver
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.edge import FLUSH_LINES
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import Answer
+from pisync_receiver.http.routing import Route
+from pisync_receiver.logs import JsonLines
+from tests.support.live_receiver import DEVICE, Live, live_receiver
+from tests.support.processes import wait_until
 
 LEARNER, OBJECT, DATA, CODE = "learner-planted", "object-planted", "data-planted", "code-planted"
 PLANTED = (LEARNER, OBJECT, DATA, CODE, "psd_", "psa_", "psv_")
@@ -21,24 +25,36 @@ async def choking(request: Request) -> Answer:
     raise ValueError(f"{LEARNER} {DATA} {request.headers!r} {await request.body()!r}")
 
 
-CHOKES = Route(method="POST", path="/chokes", who=Who.DEVICE, handler=choking, about="Fails.", gives={})
+CHOKES = Route(method="POST", path="/chokes", access=Access.DEVICE, handler=choking, summary="Fails.", responses={})
+
+
+class Lines(JsonLines):
+    """Everything that is logged."""
+
+    def __init__(self) -> None:
+        self.text = io.StringIO()
+        super().__init__(self.text)
+
+    def __iter__(self) -> Iterator[str]:
+        self.flush()
+        return iter(self.text.getvalue().splitlines())
 
 
 @pytest.fixture
-def lines() -> Iterator[list[str]]:
-    handler = LogLines(JsonFormatter())
-    handler.addFilter(lambda record: not record.name.startswith(("httpx", "httpcore")))  # the caller's own lines
+def lines() -> Iterator[Lines]:
+    lines = Lines()
+    lines.addFilter(lambda record: not record.name.startswith(("httpx", "httpcore")))  # the caller's own lines
     root = logging.getLogger()
     level = root.level
-    root.addHandler(handler)
+    root.addHandler(lines)
     root.setLevel(logging.DEBUG)
-    yield handler.lines
+    yield lines
     root.setLevel(level)
-    root.removeHandler(handler)
+    root.removeHandler(lines)
 
 
-def test_no_secret_reaches_the_log(tmp_path: Path, lines: list[str]) -> None:
-    with live_receiver(tmp_path, extra_routes=(CHOKES,)) as live:
+def test_no_secret_reaches_the_log(tmp_path: Path, lines: Lines) -> None:
+    with live_receiver(tmp_path, extra_routes=(CHOKES,), access_log=lines) as live:
         statuses = attack(live)
         counted = live.client("viewer").get("/metrics").text
     assert {200, 400, 401, 403, 404, 500} <= statuses
@@ -75,8 +91,8 @@ def attack(live: Live) -> set[int]:
     return {answer.status_code for answer in answers}
 
 
-def test_each_request_has_one_line_with_its_id_route_status_and_device(tmp_path: Path, lines: list[str]) -> None:
-    with live_receiver(tmp_path) as live:
+def test_each_request_has_one_line_with_its_id_route_status_and_device(tmp_path: Path, lines: Lines) -> None:
+    with live_receiver(tmp_path, access_log=lines) as live:
         live.client("device").get(f"/api/sync-event/device/{DEVICE}/sync-history?limit=5")
     (line,) = [found for text in lines if (found := json.loads(text))["logger"] == "pisync_receiver.access"]
     assert line["route"] == "/api/sync-event/device/{device_id}/sync-history"
@@ -84,9 +100,9 @@ def test_each_request_has_one_line_with_its_id_route_status_and_device(tmp_path:
     assert line["request_id"] == "made-1"
 
 
-def test_a_callers_trace_stands_on_the_lines_of_its_request(tmp_path: Path, lines: list[str]) -> None:
+def test_a_callers_trace_stands_on_the_lines_of_its_request(tmp_path: Path, lines: Lines) -> None:
     trace = "4bf92f3577b34da6a3ce929d0e0e4736"
-    with live_receiver(tmp_path) as live:
+    with live_receiver(tmp_path, access_log=lines) as live:
         live.client("device").get("/healthz", headers={"traceparent": f"00-{trace}-00f067aa0ba902b7-01"})
         live.client("device").get("/healthz")
     first, second = [found for text in lines if (found := json.loads(text))["logger"] == "pisync_receiver.access"]
@@ -95,8 +111,8 @@ def test_a_callers_trace_stands_on_the_lines_of_its_request(tmp_path: Path, line
     assert "trace_id" not in second
 
 
-def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Path, lines: list[str]) -> None:
-    with live_receiver(tmp_path) as live:
+def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Path, lines: Lines) -> None:
+    with live_receiver(tmp_path, access_log=lines) as live:
         client = live.client("device")
         for hour, errors in enumerate((1, 1, 1, 1, 1, 0, 0)):
             body = {
@@ -113,3 +129,17 @@ def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Pat
         "a device that kept failing has recovered",
     ]
     assert {line["device_id"] for line in warnings} == {DEVICE}
+
+
+def test_access_lines_are_written_within_a_second_or_256_at_once(
+    tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[int] = []
+    monkeypatch.setattr(lines, "flush", lambda: flushed.append(len(lines.pending)))
+    with live_receiver(tmp_path, access_log=lines) as live:
+        client = live.client(None)
+        client.get("/healthz")
+        wait_until(lambda: 1 in flushed, "the line is flushed a second later")
+        for _ in range(FLUSH_LINES - 1):
+            client.get("/healthz")
+    assert max(flushed) >= FLUSH_LINES

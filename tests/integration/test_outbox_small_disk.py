@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.errors import OutboxFull
-from pisync_agent.outbox import Outbox, open_outbox
+from pisync_agent.outbox.outbox import Outbox, open_outbox
 from tests.support.outboxes import events, receipt, seqs
 from tests.support.small_disk import small_disk, use_up
 
@@ -35,7 +35,7 @@ def drain(outbox: Outbox) -> None:
     while outbox.state().waiting:
         batch = [seq for seq, _ in outbox.read(outbox.delivered, max_events=200, max_bytes=10**6)]
         answer = receipt(outbox, batch[-1], rejected=[(batch[0], "invalid_event")])
-        assert outbox.settle(batch[-1], answer, batch) == batch[-1]
+        assert outbox.settle(answer, batch) == batch[-1]
     outbox.trim()
 
 
@@ -50,7 +50,7 @@ def test_the_outbox_alone_leaves_half_of_the_disk(disk: Path) -> None:
 
 
 @pytest.mark.parametrize("opened_again", [False, True])
-def test_filled_by_others_it_refuses_and_still_drains(disk: Path, opened_again: bool) -> None:
+def test_a_disk_filled_by_others_refuses_new_events_and_drains(disk: Path, opened_again: bool) -> None:
     outbox = open_outbox(disk)
     outbox.append(events(2000, size=300))
     use_up(disk)

@@ -6,6 +6,7 @@ import shlex
 import sqlite3
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import httpx
 import pytest
 
 from tests.support.devices import MadeUpDevice
-from tests.support.receiver_process import ReceiverProcess
+from tests.support.processes import ReceiverProcess
 
 CODE = re.compile(r"([0-9A-HJKMNP-TV-Z]{4}-){3}[0-9A-HJKMNP-TV-Z]{4}\n")
 
@@ -50,8 +51,15 @@ def get(receiver: ReceiverProcess, path: str, token: str) -> httpx.Response:
     return httpx.get(receiver.url + path, headers={"Authorization": f"Bearer {token}"}, trust_env=False, timeout=60)
 
 
+def token_id(stderr: str) -> str:
+    """The id in what `token create` says beside the token."""
+    found = re.search(r" token (\d+)\.", stderr)
+    assert found, stderr
+    return found[1]
+
+
 class TestTokens:
-    def test_a_token_made_while_it_serves_works_at_once(self, served: ReceiverProcess) -> None:
+    def test_a_token_is_printed_alone_and_works_at_once(self, served: ReceiverProcess) -> None:
         made = served.run("token", "create", "--role", "admin")
         assert re.fullmatch(r"psa_[A-Za-z0-9_-]{43}\n", made.stdout)
         assert made.returncode == 0
@@ -59,13 +67,14 @@ class TestTokens:
         assert get(served, "/api/devices", made.stdout.strip()).status_code == 200
 
     def test_a_revoked_token_stops_at_once(self, served: ReceiverProcess) -> None:
-        made = served.run("token", "create", "--role", "viewer")
-        token, token_id = made.stdout.strip(), made.stderr.split()[4].rstrip(".")
+        made = served.run("token", "create", "--scope", "viewer", "--label", "district", "--site", "Nakuru")
+        token, number = made.stdout.strip(), token_id(made.stderr)
         assert get(served, "/api/devices", token).status_code == 200
-        assert token_id in served.command("token", "revoke", token_id)
+        assert number in served.command("token", "revoke", number)
         assert get(served, "/api/devices", token).status_code == 401
-        rows = {row["id"]: row for row in served.json("token", "list")}
-        assert rows[token_id]["revoked_at"] is not None
+        row = {str(row["id"]): row for row in served.json("token", "list", "--scope", "viewer")}[number]
+        assert row["revoked_at"] is not None
+        assert (row["label"], row["sites"]) == ("district", ["Nakuru"])
 
     def test_no_list_shows_a_secret(self, served: ReceiverProcess) -> None:
         token = served.admin_token()
@@ -74,22 +83,20 @@ class TestTokens:
             assert token not in shown
             assert "hash" not in shown
 
-    def test_a_replaced_token_ends_after_the_overlap(self, served: ReceiverProcess) -> None:
-        first = served.run("token", "create", "--role", "viewer")
-        token, token_id = first.stdout.strip(), first.stderr.split()[4].rstrip(".")
-        second = served.run("token", "create", "--role", "viewer", "--replaces", token_id, "--overlap", "1h")
+    def test_a_rotated_token_ends_after_the_overlap(self, served: ReceiverProcess) -> None:
+        first = served.run("token", "create", "--scope", "viewer")
+        token, number = first.stdout.strip(), token_id(first.stderr)
+        second = served.run("token", "rotate", number, "--overlap", "1h")
         assert get(served, "/api/devices", token).status_code == 200
         assert get(served, "/api/devices", second.stdout.strip()).status_code == 200
-        assert "works until 20" in second.stderr
-        third = served.run("token", "create", "--role", "viewer", "--replaces", token_id, "--overlap", "0s")
-        assert third.returncode == 0, third.stderr
+        assert served.run("token", "rotate", number, "--overlap", "0s").returncode == 0
         assert get(served, "/api/devices", token).status_code == 401
 
-    def test_what_is_not_there_is_not_found(self, served: ReceiverProcess) -> None:
-        for arguments in (("revoke", "nobody"), ("create", "--role", "admin", "--replaces", "nobody")):
-            done = served.run("token", *arguments)
-            assert (done.returncode, done.stdout) == (1, "")
-            assert "nobody" in done.stderr
+    @pytest.mark.parametrize("act", ["revoke", "rotate"])
+    def test_an_unknown_token_is_not_found(self, served: ReceiverProcess, act: str) -> None:
+        done = served.run("token", act, "99999")
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "99999" in done.stderr or "token" in done.stderr
 
     def test_a_secret_where_an_id_belongs_is_not_repeated(self, served: ReceiverProcess) -> None:
         token = served.admin_token()
@@ -97,13 +104,107 @@ class TestTokens:
         assert done.returncode == 2
         assert token not in done.stderr + served.log()
 
-    def test_it_works_before_the_first_start_and_while_nothing_serves(self, idle: ReceiverProcess) -> None:
-        early = idle.admin_token()
+    def test_a_token_made_while_no_receiver_runs_works_later(self, idle: ReceiverProcess) -> None:
+        token = idle.make_database().admin_token()
         with idle:
-            assert get(idle, "/api/devices", early).status_code == 200
-        late = idle.admin_token()
-        with idle:
-            assert get(idle, "/api/devices", late).status_code == 200
+            assert get(idle, "/api/devices", token).status_code == 200
+
+
+class TestReach:
+    """The receiver through its socket, over the network, or in the command's own process."""
+
+    def test_over_the_network_with_a_token(self, served: ReceiverProcess, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text(served.admin_token() + "\n")
+        flags = ("--url", served.url, "--token-file", str(file))
+        assert served.json("devices", *flags) == served.json("devices")
+        assert served.run("token", "create", "--scope", "viewer", *flags).stdout.startswith("psv_")
+
+    def test_a_token_without_the_right_is_refused(self, served: ReceiverProcess, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text(served.admin_token("viewer"))
+        done = served.run("token", "list", "--url", served.url, "--token-file", str(file))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "this call is for" in done.stderr
+
+    def test_a_receiver_that_is_not_there_is_one_line(self, served: ReceiverProcess, tmp_path: Path) -> None:
+        file = tmp_path / "token"
+        file.write_text("psa_x")
+        done = served.run("devices", "--url", "http://127.0.0.1:9", "--token-file", str(file))
+        assert (done.returncode, done.stdout) == (1, "")
+        assert "no answer from http://127.0.0.1:9" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("text", [None, "", "two words", "é"])
+    def test_a_token_file_that_holds_no_token_is_wrong_usage(
+        self, served: ReceiverProcess, tmp_path: Path, text: str | None
+    ) -> None:
+        file = tmp_path / "token"
+        if text is not None:
+            file.write_text(text)
+        done = served.run("devices", "--url", served.url, "--token-file", str(file))
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "token_file" in done.stderr
+
+    def test_a_socket_in_a_folder_with_a_long_path(self, tmp_path: Path) -> None:
+        with ReceiverProcess(tmp_path / ("deep" * 30)) as receiver:
+            assert receiver.admin_token().startswith("psa_")
+
+    def test_a_chosen_socket(self, tmp_path: Path) -> None:
+        place = {"PISYNC_RECEIVER_SOCKET": str(tmp_path / "here")}
+        with ReceiverProcess(tmp_path / "receiver", environ=place) as receiver:
+            assert (tmp_path / "here").is_socket()
+            assert receiver.admin_token().startswith("psa_")
+
+    def test_a_command_without_the_libraries_is_one_line(self, idle: ReceiverProcess) -> None:
+        without = (
+            "import sys; sys.modules['msgspec'] = None; from pisync_receiver.__main__ import main; sys.exit(main())"
+        )
+        done = subprocess.run([sys.executable, "-c", without, "devices"], capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "msgspec is missing" in done.stderr
+        assert "pip install" not in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+
+
+class TestDevice:
+    @pytest.fixture
+    def device(self, served: ReceiverProcess) -> Iterator[str]:
+        name = f"pibook-{served.enrollment_code()[:4]}"
+        with MadeUpDevice(served.url, served.enrollment_code("--site", "Nakuru"), device_id=name) as made:
+            made.post_batch(made.events(3))
+            yield name
+
+    def test_move_rename_and_show(self, served: ReceiverProcess, device: str) -> None:
+        assert "Kisumu" in served.command("device", "move", device, "Kisumu")
+        assert "shelf" in served.command("device", "rename", device, "left shelf")
+        shown = served.json("device", "show", device)
+        assert (shown["site"], shown["label"]) == ("Kisumu", "left shelf")
+        assert "left shelf" in served.command("device", "show", device)
+        assert {row["site"] for row in served.json("events", "--device-id", device)} == {"Nakuru"}
+
+    def test_retire_and_bring_back(self, served: ReceiverProcess, device: str) -> None:
+        assert "retired" in served.command("device", "retire", device)
+        assert served.json("device", "show", device)["retired_at"] is not None
+        assert "enroll again" in served.command("device", "retire", device, "--undo")
+        assert served.json("device", "show", device)["retired_at"] is None
+
+    def test_completeness(self, served: ReceiverProcess, device: str) -> None:
+        assert served.json("completeness", device)["complete"] is True
+        assert served.command("completeness", device).splitlines()[1].split()[1:5] == ["yes", "3", "3", "3"]
+
+    def test_retention_tells_what_there_is(self, served: ReceiverProcess, device: str) -> None:
+        assert "would be deleted: 0 events" in served.command("retain", "--older-than", "30d", "--dry-run")
+        assert "deleted: 0 events" in served.command("retain", "--older-than", "30d")
+
+    def test_an_enrollment_code_is_listed_and_ended(self, served: ReceiverProcess) -> None:
+        made = served.run("enrollment", "create", "--label", "class 5")
+        rows = {row["label"]: row for row in served.json("enrollment", "list")}
+        number = str(rows["class 5"]["id"])
+        assert number in made.stderr
+        assert number in served.command("enrollment", "end", number)
+        with pytest.raises(AssertionError, match="enrollment_code"):
+            MadeUpDevice(served.url, made.stdout.strip())
 
 
 class TestEnrollment:
@@ -186,7 +287,7 @@ class TestQuestions:
         assert filled.json("failures", "--min-failures", "100") == []
 
     def test_an_unknown_device(self, filled: ReceiverProcess) -> None:
-        done = filled.run("history", "nobody")
+        done = filled.run("history", "unknown")
         assert (done.returncode, done.stdout) == (1, "")
         assert "device" in done.stderr
 
@@ -245,7 +346,7 @@ class TestSchema:
         connection.close()
 
     def test_a_newer_schema_is_refused(self, idle: ReceiverProcess) -> None:
-        idle.admin_token()
+        idle.make_database()
         self.change(idle, "INSERT INTO migrations SELECT max(number) + 1, 'later', 'x', 0 FROM migrations")
         for command in (("serve", "--port", "0"), ("devices",), ("migrate",), ("token", "create", "--role", "admin")):
             done = idle.run(*command)
@@ -254,7 +355,7 @@ class TestSchema:
             assert "Traceback" not in done.stderr
 
     def test_an_older_schema_is_refused_and_says_what_to_run(self, idle: ReceiverProcess) -> None:
-        idle.admin_token()
+        idle.make_database()
         self.change(idle, "DELETE FROM migrations WHERE number = (SELECT max(number) FROM migrations)")
         for command in (("serve", "--port", "0"), ("devices",), ("token", "create", "--role", "admin")):
             done = idle.run(*command)
@@ -262,7 +363,7 @@ class TestSchema:
             assert "pisync-receiver migrate" in done.stderr
 
     def test_migrate_says_that_there_is_nothing_to_do(self, idle: ReceiverProcess) -> None:
-        idle.admin_token()
+        idle.make_database()
         assert "nothing to do" in idle.command("migrate")
 
     def test_migrate_while_it_serves_is_refused(self, served: ReceiverProcess) -> None:
@@ -304,12 +405,18 @@ WRONG = [
     ("serve", "--log-level", "loud"),
     ("token",),
     ("token", "create"),
-    ("token", "create", "--role", "device"),
-    ("token", "create", "--role", "admin", "--overlap", "1h"),
-    ("token", "create", "--role", "admin", "--replaces", "x", "--overlap", "soon"),
+    ("token", "create", "--scope", "device"),
+    ("token", "create", "--scope", "admin", "--overlap", "1h"),
+    ("token", "create", "--scope", "viewer", "--expires", "soon"),
+    ("token", "rotate", "1", "--overlap", "soon"),
     ("token", "list", "--all"),
+    ("token", "list", "--scope", "king"),
     ("token", "revoke"),
-    ("token", "revoke", "no such id!"),
+    ("device", "move", "pibook-1"),
+    ("retain",),
+    ("retain", "--older-than", "1h"),
+    ("devices", "--url", "http://127.0.0.1:9"),
+    ("devices", "--url", "pisync.example"),
     ("enrollment",),
     ("enrollment", "create", "--uses", "0"),
     ("enrollment", "create", "--expires", "later"),
@@ -319,7 +426,6 @@ WRONG = [
     ("devices", "--silent-for", "long"),
     ("devices", "--limit", "0"),
     ("history",),
-    ("history", "a/b"),
     ("history", "pibook-1", "--failed", "perhaps"),
     ("failures", "--mode", "some"),
     ("failures", "--min-failures", "none"),

@@ -2,20 +2,23 @@
 
 import asyncio
 import contextlib
-import json
 import socket
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import uvicorn
 
 from pisync_common.settings import load
-from pisync_receiver import config, connections
-from pisync_receiver.connections import HEAD_BYTES, bounded
-from pisync_receiver.server import CannotListen, listening_socket
-from tests.support.receiver_process import wait_until
+from pisync_receiver import config
+from pisync_receiver.errors import CannotListen
+from pisync_receiver.http import protocol
+from pisync_receiver.http.protocol import HEAD_BYTES, PIPELINED, bounded
+from pisync_receiver.server import listening_socket
+from tests.support.processes import ReceiverProcess, wait_until
 
 LARGE = 16 * 1024 * 1024
 
@@ -30,12 +33,23 @@ async def hello(scope: Any, receive: Any, send: Any) -> None:
     await send({"type": "http.response.body", "body": b"hi"})
 
 
+async def patient(scope: Any, receive: Any, send: Any) -> None:
+    while (await receive()).get("more_body"):
+        pass
+    await hello(scope, receive, send)
+
+
+async def busy(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "http.response.start", "status": 503, "headers": [(b"connection", b"close")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
 @contextlib.contextmanager
 def serving(max_connections: int = 100, app: Any = hello) -> Iterator[int]:
     """The port of a server in a thread of this process."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        settings = uvicorn.Config(app, http=bounded(max_connections), ws="none", lifespan="off", log_config=None)
+        settings = uvicorn.Config(app, http=bounded(max_connections, busy), ws="none", lifespan="off", log_config=None)
         server = uvicorn.Server(settings)
         thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])))
         port: int = listener.getsockname()[1]
@@ -63,14 +77,14 @@ def everything(connection: socket.socket) -> bytes:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow:"])
 def test_a_head_that_does_not_come_ends_the_connection(monkeypatch: pytest.MonkeyPatch, sent: bytes) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
     with serving() as port, connect(port) as slow:
         slow.sendall(sent)
         assert everything(slow) == b""
 
 
 def test_the_second_head_of_a_connection_is_timed_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 0.1)
     with serving() as port, connect(port) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         while not slow.recv(65536).endswith(b"hi"):
@@ -80,7 +94,7 @@ def test_the_second_head_of_a_connection_is_timed_too(monkeypatch: pytest.Monkey
 
 
 def test_an_endless_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 3600.0)
+    monkeypatch.setattr(protocol, "HEAD_SECONDS", 3600.0)
     with serving() as port, connect(port) as endless:
         endless.sendall(b"GET / HTTP/1.1\r\nX-Long: ")
         with contextlib.suppress(OSError):
@@ -91,7 +105,29 @@ def test_an_endless_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             assert everything(other).startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_too_many_is_told_when_to_come_back() -> None:
+def test_endless_trailers_are_refused() -> None:
+    with serving() as port, connect(port) as endless:
+        endless.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
+        with contextlib.suppress(OSError):
+            endless.sendall(b"a:\r\n" * HEAD_BYTES * 20)
+        assert len(everything(endless)) < 1000
+
+
+def test_a_large_body_is_no_long_head() -> None:
+    with serving(app=patient) as port, connect(port) as large_body:
+        large_body.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\nConnection: close\r\n\r\n")
+        large_body.sendall(b"x" * 1_000_000)
+        assert everything(large_body).startswith(b"HTTP/1.1 200")
+
+
+def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:
+    with serving(app=large) as port, connect(port) as greedy:
+        with contextlib.suppress(OSError):
+            greedy.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * (PIPELINED + 2))
+        assert len(everything(greedy)) < LARGE
+
+
+def test_a_connection_too_many_is_answered_by_the_busy_app() -> None:
     with serving(max_connections=2) as port, contextlib.ExitStack() as stack:
         for _ in range(2):
             held = stack.enter_context(connect(port))
@@ -99,20 +135,26 @@ def test_a_connection_too_many_is_told_when_to_come_back() -> None:
             assert held.recv(65536).startswith(b"HTTP/1.1 200")
         with connect(port) as one_more:
             one_more.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
-            head, _, body = everything(one_more).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 503")
-        assert b"connection: close" in head.lower()
-        after = int(head.lower().partition(b"retry-after: ")[2].split(b"\r\n")[0])
-        assert 30 <= after <= 60
-        assert json.loads(body)["type"] == "urn:pisync:problem:overloaded"
+            assert everything(one_more).startswith(b"HTTP/1.1 503")
 
 
-def test_a_name_that_turns_out_to_mean_every_address_stays_closed_without_auth(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_connection_too_many_gets_a_problem_with_retry_after(tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path, "--max-connections", "1") as receiver, connect(receiver.port) as held:
+        held.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert held.recv(65536).startswith(b"HTTP/1.1 200")
+        answer = httpx.get(receiver.url + "/healthz", headers={"PiSync-Nonce": "n"}, trust_env=False)
+    assert (answer.status_code, answer.headers["connection"]) == (503, "close")
+    assert 30 <= int(answer.headers["Retry-After"]) <= 60
+    assert answer.headers["PiSync-Nonce"] == "n"
+    assert answer.json()["type"] == "urn:pisync:problem:overloaded"
+
+
+def test_a_host_that_resolves_to_every_address_is_refused_without_auth(monkeypatch: pytest.MonkeyPatch) -> None:
     everywhere = (socket.AF_INET, socket.SOCK_STREAM, 0, "", ("0.0.0.0", 0))
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [everywhere])
     settings = load(config.SETTINGS, prefix="", environ={}, flags={"host": "localhost", "auth": "off"}, toml_file=None)
     config.check_serving(settings)
-    with pytest.raises(CannotListen, match="not a loopback address"):
+    with pytest.raises(CannotListen, match="non-loopback address"):
         listening_socket(settings)
 
 
@@ -128,30 +170,30 @@ def test_a_connection_that_ended_makes_room() -> None:
 def stalls(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The connections whose callers do not read, each time that is noticed."""
     noticed: list[Any] = []
-    watch = connections.BoundedProtocol._watch_stall
+    watch = protocol.BoundedProtocol._watch_stall
 
-    def note(connection: connections.BoundedProtocol) -> None:
+    def note(connection: protocol.BoundedProtocol) -> None:
         noticed.append(connection)
         watch(connection)
 
-    monkeypatch.setattr(connections.BoundedProtocol, "_watch_stall", note)
+    monkeypatch.setattr(protocol.BoundedProtocol, "_watch_stall", note)
     return noticed
 
 
-def test_who_reads_nothing_of_an_answer_is_cut_off(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
-    monkeypatch.setattr(connections, "STALL_SECONDS", 0.1)
+def test_a_caller_that_reads_nothing_is_cut_off(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 0.1)
     with serving(app=large) as port, connect(port) as stalled:
         stalled.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         wait_until(lambda: bool(stalls) and stalls[-1].transport.is_closing(), "the connection is cut off")
         assert len(everything(stalled)) < LARGE
 
 
-def test_who_reads_slowly_gets_all_of_an_answer(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
-    monkeypatch.setattr(connections, "STALL_SECONDS", 3600.0)
+def test_a_caller_that_reads_slowly_gets_all_of_an_answer(monkeypatch: pytest.MonkeyPatch, stalls: list[Any]) -> None:
+    monkeypatch.setattr(protocol, "STALL_SECONDS", 3600.0)
     with serving(app=large) as port, connect(port) as slow:
         slow.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         wait_until(lambda: bool(stalls), "the answer waits for its reader")
         unread_before = stalls[0].transport.get_write_buffer_size() + 1
-        stalls[0].loop.call_soon_threadsafe(stalls[0]._look_at_stall, unread_before)
+        stalls[0].loop.call_soon_threadsafe(stalls[0]._check_stall, unread_before)
         wait_until(lambda: len(stalls) == 2, "it is looked at again later")
         assert len(everything(slow)) > LARGE

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from tests.support.devices import MadeUpDevice
-from tests.support.ports import listens
-from tests.support.receiver_process import ReceiverProcess, wait_until
+from tests.support.processes import ReceiverProcess, listens, wait_until
 
 DEVICES = 4
 
@@ -105,7 +104,9 @@ def test_a_graceful_end_answers_the_request_that_is_under_way(tmp_path: Path) ->
                 httpx.get(receiver.url + "/healthz", trust_env=False, timeout=60)
             stopping = threading.Thread(target=receiver.stop)
             stopping.start()
-            wait_until(lambda: "Waiting for connections to close" in receiver.log(), "the receiver waits for this one")
+            wait_until(
+                lambda: "Waiting for connections to close" in receiver.log(), "the receiver waits for the request"
+            )
             assert not listens(receiver.port)
             slow.sendall(body[10:])
             assert slow.recv(65536).startswith(b"HTTP/1.1 201")
@@ -122,7 +123,7 @@ def test_a_graceful_end_leaves_nothing_beside_the_database(tmp_path: Path) -> No
         assert {file.name for file in tmp_path.iterdir()} == {"receiver.db", "receiver.db.lock", "receiver.log"}
 
 
-def test_systemd_hears_when_it_serves_and_when_it_ends(tmp_path: Path) -> None:
+def test_systemd_is_notified_of_start_and_stop(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
         systemd.settimeout(60)
         systemd.bind(str(tmp_path / "notify"))
@@ -130,6 +131,14 @@ def test_systemd_hears_when_it_serves_and_when_it_ends(tmp_path: Path) -> None:
             assert systemd.recv(100) == b"READY=1"
             assert receiver.stop() == -signal.SIGTERM
             assert systemd.recv(100) == b"STOPPING=1"
+
+
+def test_the_last_access_lines_are_written_at_the_end(tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path) as receiver:
+        for _ in range(3):
+            httpx.get(receiver.url + "/healthz", trust_env=False, timeout=60)
+        receiver.stop()
+        assert receiver.log().count('"route":"/healthz"') == 3
 
 
 def test_a_signal_before_it_listens_ends_it_too(tmp_path: Path) -> None:
@@ -146,7 +155,7 @@ def test_tokens_and_commands_survive_a_kill(tmp_path: Path) -> None:
     with ReceiverProcess(tmp_path) as receiver:
         token = receiver.admin_token()
         receiver.kill()
-        assert (tmp_path / "receiver.db.control").exists()
+        assert (tmp_path / "receiver.db.sock").exists()
         other = receiver.admin_token("viewer")
         receiver.start()
         for secret in (token, other):

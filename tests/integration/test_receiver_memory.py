@@ -13,7 +13,7 @@ from typing import Final
 import httpx
 import pytest
 
-from tests.support.receiver_process import ReceiverProcess
+from tests.support.processes import ReceiverProcess
 
 MIB: Final = 1024 * 1024
 BOUND_MIB: Final = 400

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from pisync_agent.outbox import open_outbox
+from pisync_agent.outbox.outbox import open_outbox
 
 DEADLINE_S = 60
 
@@ -46,7 +46,7 @@ def printed(process: "subprocess.Popen[str]") -> list[tuple[int, int]]:
 @contextmanager
 def service(home: Path, *options: str) -> Iterator["subprocess.Popen[str]"]:
     """A service that holds the lock and serves the socket."""
-    arguments = [sys.executable, "-m", "tests.support.tiny_service", str(home), *options]
+    arguments = [sys.executable, "-m", "tests.integration.tiny_service", str(home), *options]
     process = subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -98,7 +98,7 @@ def test_many_processes_at_once(tmp_path: Path, with_service: bool) -> None:
 
 
 @pytest.mark.parametrize("with_service", [False, True])
-def test_killed_at_any_moment_what_was_returned_is_there(tmp_path: Path, with_service: bool) -> None:
+def test_events_returned_before_a_kill_are_stored(tmp_path: Path, with_service: bool) -> None:
     """SIGKILL of the recording process, 12 rounds each way; the outbox goes on growing."""
     rng = random.Random(7)
     results: dict[str, list[tuple[int, int]]] = {}

@@ -107,7 +107,7 @@ def test_the_history_can_be_filtered(live: Live) -> None:
 
 def test_the_history_of_a_device_that_never_reported_is_empty_and_of_an_unknown_one_404(live: Live) -> None:
     assert history(live) == []
-    answer = live.client("admin").get("/api/sync-event/device/nobody/sync-history")
+    answer = live.client("admin").get("/api/sync-event/device/unknown/sync-history")
     assert answer.status_code == 404
     assert answer.json()["type"] == "urn:pisync:problem:unknown_device"
 

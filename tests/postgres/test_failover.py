@@ -1,20 +1,15 @@
-"""The primary dies, its synchronous standby takes over: what was acknowledged is there, and nothing is there twice."""
+"""A primary dies and its synchronous standby takes over: what was acknowledged is stored, nothing is stored twice."""
 
-import threading
+import asyncio
 from collections.abc import Iterator
-from contextlib import closing
 
 import psycopg
 import pytest
 
-from pisync_common.models import Receipt
-from pisync_receiver.store import StoredSyncEvent
-from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres import PostgresStore, open_store
-from tests.support.looped import LoopedStore
-from tests.support.postgres_cluster import STANDBY, USER, Cluster, cluster, needs_cluster
-from tests.support.receiver_process import wait_until
-from tests.support.stores.made import NOON, batch, report, stored_seqs
+from tests.postgres.cluster import STANDBY, USER, Cluster, cluster, needs_cluster
+from tests.postgres.test_lost_connections import load, until_longer
+from tests.support.postgres import history_ids, on_a_loop, opened, stored_seqs
+from tests.support.processes import wait_until
 
 pytestmark = needs_cluster
 
@@ -39,54 +34,23 @@ def pair() -> Iterator[tuple[Cluster, Cluster]]:
         yield primary, standby
 
 
-class Load:
-    """One device that sends a batch and a report without a key, again and again."""
-
-    def __init__(self, store: PostgresStore, device: str) -> None:
-        self.device = device
-        self.watermark = 0
-        self.report_ids: list[int] = []
-        self._store = store
-        self._thread = threading.Thread(target=self._run)
-        self._enough = threading.Event()
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._enough.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._enough.is_set():
-            seq = self.watermark + 1
-            events = batch(range(seq, seq + 20), device=self.device)
-            told, receipt = self._store.write([report(NOON + seq, device=self.device), events])
-            if isinstance(told, StoredSyncEvent):
-                self.report_ids.append(told.id)
-            if isinstance(receipt, Receipt):
-                self.watermark = receipt.watermark
-
-
-def further(loads: list[Load], reports: int) -> None:
-    """Wait until of each device so many more are acknowledged."""
-    wanted = {load.device: len(load.report_ids) + reports for load in loads}
-    wait_until(lambda: all(len(load.report_ids) >= wanted[load.device] for load in loads), "every device goes on")
-
-
-def test_a_synchronous_standby_takes_over_with_all_that_was_acknowledged(pair: tuple[Cluster, Cluster]) -> None:
+@on_a_loop
+async def test_synchronous_standby_takes_over_with_everything_acknowledged(pair: tuple[Cluster, Cluster]) -> None:
     primary, standby = pair
     hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
-    url = PostgresUrl(conninfo=f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write")
-    open_store(url, create=True).close()
-    with closing(LoopedStore(url, patience_s=60)) as store:
-        loads = [Load(store, device) for device in DEVICES]
-        try:
-            further(loads, 5)
+    url = f"postgresql://{USER}@{hosts}/postgres?target_session_attrs=read-write"
+    ids: list[list[int]] = [[] for _ in DEVICES]
+    watermarks: list[list[int]] = [[0] for _ in DEVICES]
+    enough = asyncio.Event()
+    async with opened(url, patience_s=60) as store:
+        async with asyncio.TaskGroup() as group:
+            for number, device in enumerate(DEVICES):
+                group.create_task(load(store, device, enough, ids[number], watermarks[number]))
+            await until_longer(ids, 5)
             primary.kill()
-            standby.promote()
-            further(loads, 5)
-        finally:
-            for load in loads:
-                load.stop()
-        for load in loads:
-            assert stored_seqs(store, device=load.device) == list(range(1, load.watermark + 1))
-            assert sorted(row.id for row in store.history(load.device, limit=100_000).rows) == sorted(load.report_ids)
+            await asyncio.to_thread(standby.promote)
+            await until_longer(ids, 5)
+            enough.set()
+        for number, device in enumerate(DEVICES):
+            assert await stored_seqs(store, device=device) == list(range(1, watermarks[number][-1] + 1))
+            assert sorted(await history_ids(store, device=device)) == sorted(ids[number])

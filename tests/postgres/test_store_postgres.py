@@ -1,59 +1,103 @@
-"""The PostgreSQL store holds what every store has to hold, whether a thread writes it or an event loop."""
+"""The PostgreSQL engine passes every conformance class."""
 
 from collections.abc import Iterator
-from contextlib import closing
 
+import psycopg
 import pytest
 
-from pisync_receiver.store.postgres import PostgresStore
-from tests.support.looped import Open, open_blocking, open_looped
-from tests.support.postgres import empty, fresh_database, needs_postgres
-from tests.support.stores.access import AccessConformance
-from tests.support.stores.batches import BatchConformance
-from tests.support.stores.clones import CloneConformance, OriginConformance
-from tests.support.stores.finding import FindingConformance
-from tests.support.stores.properties import PropertyConformance
-from tests.support.stores.reports import ReportConformance
+from pisync_receiver.store.opening import open_store
+from pisync_receiver.store.postgres import PostgresUrl
+from pisync_receiver.store.postgres.store import encode_rows
+from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.events import EventConformance
+from tests.conformance.properties import PropertyConformance
+from tests.conformance.queries import QueryConformance
+from tests.conformance.retention import RetentionConformance
+from tests.conformance.sync_events import SyncEventConformance
+from tests.conformance.tables import KeyConformance, Tables
+from tests.support.blocking import BlockingStore, sync
+from tests.support.postgres import empty, fresh_database, needs_postgres, run
+from tests.support.submissions import NOON, sync_event
 
 pytestmark = needs_postgres
 
 
-@pytest.fixture(scope="module", params=[open_blocking, open_looped], ids=["thread", "loop"])
-def opened(request: pytest.FixtureRequest) -> Iterator[PostgresStore]:
-    open_store: Open = request.param
-    with fresh_database() as url, closing(open_store(url)) as store:
-        yield store
+@pytest.fixture(scope="module")
+def database() -> Iterator[tuple[str, BlockingStore]]:
+    with fresh_database() as url:
+        store = BlockingStore(lambda: open_store(PostgresUrl(conninfo=url), create=True))
+        yield url, store
+        store.close()
 
 
 @pytest.fixture
-def store(opened: PostgresStore) -> PostgresStore:
-    empty(opened.url.conninfo)
-    return opened
+def store(database: tuple[str, BlockingStore]) -> BlockingStore:
+    url, store = database
+    empty(url)
+    return store
 
 
-class TestBatches(BatchConformance):
+@pytest.fixture
+def tables(database: tuple[str, BlockingStore]) -> Tables:
+    url, _ = database
+    return Tables(
+        lambda: psycopg.connect(url), placeholder="%s", refusal=psycopg.errors.UniqueViolation, has_crossings=True
+    )
+
+
+class TestEvents(EventConformance):
     pass
 
 
-class TestClones(CloneConformance):
+class TestSyncEvents(SyncEventConformance):
     pass
 
 
-class TestOrigins(OriginConformance):
+class TestTokens(TokenConformance):
     pass
 
 
-class TestReports(ReportConformance):
+class TestEnrollment(EnrollmentConformance):
     pass
 
 
-class TestAccess(AccessConformance):
+class TestDevices(DeviceConformance):
     pass
 
 
-class TestFinding(FindingConformance):
+class TestQueries(QueryConformance):
+    pass
+
+
+class TestRetention(RetentionConformance):
+    pass
+
+
+class TestKeys(KeyConformance):
     pass
 
 
 class TestProperties(PropertyConformance):
     pass
+
+
+@pytest.mark.parametrize(
+    ("text", "stored"),
+    [("a\0b", "a\ufffdb"), ("\0\0", "\ufffd\ufffd"), ("\\u0000", "\\u0000"), ("\\\0", "\\\ufffd")],
+)
+def test_nul_is_replaced_and_its_escape_is_not(database: tuple[str, BlockingStore], text: str, stored: str) -> None:
+    query = "SELECT r.text FROM json_to_recordset(%s::json) AS r (text text)"
+    with psycopg.connect(database[0]) as connection:
+        assert connection.execute(query, [encode_rows([{"text": text}])]).fetchall() == [(stored,)]
+
+
+def test_alarm_is_stored_for_a_notice_and_not_logged(
+    database: tuple[str, BlockingStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    url, store = database
+    empty(url)
+    for minute in range(4):
+        sync(store, sync_event(NOON + minute, failed=True))
+    sync(store, sync_event(NOON + 5))
+    assert run(url, "SELECT kind FROM crossings ORDER BY id") == [("failing",), ("recovered",)]
+    assert caplog.records == []

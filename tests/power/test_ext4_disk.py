@@ -1,4 +1,4 @@
-"""The disk whose power can be cut does lose what it must: otherwise the tests beside this one would prove nothing."""
+"""The disk whose power can be cut does lose what it must: otherwise the tests beside it would prove nothing."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.ext4 import Ext4Disk, ext4_disk
-from tests.support.receiver_process import wait_until
+from tests.support.processes import wait_until
 
 FLUSHED, UNFLUSHED = b"this was flushed " * 1000, b"this was not flushed " * 1000
 

@@ -20,8 +20,8 @@ import pytest
 from pisync_common.wire import encode_event
 from tests.support.devices import MadeUpDevice
 from tests.support.ext4 import Ext4Disk
+from tests.support.processes import ReceiverProcess, wait_until
 from tests.support.proof import Proof
-from tests.support.receiver_process import ReceiverProcess, wait_until
 
 SEED: Final = os.environ.get("PISYNC_POWER_SEED", "20261123")
 ROUNDS: Final = 4
@@ -31,16 +31,16 @@ PYTHON: Final = sys.executable
 
 WEAK: Final = """
 import sys
-from pisync_receiver.store import sqlite
-durable = sqlite.make_durable
+from pisync_receiver.store.sqlite import store
+durable = store.make_durable
 def weak(connection, path):
     durable(connection, path)
     connection.execute("PRAGMA synchronous = NORMAL")
-sqlite.make_durable = weak
-from pisync_receiver.cli import main
+store.make_durable = weak
+from pisync_receiver.commands.cli import main
 sys.exit(main())
 """
-"""The receiver, but for its promise."""
+"""The receiver, without its promise."""
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ class Sender:
         self.device = MadeUpDevice(receiver.url, code, device_id=name)
         self.answers = 0
         self.watermark = 0
-        self.reports: dict[int, dict[str, Any]] = {}
+        self.sync_events: dict[int, dict[str, Any]] = {}
         self._batch: list[str] = []
 
     def run(self) -> None:
@@ -72,7 +72,7 @@ class Sender:
         with suppress(httpx.TransportError):
             while True:
                 self.post_batch()
-                self.post_report()
+                self.post_sync_event()
 
     def post_batch(self) -> int:
         """The batch that was not answered last time, or the next one; the answer's status."""
@@ -85,11 +85,11 @@ class Sender:
             self.answers += 1
         return answer.status_code
 
-    def post_report(self) -> int:
+    def post_sync_event(self) -> int:
         answer = self.device.post_sync_event(total_files_synced=self.device.seq, total_errors=self.answers % 2)
         if answer.status_code == 201 and self._disk.powered:
             record = answer.json()
-            self.reports[record["id"]] = record
+            self.sync_events[record["id"]] = record
             self.answers += 1
         return answer.status_code
 
@@ -104,7 +104,7 @@ class Sender:
         history = self.history()
         found = {record["id"]: record for record in history}
         assert len(found) == len(history)
-        assert self.reports.items() <= found.items()
+        assert self.sync_events.items() <= found.items()
 
     def history(self) -> list[dict[str, Any]]:
         """All sync events, page by page."""
@@ -132,7 +132,7 @@ def senders() -> Iterator[list[Sender]]:
         sender.device.close()
 
 
-def test_whatever_a_2xx_said_is_so(disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender]) -> None:
+def test_answered_requests_survive_power_cuts(disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender]) -> None:
     """Cut after ten answers to each device and a moment more, again and again; the database grows meanwhile."""
     rng = random.Random(f"{SEED} receiver")
     receiver.start()
@@ -147,7 +147,7 @@ def test_whatever_a_2xx_said_is_so(disk: Ext4Disk, receiver: ReceiverProcess, se
                 sender.check(proof)
         for sender in senders:
             # What was not answered is sent again, and nothing is missing.
-            assert (sender.post_batch(), sender.post_report()) == (200, 201)
+            assert (sender.post_batch(), sender.post_sync_event()) == (200, 201)
             sender.check(proof)
             assert sender.watermark == len(proof.events(sender.device.device_id))
     receiver.stop()
@@ -169,7 +169,7 @@ def work_until_the_cut(disk: Ext4Disk, receiver: ReceiverProcess, senders: list[
         each.result()
 
 
-def test_the_very_first_writes_are_there(disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender]) -> None:
+def test_first_writes_survive_power_cuts(disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender]) -> None:
     """Each is the last thing that happens before a cut; each is needed for the next."""
 
     def cut() -> None:
@@ -178,15 +178,15 @@ def test_the_very_first_writes_are_there(disk: Ext4Disk, receiver: ReceiverProce
         disk.restart()
         receiver.start()
 
-    token = receiver.admin_token()  # by a command alone: it makes the folder and the database
-    disk.cut_power()
-    disk.restart()
-    receiver.start()
+    receiver.start()  # makes the folder and the database
+    cut()
+    token = receiver.admin_token()
+    cut()
     code = receiver.enrollment_code()
     cut()
     senders.append(Sender(disk, receiver, code, "pibook-1"))
     cut()
-    assert senders[0].post_report() == 201
+    assert senders[0].post_sync_event() == 201
     cut()
     assert senders[0].post_batch() == 200
     cut()
@@ -197,7 +197,7 @@ def test_the_very_first_writes_are_there(disk: Ext4Disk, receiver: ReceiverProce
     assert [row["device_id"] for row in answer.json()] == ["pibook-1"]
 
 
-def test_the_first_code_of_a_fresh_receiver_is_there(disk: Ext4Disk, receiver: ReceiverProcess) -> None:
+def test_first_code_of_a_fresh_receiver_survives(disk: Ext4Disk, receiver: ReceiverProcess) -> None:
     receiver.start()
     code = receiver.enrollment_code()
     disk.cut_power()
@@ -212,7 +212,7 @@ def test_the_first_code_of_a_fresh_receiver_is_there(disk: Ext4Disk, receiver: R
     [((PYTHON, "-m", "pisync_receiver"), True), ((PYTHON, "-c", WEAK), False)],
     ids=["FULL", "NORMAL"],
 )
-def test_a_receiver_that_commits_with_less_loses(
+def test_receiver_that_commits_with_less_loses(
     disk: Ext4Disk, receiver: ReceiverProcess, senders: list[Sender], program: tuple[str, ...], survive: bool
 ) -> None:
     receiver.start()
@@ -220,7 +220,7 @@ def test_a_receiver_that_commits_with_less_loses(
     receiver.stop()
     receiver.program = program
     receiver.start()
-    assert (senders[0].post_batch(), senders[0].post_report()) == (200, 201)
+    assert (senders[0].post_batch(), senders[0].post_sync_event()) == (200, 201)
     disk.cut_power()
     receiver.kill()
     disk.restart()

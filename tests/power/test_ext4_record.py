@@ -18,15 +18,14 @@ from typing import Any, Final
 
 import pytest
 
-from pisync_agent.outbox import open_outbox
-from pisync_agent.outbox.connection import Connect, connect
-from tests.support.agent_process import AgentProcess
+from pisync_agent.outbox.outbox import open_outbox
+from pisync_common.sqlite import Connect, connect
+from tests.power.recording import Recording, RecordingByCommands, RecordingByStream
 from tests.support.ext4 import Ext4Disk
 from tests.support.learning_app import LearningApp
 from tests.support.outboxes import event, seqs
+from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
 from tests.support.proof import Proof
-from tests.support.receiver_process import ReceiverProcess, wait_until
-from tests.support.recording import Recording, RecordingByCommands, RecordingByStream
 
 SEED: Final = os.environ.get("PISYNC_POWER_SEED", "20261123")
 ROUNDS: Final = 3
@@ -44,13 +43,13 @@ sys.stdin.read()
 
 WEAK: Final = """
 import sys
-from pisync_agent.outbox import kept_file
-durable = kept_file.make_durable
+from pisync_agent.outbox import database
+durable = database.make_durable
 def weak(connection, path):
     durable(connection, path)
     connection.execute("PRAGMA synchronous = NORMAL")
-kept_file.make_durable = weak
-from pisync_agent.cli import main
+database.make_durable = weak
+from pisync_agent.commands.cli import main
 sys.exit(main())
 """
 """The agent, but for its promise."""
@@ -96,7 +95,7 @@ def apps_and_a_stream(agent: AgentProcess) -> list[Recording | LearningApp]:
     [(commands, False, 5), (a_stream, False, 100), (apps_and_a_stream, True, 50)],
     ids=["commands", "a stream", "through the service"],
 )
-def test_each_event_whose_seq_was_told_is_there(
+def test_each_event_whose_seq_was_printed_is_stored(
     disk: Ext4Disk,
     agent: AgentProcess,
     recorders: Callable[[AgentProcess], Sequence[Recording | LearningApp]],
@@ -134,7 +133,7 @@ def test_each_event_whose_seq_was_told_is_there(
 
 
 @pytest.mark.parametrize("way", ["command", "app", "service"])
-def test_the_very_first_event_is_there(disk: Ext4Disk, agent: AgentProcess, way: str) -> None:
+def test_the_very_first_event_is_stored(disk: Ext4Disk, agent: AgentProcess, way: str) -> None:
     with ExitStack() as running:
         if way == "service":
             agent.start()
@@ -151,7 +150,7 @@ def test_the_very_first_event_is_there(disk: Ext4Disk, agent: AgentProcess, way:
     assert len(whole(agent.home)) == 2
 
 
-def test_a_cut_while_the_outbox_is_made(disk: Ext4Disk) -> None:
+def test_a_cut_while_the_outbox_is_created_is_harmless(disk: Ext4Disk) -> None:
     """Ten devices, each cut at another moment of its first command."""
     rng = random.Random(f"{SEED} first")
     recorded: dict[Path, int] = {}

@@ -1,8 +1,8 @@
 """Whatever happens to devices, link and receiver, in whatever order: every event that `record` acknowledged is stored
 exactly once, and every receipt is true.
 
-The outbox, the delivery and the store are the real ones; for the rest see `simulated_device` and `simulated_cloud` in
-`tests.support`. What may be missing in the end is said in `SchoolLife.beyond_recall`.
+The outbox, the delivery and the store are real; for the rest see `simulated_device` and `simulated_cloud`.
+What may be missing in the end is said in `SchoolLife.beyond_recall`.
 """
 
 import shutil
@@ -15,9 +15,9 @@ from random import Random
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from tests.stateful.simulated_cloud import Cloud
+from tests.stateful.simulated_device import Device, Hop
 from tests.support.power_cut import Connection, PowerCut
-from tests.support.simulated_cloud import Cloud
-from tests.support.simulated_device import Device, Hop
 
 ROUNDS = 12
 DEVICES = 3
@@ -162,7 +162,7 @@ class SchoolLife(RuleBasedStateMachine):
         else:
             raise AssertionError(f"there is no end to it: {results}")
         assert all(device.outbox.state().waiting == 0 for device in self.devices)
-        assert all(device.outbox.next_report() is None for device in self.devices)
+        assert all(device.outbox.next_sync_event() is None for device in self.devices)
         stored = set(self.cloud.numbers())
         recorded = {number for device in self.devices for number in device.recorded}
         assert stored <= recorded | self.doubtful.keys()
@@ -171,7 +171,7 @@ class SchoolLife(RuleBasedStateMachine):
 
     def beyond_recall(self, number: int) -> bool:
         """A restored receiver can ask only for what devices still keep; and where two cards share one stream, the
-        other one's event may have taken the number's place meanwhile."""
+        other device's event may have taken the number's place meanwhile."""
         if number not in self.rolled_back:
             return False
         places = {device.recorded[number] for device in self.devices if number in device.recorded}

@@ -2,7 +2,7 @@
 
 with ext4_disk(tmp_path) as disk:
     ...real processes work below disk.path...
-    disk.cut_power()  # nothing that was not flushed reaches the disk any more; whoever goes on writing gets EIO
+    disk.cut_power()  # nothing that was not flushed reaches the disk any more; further writes fail with EIO
     ...end those processes...
     disk.restart()    # the same path, with what the disk held: the journal is replayed
 
@@ -10,7 +10,7 @@ What was written and not flushed lives in the kernel's memory alone. So that non
 mounts a copy of the image, on another loop device. Only the cache inside a disk is not simulated: what has left the
 kernel counts as stored.
 
-Only what a process said while the disk was `powered` was said before the cut. One that is still alive for a moment may
+Only what a process said while the disk was `powered` was said before the cut. A process still alive for a moment may
 say more, and it may be wrong: an fdatasync that had begun answers 0 although the shutdown came before the file's new
 blocks counted (measured: one cut of twenty). Without power there is no such process.
 """
@@ -33,7 +33,7 @@ _SHUTDOWN: Final = 0x8004587D  # EXT4_IOC_SHUTDOWN
 _NOLOGFLUSH: Final = 2  # the journal is not flushed first
 
 _MKFS: Final = ("mkfs.ext4", "-q", "-b", "4096", "-E", "lazy_itable_init=0,nodiscard")
-# The kernel would write the journal by itself every 5 s; so late, only what a program flushes can be there.
+# The kernel would write the journal every 5 s; with this, only what a program flushes is there.
 _OPTIONS: Final = "loop,commit=600"
 
 
@@ -78,7 +78,7 @@ class Ext4Disk:
 
 @contextmanager
 def ext4_disk(folder: Path) -> Iterator[Ext4Disk]:
-    """An empty disk, made in `folder`. Skips the test where none can be had."""
+    """An empty disk, made in `folder`. Skips the test where none is available."""
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")
     if shutil.which(_MKFS[0]) is None:

@@ -1,4 +1,4 @@
-"""A learning app in a process of its own: it records one event after the other, until it is told to stop or killed.
+"""A learning app in a process of its own: it records one event after another, until it is stopped or killed.
 
 Every event has a name of its own (`id=`), so an app that was killed goes on with the event it was at, and a repeat is
 harmless. What `record` returned is in `recorded`; the app prints it only then.
@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import IO, Final
 
-from tests.support.agent_process import AgentProcess
+from tests.support.processes import AgentProcess
 
 DEADLINE_S: Final = 60.0
 
@@ -28,7 +28,7 @@ with Recorder(home) as recorder:
 """
 
 Note = tuple[str, int]
-"""What an event is told by: who recorded it, and its number there."""
+"""What identifies an event: the app that recorded it, and its number there."""
 
 
 class LearningApp:
@@ -62,9 +62,9 @@ class LearningApp:
         self._ended()
 
     def stop(self) -> None:
-        """Let it finish the event it is at. Raises AssertionError if it had ended by itself, or ends badly."""
+        """Let it finish the event it is at. Raises AssertionError if it had ended already, or ends with an error."""
         assert self._process is not None
-        assert self._process.poll() is None, f"{self.name} ended by itself with {self._process.returncode}"
+        assert self._process.poll() is None, f"{self.name} had ended already with {self._process.returncode}"
         assert self._process.stdin is not None
         self._process.stdin.close()
         code = self._ended()

@@ -4,56 +4,58 @@ with live_receiver(tmp_path) as live:
     live.client("admin").get("/api/devices")
 """
 
-import itertools
-import logging
-import random
+import asyncio
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 import uvicorn
-from prometheus_client import CollectorRegistry
-from starlette.types import ASGIApp
+import uvloop
 
-from pisync_receiver.app import AppSettings, create_app
-from pisync_receiver.auth import Tokens, new_token, token_hash
-from pisync_receiver.caching import OwnCache, telling
-from pisync_receiver.intake import Intake, IntakeLimits
-from pisync_receiver.limits import each_device
-from pisync_receiver.metrics import Metrics
-from pisync_receiver.routing import Route
-from pisync_receiver.store import Role, Store, TokenCreate, TokenRevoke
-from pisync_receiver.store.sqlite import open_store
+from pisync_receiver.app import AppSettings, Receiver
+from pisync_receiver.domain.rows import Token
+from pisync_receiver.domain.submissions import Outcome, Scope, Submission, TokenCreate, TokenRevoke
+from pisync_receiver.http.auth import new_token, token_hash
+from pisync_receiver.http.routing import Route
+from pisync_receiver.logs import JsonLines
+from pisync_receiver.store import Store
+from pisync_receiver.store.opening import open_store
+from tests.support.processes import DEADLINE_SECONDS
+
+T = TypeVar("T")
 
 NOW_MS = 1_795_428_000_000  # 2026-11-23T10:00:00Z
-DEADLINE_SECONDS = 60.0
 DEVICE, OTHER = "pibook-0042", "pibook-0043"
+SITE = "Nakuru"
 
-KINDS: Mapping[str, tuple[Role, str | None]] = {
-    "device": ("device", DEVICE),
-    "other device": ("device", OTHER),
-    "revoked": ("device", DEVICE),
-    "admin": ("admin", None),
-    "viewer": ("viewer", None),
+KINDS: Mapping[str, tuple[Scope, str | None, tuple[str, ...] | None]] = {
+    "device": ("device", DEVICE, None),
+    "other device": ("device", OTHER, None),
+    "revoked": ("device", DEVICE, None),
+    "admin": ("admin", None, None),
+    "viewer": ("viewer", None, None),
+    "metrics": ("metrics", None, None),
+    "site admin": ("admin", None, (SITE,)),
+    "site viewer": ("viewer", None, (SITE,)),
 }
+UNCACHED = AppSettings(cache_ttl_s=0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """A running receiver. `secrets` has a token for each of KINDS and one that nobody made, "wrong"."""
+    """A running receiver. `secrets` has a token for each of KINDS and an unknown one, "wrong"."""
 
     url: str
-    app: ASGIApp
+    receiver: Receiver
     store: Store
-    tokens: Tokens
     secrets: Mapping[str, str]
     clients: ExitStack
+    loop: asyncio.AbstractEventLoop
 
     def client(self, kind: str | None, **headers: str) -> httpx.Client:
         """A client that sends the token of `kind`; None sends none."""
@@ -62,62 +64,74 @@ class Live:
         client = httpx.Client(base_url=self.url, headers=headers, timeout=DEADLINE_SECONDS, trust_env=False)
         return self.clients.enter_context(client)
 
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """What a coroutine returns, run on the receiver's event loop."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self.loop).result(DEADLINE_SECONDS)
+
+    def write(self, *submissions: Submission) -> list[Outcome]:
+        """Write straight to the store."""
+        return self.run(self.store.write(submissions))
+
 
 @contextmanager
 def live_receiver(
     folder: Path,
     *,
     wrap: Callable[[Store], Any] = lambda store: store,
-    limits: IntakeLimits | None = None,
-    settings: AppSettings | None = None,
-    device_rate: int = 0,
+    settings: AppSettings = UNCACHED,
     extra_routes: Sequence[Route] = (),
+    access_log: JsonLines | None = None,
     now_ms: Callable[[], int] = lambda: NOW_MS,
 ) -> Iterator[Live]:
-    """A receiver on a free port. `wrap` may put something between the intake and the store."""
-    real = open_store(folder / "receiver.db", create=True)
-    with ExitStack() as stack:
-        stack.callback(real.close)
-        store = wrap(real)
-        secrets, tokens = make_tokens(real)
-        metrics = Metrics(CollectorRegistry())
-        cache = OwnCache()
-        intake = Intake(
-            store,
-            limits=limits or IntakeLimits(),
-            clock=time.monotonic,
-            random=random.random,
-            watcher=metrics,
-            committed=telling(cache),
-        )
-        numbers = itertools.count(1)
-        app = create_app(
-            store=store,
-            intake=intake,
-            tokens=tokens,
-            metrics=metrics,
-            cache=cache,
-            limits=each_device(device_rate, clock=time.monotonic),
+    """A receiver on a free port. `wrap` may put something between the receiver and the store."""
+    with running_loop() as loop, ExitStack() as stack:
+
+        def run(coroutine: Coroutine[Any, Any, T]) -> T:
+            return asyncio.run_coroutine_threadsafe(coroutine, loop).result(DEADLINE_SECONDS)
+
+        real = run(open_store(folder / "receiver.db", create=True))
+        stack.callback(lambda: run(real.aclose()))
+        secrets = run(make_tokens(real))
+        receiver = Receiver.create(
+            wrap(real),
+            settings,
+            access_log=access_log,
             now_ms=now_ms,
-            new_request_id=lambda: f"made-{next(numbers)}",
-            settings=settings or AppSettings(),
+            request_prefix="made",
             extra_routes=extra_routes,
         )
-        url = stack.enter_context(serving(app))
+        url = stack.enter_context(serving(receiver, loop))
         clients = stack.enter_context(ExitStack())
-        yield Live(url=url, app=app, store=store, tokens=tokens, secrets=secrets, clients=clients)
+        yield Live(url=url, receiver=receiver, store=real, secrets=secrets, clients=clients, loop=loop)
 
 
-def make_tokens(store: Store) -> tuple[dict[str, str], Tokens]:
-    """A token for each of KINDS, and one that was never made."""
-    secrets = {kind: new_token(role) for kind, (role, _) in KINDS.items()}
-    creates = [
-        TokenCreate(role=role, token_hash=token_hash(secrets[kind]), created_ms=NOW_MS, device_id=device_id)
-        for kind, (role, device_id) in KINDS.items()
-    ]
-    rows: dict[str, Any] = dict(zip(KINDS, store.write(creates), strict=True))
-    store.write([TokenRevoke(token_id=rows["revoked"].id, at_ms=NOW_MS)])
-    return secrets | {"wrong": new_token("device")}, Tokens(store.all_tokens())
+async def make_tokens(store: Store) -> dict[str, str]:
+    """A token for each of KINDS, and an unknown one."""
+    secrets = {kind: new_token(scope) for kind, (scope, _, _) in KINDS.items()}
+    outcomes = await store.write(
+        [
+            TokenCreate(scope=scope, token_hash=token_hash(secrets[kind]), at_ms=NOW_MS, device_id=device, sites=sites)
+            for kind, (scope, device, sites) in KINDS.items()
+        ]
+    )
+    revoked = dict(zip(KINDS, outcomes, strict=True))["revoked"]
+    assert isinstance(revoked, Token)
+    await store.write([TokenRevoke(token_id=revoked.id, at_ms=NOW_MS)])
+    return secrets | {"wrong": new_token("device")}
+
+
+@contextmanager
+def running_loop() -> Iterator[asyncio.AbstractEventLoop]:
+    """An event loop in a thread."""
+    loop = uvloop.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    try:
+        yield loop
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(DEADLINE_SECONDS)
+        loop.close()
 
 
 class _Server(uvicorn.Server):
@@ -133,45 +147,28 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def serving(app: ASGIApp) -> Iterator[str]:
-    """Serve `app` on a free port as the product does; the address."""
+def serving(receiver: Receiver, loop: asyncio.AbstractEventLoop) -> Iterator[str]:
+    """Serve on a free port as the product does; the address."""
     config = uvicorn.Config(
-        app,
+        receiver.app,
         http="httptools",
-        loop="uvloop",
         ws="none",
-        lifespan="on",
+        lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
     )
     server = _Server(config)
+
+    async def serve(listener: socket.socket) -> None:
+        async with receiver.running():
+            await server._serve([listener])  # `serve` would take over the signals, which a thread may not
+
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
-        thread.start()
+        done = asyncio.run_coroutine_threadsafe(serve(listener), loop)
         try:
             assert server.up.wait(DEADLINE_SECONDS)
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
-            thread.join(DEADLINE_SECONDS)
-
-
-class LogLines(logging.Handler):
-    """Collects what a formatter makes of every record."""
-
-    def __init__(self, formatter: logging.Formatter) -> None:
-        super().__init__()
-        self.setFormatter(formatter)
-        self.lines: list[str] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.lines.append(self.format(record))
-
-
-def wait_until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something that happens in another thread."""
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.005)
+            done.result(DEADLINE_SECONDS)

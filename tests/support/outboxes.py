@@ -2,12 +2,16 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pisync_agent.outbox import NewEvent, Outbox, OutboxLimits, open_outbox
-from pisync_agent.outbox.connection import Connect, connect
+from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.models import DeadLetter, OutboxLimits
+from pisync_agent.outbox.outbox import Outbox, open_outbox
+from pisync_agent.outbox.reader import OutboxReader
 from pisync_common.models import Receipt, Rejection, Stamp
+from pisync_common.sqlite import Connect, connect
 
 STAMP = Stamp(
     at_ms=1_795_424_400_000, boot_id="b0070000-0000-4000-8000-000000000001", boottime_ms=99_001, clock_synced=False
@@ -15,7 +19,7 @@ STAMP = Stamp(
 
 
 class StillClock:
-    """A clock that shows what it is told."""
+    """A clock set by hand."""
 
     def __init__(self, stamp: Stamp = STAMP) -> None:
         self.now = stamp
@@ -26,17 +30,15 @@ class StillClock:
     def monotonic(self) -> float:
         return self.now.boottime_ms / 1000
 
-    def wall_ms(self) -> int:
-        return self.now.at_ms
-
 
 def event(number: int = 0, *, size: int = 0, **fields: Any) -> NewEvent:
     """The event `number`, with `size` more bytes of data."""
     data: dict[str, object] = {"n": number}
     if size:
         data["pad"] = "x" * size
+    sent = {name: fields.pop(name) for name in ("attempt", "retried") if name in fields}
     defaults: dict[str, Any] = {"learner_id": "s-17", "object_id": "math/g5/ch02/v03", "data": data, "stamp": STAMP}
-    return NewEvent.create("video.watched", **(defaults | fields))
+    return replace(NewEvent.create("video.watched", **(defaults | fields)), **sent)
 
 
 def events(count: int, *, first: int = 1, size: int = 0) -> list[NewEvent]:
@@ -83,7 +85,7 @@ def receipt(
 def deliver(outbox: Outbox, upto: int) -> None:
     """As if everything up to `upto` had been stored by the receiver."""
     first = outbox.delivered + 1
-    outbox.settle(upto, receipt(outbox, upto), list(range(first, upto + 1)))
+    outbox.settle(receipt(outbox, upto), list(range(first, upto + 1)))
 
 
 def seqs(outbox: Outbox, after: int = 0) -> list[int]:
@@ -92,6 +94,18 @@ def seqs(outbox: Outbox, after: int = 0) -> list[int]:
 
 def bodies(outbox: Outbox, after: int = 0) -> list[str]:
     return [body for _, body in outbox.read(after, max_events=1_000_000, max_bytes=2**40)]
+
+
+def dead_letters(outbox: Outbox) -> list[DeadLetter]:
+    """What a reader finds beside the open outbox."""
+    with OutboxReader(outbox.path.parent) as reader:
+        return reader.dead_letters()
+
+
+def event_text(outbox: Outbox, seq: int) -> str | None:
+    """The text of an event or dead letter, as a reader finds it beside the open outbox."""
+    with OutboxReader(outbox.path.parent) as reader:
+        return reader.event(seq)
 
 
 class Failing:

@@ -1,16 +1,23 @@
-"""PostgreSQL for tests: a database of one's own on the server that answers, and none left behind."""
+"""PostgreSQL for tests: a database of its own for each test, on the server that answers, dropped afterwards."""
 
+import asyncio
 import itertools
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from functools import cache
-from typing import Any, Final
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import wraps
+from typing import Any, Final, ParamSpec
 
 import psycopg
-import pytest
 
-from tests.support.services import NOTHING_LEFT_OUT
+from pisync_common.models import Receipt
+from pisync_receiver.domain.records import EventFilter
+from pisync_receiver.domain.rows import StoredSyncEvent
+from pisync_receiver.domain.submissions import EventBatch, Submission, SyncEvent
+from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, migrate
+from tests.support.services import needs
+
+P = ParamSpec("P")
 
 SERVER: Final = os.environ.get("PISYNC_TEST_POSTGRES", "postgresql://postgres@127.0.0.1:5432/postgres")
 """A role on it may create databases."""
@@ -18,26 +25,17 @@ SERVER: Final = os.environ.get("PISYNC_TEST_POSTGRES", "postgresql://postgres@12
 _numbers = itertools.count(1)
 
 
-@cache
-def answers() -> bool:
-    """Whether there is a server to test with. Raises if there has to be."""
-    try:
-        psycopg.connect(SERVER, connect_timeout=2).close()
-    except psycopg.OperationalError:
-        if NOTHING_LEFT_OUT:
-            raise
-        return False
-    return True
-
-
-needs_postgres = pytest.mark.skipif(
-    not answers(), reason="no PostgreSQL answers; name one with PISYNC_TEST_POSTGRES to run these tests"
+needs_postgres = needs(
+    "PostgreSQL",
+    "PISYNC_TEST_POSTGRES",
+    lambda: psycopg.connect(SERVER, connect_timeout=2).close(),
+    psycopg.OperationalError,
 )
 
 
 @contextmanager
 def fresh_database(template: str | None = None) -> Iterator[str]:
-    """The URL of an empty database (or a copy of another), dropped at the end whoever is still connected."""
+    """The URL of an empty database (or a copy of another), dropped at the end with its connections."""
     name = f"pisync_test_{os.getpid()}_{next(_numbers)}"
     source = "" if template is None else f" TEMPLATE {template.rpartition('/')[2]}"
     with psycopg.connect(SERVER, autocommit=True) as server:
@@ -50,20 +48,72 @@ def fresh_database(template: str | None = None) -> Iterator[str]:
 
 
 def run(url: str, statement: str) -> list[Any]:
-    """Carry it out by itself; its rows, if it gives any."""
+    """Execute it in a transaction of its own; return its rows, if it gives any."""
     with psycopg.connect(url, autocommit=True) as connection:
         found = connection.execute(statement.encode())
         return found.fetchall() if found.description else []
 
 
 def empty(url: str) -> None:
-    """Take every row out of a migrated database, as if it had just been made."""
+    """Delete every row of a migrated database, as if it had just been made."""
     with psycopg.connect(url) as connection:
         tables = connection.execute(
             "SELECT c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
-            "WHERE n.nspname = 'public' AND c.relkind IN ('r', 'p') AND NOT c.relispartition "
+            "WHERE n.nspname = 'public' AND c.relkind = 'r' "
             "AND c.relname NOT IN ('migrations', 'arrival_counter', 'pulse')"
         ).fetchall()
         for (table,) in tables:
             connection.execute(f"DELETE FROM {table}".encode())
-        connection.execute("UPDATE arrival_counter SET last = setval('event_ids', 0)")
+        connection.execute("UPDATE arrival_counter SET last = 0")
+
+
+@asynccontextmanager
+async def opened(url: str, **options: Any) -> AsyncIterator[PostgresStore]:
+    """A store on a database whose schema is made if it is missing."""
+    address = PostgresUrl(conninfo=url)
+    await migrate(address)
+    store = PostgresStore(address, **options)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.aclose()
+
+
+def on_a_loop(test: Callable[P, Coroutine[Any, Any, None]]) -> Callable[P, None]:
+    """Run an asynchronous test on an event loop of its own."""
+
+    @wraps(test)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        asyncio.run(test(*args, **kwargs))
+
+    return run
+
+
+async def written(store: PostgresStore, submission: Submission) -> Any:
+    """Write a submission alone; return its outcome, raised if it is an exception."""
+    (outcome,) = await store.write([submission])
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+async def send(store: PostgresStore, submission: EventBatch) -> Receipt:
+    outcome = await written(store, submission)
+    assert isinstance(outcome, Receipt)
+    return outcome
+
+
+async def sync(store: PostgresStore, submission: SyncEvent) -> StoredSyncEvent:
+    outcome = await written(store, submission)
+    assert isinstance(outcome, StoredSyncEvent)
+    return outcome
+
+
+async def stored_seqs(store: PostgresStore, *, device: str = "pibook-1") -> list[int]:
+    return sorted([record.seq async for record in store.iterate_events(EventFilter(device_id=device))])
+
+
+async def history_ids(store: PostgresStore, *, device: str = "pibook-1") -> list[int]:
+    """The ids of a device's sync events, the newest first."""
+    return [record.id for record in (await store.history(device, limit=100_000)).rows]

@@ -55,7 +55,7 @@ class _Kept:
         self.later.clear()
 
     def lose(self, random: Random) -> None:
-        """What of the later writes reaches the platter is anybody's guess."""
+        """Which of the later writes reach the platter is random."""
         for offset, written in self.later:
             if random.random() < 0.5:
                 _apply(self.synced, offset, written if written is None else _torn(written, random))
@@ -86,7 +86,7 @@ class Disk:
         return connection
 
     def fail_after(self, operations: int) -> None:
-        """After so many more writes, syncs and deletions it is dark: each call raises PowerCut."""
+        """Raise PowerCut from every call after this many more writes, syncs and deletions."""
         self._left = operations
 
     def restart(self, *, power_lost: bool) -> None:

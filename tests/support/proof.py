@@ -9,7 +9,7 @@ from typing import Any, Self
 import httpx
 
 from tests.support.learning_app import Note
-from tests.support.receiver_process import DEADLINE_SECONDS, ReceiverProcess
+from tests.support.processes import DEADLINE_SECONDS, ReceiverProcess
 
 
 class Proof:

@@ -8,9 +8,14 @@ import threading
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
+
+from pisync_common.problems import CONTENT_TYPE
+from pisync_common.wire import NONCE_HEADER
 
 Talk = Callable[["Peer"], None]
+NONCE: Final = b"0123456789abcdef"
+"""Stands for a request's nonce in an answer made by `http`."""
 
 
 class Peer:
@@ -20,6 +25,7 @@ class Peer:
         self._connection = connection
         self._server = server
         self._unread = b""
+        self._nonce = NONCE
 
     def request(self) -> bytes | None:
         """The next whole request, head and body; None where the other side has closed."""
@@ -28,6 +34,7 @@ class Peer:
                 return None
         head, _, rest = self._unread.partition(b"\r\n\r\n")
         fields = [line.partition(b":") for line in head.lower().split(b"\r\n")]
+        self._nonce = next((value.strip() for name, _, value in fields if name == b"pisync-nonce"), NONCE)
         length = next((int(value) for name, _, value in fields if name == b"content-length"), 0)
         while len(rest) < length:
             self._unread = rest
@@ -39,7 +46,11 @@ class Peer:
         return self._server.requests[-1]
 
     def send(self, data: bytes) -> None:
-        self._connection.sendall(data)
+        self._connection.sendall(self.echoing(data))
+
+    def echoing(self, data: bytes) -> bytes:
+        """Return the bytes of an answer with the nonce of the last request, where `http` left room for it."""
+        return data.replace(NONCE, self._nonce)
 
     def wait(self) -> None:
         """Until the server is closed: say nothing."""
@@ -130,9 +141,11 @@ def answering(*answers: bytes) -> Talk:
 def http(
     status: int, body: bytes | str | dict[str, Any] = b"", *, kind: str = "application/json", **more: str
 ) -> bytes:
-    """An answer as bytes; `retry_after="7"` becomes a header."""
+    """Return an answer as bytes; `retry_after="7"` becomes a header. JSON is the receiver's own, so it has a nonce."""
     raw = json.dumps(body).encode() if isinstance(body, dict) else body.encode() if isinstance(body, str) else body
     fields = {"Content-Type": kind, "Content-Length": str(len(raw))}
+    if kind in ("application/json", CONTENT_TYPE):
+        fields[NONCE_HEADER] = NONCE.decode()
     fields |= {name.replace("_", "-").title(): value for name, value in more.items()}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status} Made Up\r\n{head}\r\n".encode() + raw

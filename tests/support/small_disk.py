@@ -11,8 +11,9 @@ import pytest
 
 @contextmanager
 def small_disk(folder: Path, *, size: int, kinds: Sequence[str] = ("ext4", "tmpfs")) -> Iterator[Path]:
-    """`folder`/disk, a file system of `size` bytes: of the first of `kinds` that can be had here, ext4 in a file (which
-    needs a loop device) or tmpfs. Skips the test where none can.
+    """Mount a file system of `size` bytes at `folder`/disk: the first of `kinds` that is available here.
+
+    ext4 is in a file and needs a loop device. Skips the test where none can be mounted.
     """
     if os.geteuid() != 0:
         pytest.skip("mounting needs root")

@@ -1,4 +1,4 @@
-"""What an answer means, from a table: the receiver's own words, and everybody else's."""
+"""What an answer means, from a table: the receiver's own words, and those of any other server."""
 
 import json
 from email.utils import formatdate
@@ -51,7 +51,7 @@ TABLE: list[tuple[str, Answer, type[DeliveryError], str, float | None]] = [
     ("a filter's 403", page(403), Unreachable, "portal", None),
     ("a gateway's 401", answer(401, {"message": "no"}), BadAnswer, "http_4xx", None),
     (
-        "a problem of somebody else",
+        "a foreign problem",
         answer(403, {"type": "about:blank"}, kind=CONTENT_TYPE),
         BadAnswer,
         "http_4xx",
@@ -82,7 +82,7 @@ TABLE: list[tuple[str, Answer, type[DeliveryError], str, float | None]] = [
 @pytest.mark.parametrize(
     ("given_answer", "kind", "code", "retry_after"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE]
 )
-def test_what_an_answer_means(
+def test_each_answer_maps_to_its_error(
     given_answer: Answer, kind: type[DeliveryError], code: str, retry_after: float | None
 ) -> None:
     error = fault(given_answer)
@@ -96,29 +96,29 @@ def test_every_message_says_that_everything_is_kept_and_what_comes_next(given_an
     text = str(fault(given_answer))
 
     assert "Everything is kept" in text
-    assert any(words in text for words in ("tries again", "administrator", "Less is sent", "looked at"))
+    assert any(words in text for words in ("retries", "administrator", "The next batch is smaller"))
     assert "\n" not in text
 
 
-def test_the_receivers_own_words_reach_the_user() -> None:
+def test_problem_details_reach_the_user() -> None:
     assert "do this" in str(fault(ours(400)))
     assert "do this" in str(fault(ours(401)))
 
 
-def test_foreign_words_are_bounded_and_fit_for_a_log() -> None:
+def test_foreign_text_is_bounded_and_printable() -> None:
     text = str(fault(ours(400, detail="a\x1b[31m\r\nb\u202e" + "x" * 100_000)))
 
     assert text.isprintable()
     assert len(text) < 1000
 
 
-def test_where_a_redirect_leads_is_told_without_its_path() -> None:
+def test_a_redirect_names_only_its_host() -> None:
     text = str(fault(page(302, location="http://login.example/s-17?session=abc")))
 
     assert "login.example" in text
     assert "session" not in text
     assert "s-17" not in text
-    assert "elsewhere" in str(fault(page(302, location="http://[bad")))
+    assert "redirects" in str(fault(page(302, location="http://[bad")))
 
 
 def test_a_date_in_retry_after_is_measured_by_the_answers_own_clock() -> None:
@@ -156,7 +156,7 @@ def test_a_receipt_is_believed_if_it_is_for_this_device_and_stream() -> None:
         answer(204, b"", kind=""),
     ],
 )
-def test_anything_else_with_a_good_status_is_a_portal(given_answer: Answer) -> None:
+def test_other_answers_with_a_good_status_are_a_portal(given_answer: Answer) -> None:
     with pytest.raises(Unreachable) as caught:
         receipt_from(given_answer, device_id=DEVICE, stream=STREAM)
 
@@ -184,7 +184,7 @@ def test_a_stored_sync_event_is_believed(status: int) -> None:
         answer(201, b"[" * 200_000),
     ],
 )
-def test_any_other_stored_sync_event_is_a_portal(given_answer: Answer) -> None:
+def test_a_sync_event_of_another_device_is_a_portal(given_answer: Answer) -> None:
     with pytest.raises(Unreachable) as caught:
         check_sync_event(given_answer, device_id=DEVICE)
 
@@ -214,7 +214,7 @@ def test_no_identity_is_taken_from_a_portal(given_answer: Answer) -> None:
 
 
 @pytest.mark.parametrize(("status", "code"), [(403, "enrollment_code"), (409, "device_id_taken"), (400, "invalid")])
-def test_a_code_that_opens_nothing_is_a_refusal(status: int, code: str) -> None:
+def test_an_unusable_code_is_a_refusal(status: int, code: str) -> None:
     with pytest.raises(Refused, match="do this"):
         enrolled_from(ours(status, code))
 

@@ -8,29 +8,31 @@ from typing import Any
 import msgspec
 import pytest
 
-from pisync_receiver.answers import Answer, json_answer
 from pisync_receiver.api import table
-from pisync_receiver.auth import Who
-from pisync_receiver.openapi import make_document, make_documents
-from pisync_receiver.routing import Gives, Request, Route, mount
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.edge import Router
+from pisync_receiver.http.openapi import make_document, make_documents
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import Answer, json_answer
+from pisync_receiver.http.routing import Response, Route
 
 
 async def handler(request: Request) -> Answer:
     return json_answer(None)
 
 
-def test_a_route_that_does_not_say_who_cannot_be_made() -> None:
-    fields: dict[str, Any] = {"method": "GET", "path": "/x", "handler": handler, "about": "x", "gives": {}}
-    Route(who=Who.ANYONE, **fields)
-    with pytest.raises(TypeError, match="who"):
+def test_a_route_without_access_cannot_be_made() -> None:
+    fields: dict[str, Any] = {"method": "GET", "path": "/x", "handler": handler, "summary": "x", "responses": {}}
+    Route(access=Access.PUBLIC, **fields)
+    with pytest.raises(TypeError, match="access"):
         Route(**fields)
 
 
 def test_a_route_cannot_stand_in_the_table_twice() -> None:
-    one = Route(who=Who.ANYONE, method="GET", path="/x", handler=handler, about="x", gives={})
+    row = Route(access=Access.PUBLIC, method="GET", path="/x", handler=handler, summary="x", responses={})
     nothing: Any = None
     with pytest.raises(ValueError, match="GET /x"):
-        mount([one, one], nothing, nothing)
+        Router([row, row], nothing)
 
 
 def test_the_document_has_every_route_and_every_problem_that_follows_from_it() -> None:
@@ -39,13 +41,13 @@ def test_the_document_has_every_route_and_every_problem_that_follows_from_it() -
     for route in table():
         operation = document["paths"][route.path][route.method.lower()]
         statuses = set(operation["responses"])
-        assert {str(status) for status in route.gives} <= statuses
-        assert ("security" in operation) == (route.who is not Who.ANYONE)
-        if route.who is not Who.ANYONE:
+        assert {str(status) for status in route.responses} <= statuses
+        assert ("security" in operation) == (route.access is not Access.PUBLIC)
+        if route.access is not Access.PUBLIC:
             assert {"401", "403"} <= statuses
         if route.query.params:
             assert "400" in statuses
-        if route.takes is not None:
+        if route.request_body is not None:
             assert {"400", "408", "413", "415", "503"} <= statuses
         assert "application/problem+json" in operation["responses"]["500"]["content"]
 
@@ -65,20 +67,20 @@ def test_every_reference_of_the_document_leads_somewhere() -> None:
 
 
 def test_the_page_needs_no_script_no_other_host_and_only_the_style_its_policy_names() -> None:
-    documents = make_documents(table(), auth=True)
-    page = documents.page.decode()
+    answer = make_documents(table(), auth=True)[1]
+    page, policy = answer.body.decode(), dict(answer.headers)[b"content-security-policy"].decode()
     assert "<script" not in page
     links = re.findall(r"(?:src|href|action|url)\s*[=(]\s*[\"']?([^\"'\s>]*)", page)
     assert {link for link in links if not link.startswith("#")} == {"/openapi.json"}
     assert re.findall(r"https?://", page) == []
     assert " style=" not in page
     (style,) = re.findall(r"<style>(.*?)</style>", page, re.DOTALL)
-    assert base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in documents.policy
-    assert "default-src 'none'" in documents.policy
+    assert base64.b64encode(hashlib.sha256(style.encode()).digest()).decode() in policy
+    assert "default-src 'none'" in policy
 
 
 def test_the_page_names_every_route_and_every_type() -> None:
-    page = make_documents(table(), auth=True).page.decode()
+    page = make_documents(table(), auth=True)[1].body.decode()
     for route in table():
         assert f"{route.method} {route.path}" in page
     for name in make_document(table(), auth=True)["components"]["schemas"]:
@@ -87,13 +89,13 @@ def test_the_page_names_every_route_and_every_type() -> None:
 
 def test_what_the_page_shows_is_escaped() -> None:
     planted = Route(
-        who=Who.ANYONE,
+        access=Access.PUBLIC,
         method="GET",
         path="/x",
         handler=handler,
-        about="<script>alert(1)</script>",
-        gives={200: Gives(about="<b>")},
+        summary="<script>alert(1)</script>",
+        responses={200: Response(summary="<b>")},
     )
-    page = make_documents([planted], auth=True).page.decode()
+    page = make_documents([planted], auth=True)[1].body.decode()
     assert "<script" not in page
     assert "<b>" not in page

@@ -1,136 +1,179 @@
-"""Tokens and the gate: found by hash, ended at their time, noted when refused."""
+"""Tokens, the gate, look-ups of tokens, and the rate of a device."""
 
 import asyncio
-from dataclasses import replace
+import contextlib
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
 
-from pisync_receiver.auth import NOBODY, PREFIXES, Caller, Gate, Tokens, Who, new_token, token_hash
-from pisync_receiver.errors import Overloaded, Problem
-from pisync_receiver.refusals import Refusals
-from pisync_receiver.store import Role, TokenRow
+from pisync_receiver.domain.rows import Token
+from pisync_receiver.domain.submissions import Scope
+from pisync_receiver.errors import Overloaded, Problem, StoreUnusable
+from pisync_receiver.http.auth import (
+    BURST_S,
+    KEEP_S,
+    NO_CALLER,
+    PREFIXES,
+    RETRY_AFTER_MAX,
+    Access,
+    Caller,
+    DeviceRates,
+    EndedTokens,
+    Gate,
+    TokenDirectory,
+    new_token,
+    token_hash,
+)
 
 NOW = 1_795_428_000_000
 SECRET = "psd_secret"
 
 
-def row(role: Role = "device", **changes: Any) -> TokenRow:
-    base = TokenRow(
-        id="t1",
-        role=role,
-        token_hash=token_hash(SECRET),
-        device_id="pi-1" if role == "device" else None,
-        label=None,
+def token(scope: Scope = "device", secret: str = SECRET, **changes: Any) -> Token:
+    base = Token(
+        id=1,
+        scope=scope,
+        token_hash=token_hash(secret),
+        device_id="pi-1" if scope == "device" else None,
         created_ms=NOW,
-        expires_ms=None,
-        revoked_ms=None,
-        last_refused_ms=None,
     )
     return replace(base, **changes)
 
 
-def gate(token: TokenRow, *, required: bool = True, noted: list[int] | None = None) -> Gate:
-    def note(_: TokenRow, now_ms: int) -> None:
-        if noted is not None:
-            noted.append(now_ms)
+class Clock:
+    """A clock that the test moves."""
 
-    return Gate(Tokens([token]), required=required, now_ms=lambda: NOW, refused=note)
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def admit(token: TokenRow, who: Who, secret: str = SECRET, device_id: str = "pi-1", **how: Any) -> Caller:
+class Store:
+    """A table of tokens that others write. A query takes its answer when it begins, and gives it when `go` is set."""
+
+    def __init__(self, *tokens: Token) -> None:
+        self.tokens = {each.token_hash: each for each in tokens}
+        self.asked: list[Sequence[str]] = []
+        self.began = asyncio.Event()
+        self.go = asyncio.Event()
+        self.go.set()
+        self.error: Exception | None = None
+
+    async def tokens_by_hash(self, hashes: Sequence[str]) -> list[Token]:
+        self.asked.append(list(hashes))
+        found = [self.tokens[each] for each in hashes if each in self.tokens]
+        self.began.set()
+        await self.go.wait()
+        if self.error is not None:
+            raise self.error
+        return found
+
+
+def admit(row: Token, access: Access, secret: str = SECRET, device_id: str = "pi-1", **how: Any) -> Caller:
+    noted: list[int] = how.pop("noted", [])
     headers = {b"authorization": f"Bearer {secret}".encode("latin-1")}
-    return asyncio.run(gate(token, **how).admit(who, headers, {"device_id": device_id}))
+
+    async def scene() -> Caller:
+        gate = Gate(
+            TokenDirectory(Store(row), clock=Clock()),
+            required=how.pop("required", True),
+            now_ms=lambda: NOW,
+            on_ended=lambda _, now_ms: noted.append(now_ms),
+        )
+        return await gate.admit(access, headers, {"device_id": device_id}, local=how.pop("local", False))
+
+    return asyncio.run(scene())
 
 
-def test_a_token_says_what_it_is_for_and_is_never_the_same() -> None:
-    for role, prefix in PREFIXES.items():
-        assert new_token(role).startswith(prefix)
-        assert new_token(role) != new_token(role)
-        assert len(new_token(role)) >= len(prefix) + 43  # 256 bits in base 64
+def test_a_token_shows_its_scope_and_is_never_the_same() -> None:
+    for scope, prefix in PREFIXES.items():
+        assert new_token(scope).startswith(prefix)
+        assert new_token(scope) != new_token(scope)
+        assert len(new_token(scope)) >= len(prefix) + 43  # 256 bits in base 64
 
 
 @pytest.mark.parametrize(
-    ("changes", "ended"),
+    ("changes", "code"),
     [
-        ({}, False),
-        ({"revoked_ms": NOW}, True),
-        ({"revoked_ms": NOW - 1}, True),
-        ({"revoked_ms": NOW + 1}, False),
-        ({"expires_ms": NOW}, True),
-        ({"expires_ms": NOW + 1}, False),
-        ({"expires_ms": NOW + 1, "revoked_ms": NOW}, True),
+        ({}, None),
+        ({"revoked_ms": NOW}, "token_revoked"),
+        ({"revoked_ms": NOW - 1}, "token_revoked"),
+        ({"revoked_ms": NOW + 1}, None),
+        ({"expires_ms": NOW}, "token_expired"),
+        ({"expires_ms": NOW + 1}, None),
+        ({"expires_ms": NOW + 1, "revoked_ms": NOW}, "token_revoked"),
     ],
 )
-def test_a_token_ends_at_its_time_and_its_use_after_that_is_noted(changes: dict[str, Any], ended: bool) -> None:
+def test_a_token_ends_at_its_time_and_later_use_is_noted(changes: dict[str, Any], code: str | None) -> None:
     noted: list[int] = []
-    if not ended:
-        assert admit(row(**changes), Who.DEVICE, noted=noted).device_id == "pi-1"
+    if code is None:
+        assert admit(token(**changes), Access.DEVICE, noted=noted).device_id == "pi-1"
         assert noted == []
         return
     with pytest.raises(Problem) as caught:
-        admit(row(**changes), Who.DEVICE, noted=noted)
-    assert (caught.value.status, caught.value.problem_code) == (401, "token_ended")
+        admit(token(**changes), Access.DEVICE, noted=noted)
+    assert (caught.value.status, caught.value.problem_code) == (401, code)
     assert "invalid_token" in caught.value.headers["WWW-Authenticate"]
     assert noted == [NOW]
 
 
 @pytest.mark.parametrize("secret", ["psd_other", "", "é", "\xff" * 10_000])
-def test_a_token_nobody_made_is_401_and_not_noted(secret: str) -> None:
+def test_an_unknown_token_is_401_and_not_noted(secret: str) -> None:
     noted: list[int] = []
     with pytest.raises(Problem) as caught:
-        admit(row(), Who.DEVICE, secret=secret, noted=noted)
+        admit(token(), Access.DEVICE, secret=secret, noted=noted)
     assert caught.value.status == 401
     assert noted == []
 
 
-@pytest.mark.parametrize(
-    ("role", "who", "path_device", "allowed"),
-    [
-        ("device", Who.DEVICE, "pi-1", True),
-        ("device", Who.READER, "pi-1", False),
-        ("device", Who.OWNER, "pi-1", True),
-        ("device", Who.OWNER, "pi-2", False),
-        ("admin", Who.DEVICE, "pi-1", False),
-        ("admin", Who.READER, "pi-1", True),
-        ("admin", Who.OWNER, "pi-1", True),
-        ("viewer", Who.DEVICE, "pi-1", False),
-        ("viewer", Who.READER, "pi-1", True),
-        ("viewer", Who.OWNER, "pi-1", True),
-    ],
-)
-def test_what_a_role_may_do(role: Role, who: Who, path_device: str, allowed: bool) -> None:
-    if allowed:
-        assert admit(row(role), who, device_id=path_device).role == role
-        return
-    with pytest.raises(Problem) as caught:
-        admit(row(role), who, device_id=path_device)
-    assert caught.value.status == 403
+LIMITED = '["Nakuru"]'
+ALLOWED: dict[Access, set[str]] = {
+    Access.PUBLIC: {"device", "other device", "viewer", "admin", "metrics", "site viewer", "site admin"},
+    Access.DEVICE: {"device", "other device"},
+    Access.READER: {"viewer", "admin", "site viewer", "site admin"},
+    Access.OWNER: {"device", "viewer", "admin", "site viewer", "site admin"},
+    Access.ADMIN: {"admin", "site admin"},
+    Access.CHIEF: {"admin"},
+    Access.METRICS: {"viewer", "admin", "metrics"},
+}
 
 
-def test_a_token_of_no_device_owns_nothing_and_a_route_with_owners_must_name_one() -> None:
+@pytest.mark.parametrize("access", Access)
+def test_each_access_lets_in_its_scopes_and_no_other(access: Access) -> None:
+    let_in = set()
+    for name in ("device", "other device", "viewer", "admin", "metrics", "site viewer", "site admin"):
+        scope: Any = name.split()[-1]
+        row = token(scope, sites=LIMITED if name.startswith("site") else None)
+        with contextlib.suppress(Problem):
+            admit(row, access, device_id="pi-2" if name == "other device" else "pi-1")
+            let_in.add(name)
+    assert let_in == ALLOWED[access]
+
+
+def test_the_receivers_owner_is_an_admin_without_a_token() -> None:
+    assert admit(token(), Access.CHIEF, secret="", local=True).scope == "admin"
     with pytest.raises(Problem):
-        admit(row(device_id=None), Who.OWNER)
-    with pytest.raises(KeyError):
-        asyncio.run(gate(row()).admit(Who.OWNER, {b"authorization": b"Bearer " + SECRET.encode()}, {}))
+        admit(token(), Access.DEVICE, secret="", local=True)
 
 
-def test_a_device_speaks_for_itself_only() -> None:
-    caller = Caller(role="device", token_id="t1", device_id="pi-1")
+def test_a_device_token_without_a_device_owns_nothing() -> None:
+    with pytest.raises(Problem):
+        admit(token(device_id=None), Access.OWNER)
+
+
+def test_a_device_may_only_speak_for_itself() -> None:
+    caller = Caller(scope="device", token_id=1, device_id="pi-1")
     caller.check_is("pi-1")
     with pytest.raises(Problem) as caught:
         caller.check_is("pi-2")
     assert caught.value.status == 403
-    NOBODY.check_is("pi-2")
-
-
-def test_a_replaced_row_counts_at_once() -> None:
-    tokens = Tokens()
-    assert tokens.find(SECRET) is None
-    tokens.put(row())
-    assert tokens.find(SECRET) == row()
-    tokens.put(row(revoked_ms=NOW))
-    assert tokens.find(SECRET) == row(revoked_ms=NOW)
+    NO_CALLER.check_is("pi-2")
 
 
 class Taking:
@@ -140,7 +183,7 @@ class Taking:
         self.taken: list[Any] = []
         self.full = False
 
-    def submit(self, submission: Any, size: int = 0) -> "asyncio.Future[Any]":
+    def submit(self, submission: Any) -> "asyncio.Future[Any]":
         if self.full:
             raise Overloaded("full", retry_after=1)
         self.taken.append(submission)
@@ -149,17 +192,257 @@ class Taking:
         return future
 
 
-def test_a_refusal_is_noted_at_most_once_a_minute_a_token_and_never_fails_the_request() -> None:
+def test_use_of_an_ended_token_is_noted_at_most_once_a_minute_and_never_fails_the_request() -> None:
     async def scene() -> None:
-        intake: Any = Taking()
-        refusals = Refusals(intake)
-        other = row(id="t2")
-        for token, at in ((row(), 0), (row(), 59_999), (other, 1), (row(), 60_000), (row(), 30_000)):
-            refusals.note(token, NOW + at)
+        intake = Taking()
+        ended = EndedTokens(intake.submit)
+        other = token(id=2)
+        for row, at in ((token(), 0), (token(), 59_999), (other, 1), (token(), 60_000), (token(), 30_000)):
+            ended.note(row, NOW + at)
         await asyncio.sleep(0)
-        seen = [(one.token_id, one.at_ms - NOW) for one in intake.taken]
-        assert seen == [("t1", 0), ("t2", 1), ("t1", 60_000), ("t1", 30_000)]  # the clock was set back: noted again
+        seen = [(each.token_id, each.at_ms - NOW) for each in intake.taken]
+        assert seen == [(1, 0), (2, 1), (1, 60_000), (1, 30_000)]  # the clock was set back: noted again
         intake.full = True
-        refusals.note(row(), NOW + 200_000)
+        ended.note(token(), NOW + 200_000)
 
     asyncio.run(scene())
+
+
+class TestLookUps:
+    """Made together, believed for two seconds, and never an older state after a newer one."""
+
+    @staticmethod
+    def play(
+        scene: Callable[[Store, TokenDirectory, Clock], Coroutine[Any, Any, None]], *names: str, size: int = 3
+    ) -> Store:
+        async def run() -> Store:
+            store, clock = Store(*(named(name) for name in names)), Clock()
+            await asyncio.wait_for(scene(store, TokenDirectory(store, clock=clock, size=size), clock), 30)
+            return store
+
+        return asyncio.run(run())
+
+    def test_a_token_is_asked_for_once_in_two_seconds_and_a_revocation_elsewhere_is_seen_then(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            for _ in range(5):
+                assert await tokens.look_up("a") == named("a")
+            store.tokens[token_hash("a")] = named("a", revoked_ms=NOW)
+            clock.now += KEEP_S - 0.01
+            assert await tokens.look_up("a") == named("a")
+            clock.now += 0.01
+            assert await tokens.look_up("a") == named("a", revoked_ms=NOW)
+
+        assert len(self.play(scene, "a").asked) == 2
+
+    def test_its_age_counts_from_before_the_query(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            asking = await begun(store, tokens)
+            clock.now += KEEP_S - 0.5
+            store.go.set()
+            await asking
+            clock.now += 0.5
+            await tokens.look_up("a")
+
+        assert len(self.play(scene, "a").asked) == 2
+
+    def test_look_ups_during_a_query_become_the_next_query(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            first = await begun(store, tokens)
+            others = [asyncio.create_task(tokens.look_up(name)) for name in "bcbbc"]
+            await asyncio.sleep(0)
+            store.go.set()
+            assert [row and row.label for row in await asyncio.gather(first, *others)] == list("abcbbc")
+
+        assert [len(hashes) for hashes in self.play(scene, *"abc").asked] == [1, 2]
+
+    def test_a_change_by_this_receiver_is_known_at_once_and_a_slower_query_does_not_undo_it(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            asking = await begun(store, tokens)
+            clock.now += 0.1
+            tokens.put(named("a", revoked_ms=NOW))
+            store.go.set()
+            assert await asking == named("a", revoked_ms=NOW)
+            assert await tokens.look_up("a") == named("a", revoked_ms=NOW)
+
+        self.play(scene, "a")
+
+    def test_a_change_before_a_query_does_not_hide_a_later_change_elsewhere(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            tokens.put(named("a"))
+            clock.now += KEEP_S
+            store.tokens[token_hash("a")] = named("a", revoked_ms=NOW)
+            assert await tokens.look_up("a") == named("a", revoked_ms=NOW)
+
+        self.play(scene, "a")
+
+    def test_clearing_makes_a_running_query_ask_again(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            asking = await begun(store, tokens)
+            store.tokens[token_hash("a")] = named("a", revoked_ms=NOW)
+            tokens.clear()
+            store.go.set()
+            assert await asking == named("a", revoked_ms=NOW)
+            store.tokens[token_hash("a")] = named("a")
+            tokens.clear()
+            assert await tokens.look_up("a") == named("a")
+
+        assert len(self.play(scene, "a").asked) == 3
+
+    def test_an_unknown_token_is_asked_for_each_time_and_never_remembered(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            for _ in range(3):
+                assert await tokens.look_up("new") is None
+            store.tokens[token_hash("new")] = named("new")
+            assert await tokens.look_up("new") == named("new")
+
+        assert len(self.play(scene).asked) == 4
+
+    def test_memory_is_bounded_and_the_token_looked_up_least_recently_is_forgotten(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            for name in "abc":
+                await tokens.look_up(name)
+            clock.now += KEEP_S
+            await tokens.look_up("a")  # asked for again, so remembered as the newest
+            await tokens.look_up("d")  # forgets b
+            asked = len(store.asked)
+            await tokens.look_up("a")
+            await tokens.look_up("d")
+            assert len(store.asked) == asked
+            clock.now -= KEEP_S
+            await tokens.look_up("c")
+            assert len(store.asked) == asked
+            await tokens.look_up("b")
+            assert len(store.asked) == asked + 1
+
+        self.play(scene, *"abcd")
+
+    def test_a_store_error_reaches_every_caller_and_the_next_try_may_work(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            store.error = StoreUnusable("away")
+            for found in await asyncio.gather(*(tokens.look_up("a") for _ in range(3)), return_exceptions=True):
+                assert isinstance(found, StoreUnusable)
+            store.error = None
+            assert await tokens.look_up("a") == named("a")
+
+        self.play(scene, "a")
+
+    def test_an_answer_that_took_too_long_is_not_believed(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            asking = await begun(store, tokens)
+            store.tokens[token_hash("a")] = named("a", revoked_ms=NOW)
+            clock.now += KEEP_S
+            store.go.set()
+            with pytest.raises(StoreUnusable, match="not believed"):
+                await asking
+            assert await tokens.look_up("a") == named("a", revoked_ms=NOW)
+
+        self.play(scene, "a")
+
+    def test_a_change_during_a_query_counts_even_if_it_is_no_longer_remembered(self) -> None:
+        async def scene(store: Store, tokens: TokenDirectory, clock: Clock) -> None:
+            asking = await begun(store, tokens)
+            tokens.put(named("a", revoked_ms=NOW))
+            for name in "bcd":
+                tokens.put(named(name))  # more than are remembered
+            store.go.set()
+            assert await asking == named("a", revoked_ms=NOW)
+
+        self.play(scene, "a")
+
+    def test_a_store_that_does_not_answer_is_an_error_in_time(self) -> None:
+        async def scene() -> None:
+            store = Store(named("a"))
+            tokens = TokenDirectory(store, clock=Clock(), patience_s=0.01)
+            store.go.clear()
+            for _ in range(2):
+                with pytest.raises(StoreUnusable, match="looked up within"):
+                    await tokens.look_up("a")
+            store.go.set()
+            assert await tokens.look_up("a") == named("a")
+
+        asyncio.run(scene())
+
+
+def named(name: str, **changes: Any) -> Token:
+    return token("viewer", name, label=name, **changes)
+
+
+async def begun(store: Store, tokens: TokenDirectory) -> "asyncio.Task[Token | None]":
+    """A look-up of "a" whose query has begun and waits for `go`."""
+    store.go.clear()
+    store.began.clear()
+    asking = asyncio.create_task(tokens.look_up("a"))
+    await store.began.wait()
+    return asking
+
+
+class TestRates:
+    """A burst, then the rate; each device alone; bounded memory; Retry-After that is never too early."""
+
+    @staticmethod
+    def rates(clock: Clock, per_s: int = 1, *, devices: int = 100, drawn: float = 0.0) -> DeviceRates:
+        return DeviceRates(per_s, clock=clock, random=lambda: drawn, devices=devices)
+
+    @staticmethod
+    def refused(rates: DeviceRates, device: str = "a") -> int:
+        """The Retry-After of a call; 0 if it was let in."""
+        try:
+            rates.spend(device)
+        except Problem as problem:
+            return int(problem.headers["Retry-After"]) if problem.status == 429 else -1
+        return 0
+
+    def test_a_burst_is_let_in_and_then_the_rate_and_a_refused_call_costs_nothing(self) -> None:
+        clock = Clock()
+        rates = self.rates(clock)
+        assert [self.refused(rates) for _ in range(BURST_S + 1)] == [0] * BURST_S + [1]
+        for _ in range(1000):
+            assert self.refused(rates) == 1
+        clock.now += 1
+        assert [self.refused(rates) for _ in range(2)] == [0, 1]
+        assert self.refused(rates, "b") == 0
+
+    def test_a_device_that_rested_has_a_single_burst(self) -> None:
+        clock = Clock()
+        rates = self.rates(clock)
+        clock.now += 1_000_000
+        assert [self.refused(rates) for _ in range(BURST_S + 1)][-1] == 1
+
+    def test_the_device_that_called_least_recently_is_forgotten_which_shuts_none_out(self) -> None:
+        rates = self.rates(Clock(), devices=2)
+        for _ in range(BURST_S):
+            assert self.refused(rates, "a") == 0
+        rates.spend("b")
+        assert self.refused(rates, "a") == 1
+        rates.spend("b")
+        rates.spend("c")  # forgets a, whose last call that was let in is the oldest
+        assert len(rates) == 2
+        assert self.refused(rates, "a") == 0
+
+    @given(st.integers(1, 20), st.lists(st.floats(0, 3), max_size=60))
+    def test_no_stretch_has_more_than_the_burst_and_the_rate(self, per_s: int, gaps: list[float]) -> None:
+        clock = Clock()
+        rates = self.rates(clock, per_s)
+        let_in = []
+        for gap in gaps:
+            for _ in range(3):
+                if self.refused(rates) == 0:
+                    let_in.append(clock.now)
+            clock.now += gap / 10
+        for first, begin in enumerate(let_in):
+            for calls, end in enumerate(let_in[first:], start=1):
+                assert calls <= BURST_S * per_s + (end - begin) * per_s + 1e-6
+
+    @pytest.mark.parametrize(("drawn", "after"), [(0.0, 1), (0.99, 2)])
+    def test_retry_after_is_whole_seconds_with_jitter(self, drawn: float, after: int) -> None:
+        rates = self.rates(Clock(), 2, drawn=drawn)
+        found = [self.refused(rates) for _ in range(2 * BURST_S + 1)]
+        assert found[-1] == after
+
+    def test_retry_after_has_a_limit_and_is_never_too_early(self) -> None:
+        clock = Clock()
+        rates = self.rates(clock, drawn=0.5)
+        for _ in range(BURST_S):
+            rates.spend("a")
+        clock.now -= 1_000_000  # far from paid
+        assert self.refused(rates) == RETRY_AFTER_MAX

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from pisync_receiver.body import BodyLimits, BodyReader, Disconnected
 from pisync_receiver.errors import Overloaded, Problem
+from pisync_receiver.http.request import BodyLimits, BodyReader
+from pisync_receiver.http.responses import Disconnected
 
 LIMITS = BodyLimits(encoded=1000, decoded=5000, seconds=60, held=1500)
 
@@ -181,3 +182,17 @@ def test_all_unfinished_bodies_together_are_bounded_and_given_back() -> None:
         assert await reader.json(headers, arriving(b"x" * 500, b"x" * 500)) == b"x" * 1000
 
     asyncio.run(scene())
+
+
+class Cycle:
+    """Stands for uvicorn's, which holds a whole body before anything asks for it."""
+
+    more_body = False
+
+    async def receive(self) -> Any:
+        await asyncio.sleep(0.05)  # longer than the limit below: no timer runs
+        return {"type": "http.request", "body": b"{}", "more_body": False}
+
+
+def test_a_body_that_has_arrived_is_read_without_a_timer() -> None:
+    assert read(Cycle().receive, BodyLimits(seconds=0)) == b"{}"

@@ -12,12 +12,13 @@ import pytest
 
 from pisync_agent import answers
 from pisync_agent.client import ANSWER_BYTES, ANSWER_S, ReceiverClient, enroll
-from pisync_agent.errors import DeliveryError, Refused, Unreachable
+from pisync_agent.errors import BadAnswer, DeliveryError, Refused, Unreachable
 from pisync_agent.identity import Identity
 from pisync_common.errors import RuleError
 from pisync_common.problems import CONTENT_TYPE, problem_type
-from tests.support.made_up_receiver import DEVICE, TOKEN, URL
+from pisync_common.wire import NONCE_HEADER
 from tests.support.outboxes import StillClock
+from tests.unit.made_up_receiver import DEVICE, TOKEN, URL
 
 RECEIPT = {
     "device_id": DEVICE,
@@ -31,12 +32,23 @@ RECEIPT = {
 Handler = Callable[[httpx.Request], httpx.Response]
 
 
+def echoing(handler: Handler) -> httpx.MockTransport:
+    """Answer as `handler` does, with the request's nonce unless the answer has one."""
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        answer = handler(request)
+        answer.headers.setdefault(NONCE_HEADER, request.headers[NONCE_HEADER])
+        return answer
+
+    return httpx.MockTransport(handle)
+
+
 def client(handler: Handler, *, url: str = URL, **identity: object) -> ReceiverClient:
     fields = {"url": url, "device_id": DEVICE, "token": TOKEN} | identity
     return ReceiverClient(
         Identity(**fields),  # type: ignore[arg-type]
         clock=StillClock(),
-        transport=httpx.MockTransport(handler),
+        transport=echoing(handler),
     )
 
 
@@ -46,7 +58,7 @@ def fails(handler: Handler) -> DeliveryError:
     return caught.value
 
 
-def test_a_batch_goes_out_as_the_wire_has_it() -> None:
+def test_a_batch_request_has_the_wire_format() -> None:
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -70,12 +82,12 @@ def test_a_batch_goes_out_as_the_wire_has_it() -> None:
     assert "transfer-encoding" not in request.headers
 
 
-def test_the_answer_to_another_request_is_not_believed() -> None:
+def test_a_cached_answer_to_another_request_is_not_believed() -> None:
     """A proxy that keeps answers would make the device believe that a batch arrived."""
     kept: list[httpx.Response] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
-        headers = {"X-Request-Id": request.headers["X-Request-Id"]}
+        headers = {NONCE_HEADER: request.headers[NONCE_HEADER]}
         kept.append(httpx.Response(200, headers=headers, json=RECEIPT))
         first = kept[0]
         return httpx.Response(200, headers=first.headers, content=first.content)
@@ -87,7 +99,40 @@ def test_the_answer_to_another_request_is_not_believed() -> None:
     assert caught.value.kind == "portal"
 
 
-def test_a_sync_event_goes_out_with_its_key() -> None:
+@pytest.mark.parametrize("nonce", ["", "0000000000000000"])
+@pytest.mark.parametrize(
+    ("status", "kind", "expected"),
+    [(200, "application/json", Unreachable), (401, CONTENT_TYPE, BadAnswer), (400, CONTENT_TYPE, BadAnswer)],
+)
+def test_an_answer_without_the_requests_nonce_is_not_the_receivers_own(
+    nonce: str, status: int, kind: str, expected: type[DeliveryError]
+) -> None:
+    content = json.dumps(RECEIPT | {"type": problem_type("unauthorized"), "detail": "made up"})
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        headers = {"Content-Type": kind, NONCE_HEADER: nonce, "X-Request-Id": request.headers.get(NONCE_HEADER, "")}
+        return httpx.Response(status, headers=headers, content=content)
+
+    error = fails(handler)
+    assert type(error) is expected
+    assert "made up" not in str(error)
+
+
+def test_each_request_has_a_nonce_of_its_own() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request.headers[NONCE_HEADER])
+        return httpx.Response(200, json=RECEIPT)
+
+    with client(handler) as one:
+        for _ in range(3):
+            one.post_batch(b"body", stream="s1")
+    assert len(set(seen)) == 3
+    assert min(map(len, seen)) >= 16
+
+
+def test_a_sync_event_request_has_its_idempotency_key() -> None:
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -102,7 +147,7 @@ def test_a_sync_event_goes_out_with_its_key() -> None:
     assert "content-encoding" not in seen[0].headers
 
 
-def test_no_cookie_of_a_portal_is_kept() -> None:
+def test_cookies_are_not_kept() -> None:
     seen: list[httpx.Request] = []
 
     def handler(request: httpx.Request) -> httpx.Response:
@@ -117,7 +162,7 @@ def test_no_cookie_of_a_portal_is_kept() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 16 * 1024, 16 * 1024 + 1, 100_000])
-def test_bytes_are_counted_piece_by_piece_headers_included(size: int) -> None:
+def test_sent_bytes_are_counted_chunk_by_chunk_with_headers(size: int) -> None:
     pieces: list[int] = []
 
     with client(lambda request: httpx.Response(200, json=RECEIPT)) as one:
@@ -129,7 +174,7 @@ def test_bytes_are_counted_piece_by_piece_headers_included(size: int) -> None:
         assert len(pieces) == 1 + -(-size // (16 * 1024))
 
 
-def test_what_was_not_sent_is_not_counted() -> None:
+def test_unsent_bytes_are_not_counted() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise AssertionError  # the transport below never gets so far
 
@@ -167,7 +212,7 @@ def test_what_was_not_sent_is_not_counted() -> None:
         (httpx.ProxyError, "connect"),
     ],
 )
-def test_what_httpx_raises_is_unreachable(kind: type[httpx.TransportError], code: str) -> None:
+def test_errors_of_httpx_become_unreachable(kind: type[httpx.TransportError], code: str) -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise kind("made up", request=request)
 
@@ -213,7 +258,7 @@ def test_the_cause_behind_a_failed_connection_decides(cause: Exception, synced: 
     clock.now = type(clock.now)(
         at_ms=clock.now.at_ms, boot_id=clock.now.boot_id, boottime_ms=clock.now.boottime_ms, clock_synced=synced
     )
-    one = ReceiverClient(client(handler).identity, clock=clock, transport=httpx.MockTransport(handler))
+    one = ReceiverClient(client(handler).identity, clock=clock, transport=echoing(handler))
 
     with one, pytest.raises(Unreachable) as caught:
         one.post_batch(b"", stream="s1")
@@ -233,7 +278,7 @@ class Endless(httpx.SyncByteStream):
             yield b" " * 65536
 
 
-def test_a_huge_answer_is_not_read_to_its_end() -> None:
+def test_a_huge_answer_is_not_read_completely() -> None:
     stream = Endless(lambda: None)
 
     error = fails(lambda request: httpx.Response(200, stream=stream, headers={"Content-Type": "application/json"}))
@@ -242,7 +287,7 @@ def test_a_huge_answer_is_not_read_to_its_end() -> None:
     assert stream.given <= ANSWER_BYTES + 65536
 
 
-def test_an_answer_that_drips_ends_after_its_time() -> None:
+def test_a_dripping_answer_times_out() -> None:
     clock = StillClock()
 
     def drip() -> None:
@@ -252,7 +297,7 @@ def test_an_answer_that_drips_ends_after_its_time() -> None:
         )
 
     stream = Endless(drip)
-    transport = httpx.MockTransport(lambda request: httpx.Response(200, stream=stream))
+    transport = echoing(lambda request: httpx.Response(200, stream=stream))
 
     one = ReceiverClient(client(lambda request: httpx.Response(200)).identity, clock=clock, transport=transport)
     with one, pytest.raises(Unreachable) as caught:
@@ -262,7 +307,7 @@ def test_an_answer_that_drips_ends_after_its_time() -> None:
     assert stream.given == 65536 * (ANSWER_S // 20 + 1)
 
 
-def test_the_token_is_in_no_message_even_if_it_comes_back(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_token_is_masked_in_messages_even_if_the_answer_repeats_it(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     body = {"type": problem_type("unauthorized"), "status": 401, "detail": f"unknown token {TOKEN}"}
 
@@ -282,37 +327,35 @@ def test_enrolling_gives_an_identity() -> None:
         seen.append(request)
         return httpx.Response(201, json={"device_id": "pi-1", "token": TOKEN})
 
-    identity = enroll(
-        "https://example.org/", "K7QP", device_id="pi-1", clock=StillClock(), transport=httpx.MockTransport(handler)
-    )
+    identity = enroll("https://example.org/", "K7QP", device_id="pi-1", clock=StillClock(), transport=echoing(handler))
 
     assert identity == Identity(url="https://example.org", device_id="pi-1", token=TOKEN)
     assert json.loads(seen[0].content) == {"code": "K7QP", "device_id": "pi-1"}
     assert "authorization" not in seen[0].headers
 
 
-def test_a_failed_enrollment_does_not_promise_to_try_again() -> None:
+def test_a_failed_enrollment_does_not_promise_a_retry() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("nobody there")
+        raise httpx.ConnectError("refused")
 
-    with pytest.raises(Unreachable, match="enroll once more") as caught:
-        enroll(URL, "K7QP-2M4X", clock=StillClock(), transport=httpx.MockTransport(handler))
-    assert answers.BY_ITSELF not in str(caught.value)
+    with pytest.raises(Unreachable, match="enroll again") as caught:
+        enroll(URL, "K7QP-2M4X", clock=StillClock(), transport=echoing(handler))
+    assert answers.RETRIED not in str(caught.value)
 
 
-def test_without_a_wish_the_receiver_names_the_device() -> None:
+def test_without_an_id_the_receiver_names_the_device() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         assert json.loads(request.content) == {"code": "K7QP"}
         return httpx.Response(201, json={"device_id": "pi-9", "token": TOKEN})
 
-    identity = enroll(URL, "K7QP", clock=StillClock(), transport=httpx.MockTransport(handler))
+    identity = enroll(URL, "K7QP", clock=StillClock(), transport=echoing(handler))
 
     assert identity.device_id == "pi-9"
 
 
-def test_the_code_is_not_repeated() -> None:
+def test_the_code_is_masked_in_messages() -> None:
     body = {"type": problem_type("enrollment_code"), "status": 403, "detail": "the code K7QP-2M4X is used up"}
-    transport = httpx.MockTransport(
+    transport = echoing(
         lambda request: httpx.Response(403, content=json.dumps(body), headers={"Content-Type": CONTENT_TYPE})
     )
 
@@ -323,23 +366,23 @@ def test_the_code_is_not_repeated() -> None:
     assert "K7QP" not in str(caught.value)
 
 
-def test_a_token_that_is_none_is_not_taken() -> None:
-    transport = httpx.MockTransport(lambda request: httpx.Response(201, json={"device_id": "a", "token": "a b\n"}))
+def test_an_invalid_token_is_rejected() -> None:
+    transport = echoing(lambda request: httpx.Response(201, json={"device_id": "a", "token": "a b\n"}))
 
     with pytest.raises(DeliveryError):
         enroll(URL, "K7QP", clock=StillClock(), transport=transport)
 
 
-def test_plain_http_off_loopback_is_refused_before_anything_is_sent() -> None:
+def test_plain_http_to_another_machine_is_rejected_before_a_request() -> None:
     def handler(request: httpx.Request) -> httpx.Response:
         raise AssertionError
 
     with pytest.raises(RuleError, match="--insecure-http"):
-        enroll("http://10.0.0.5", "K7QP", clock=StillClock(), transport=httpx.MockTransport(handler))
+        enroll("http://10.0.0.5", "K7QP", clock=StillClock(), transport=echoing(handler))
 
 
 @pytest.mark.parametrize("content", [None, "", "no certificate"])
-def test_a_ca_file_of_no_use_is_a_fault_of_delivery(tmp_path: Path, content: str | None) -> None:
+def test_an_unusable_ca_file_is_a_delivery_error(tmp_path: Path, content: str | None) -> None:
     ca_file = tmp_path / "ca.pem"
     if content is not None:
         ca_file.write_text(content)
@@ -352,9 +395,7 @@ def test_a_ca_file_of_no_use_is_a_fault_of_delivery(tmp_path: Path, content: str
 
 
 @pytest.mark.parametrize(("url", "expected"), [("http://127.0.0.1:9", False), ("https://example.org", True)])
-def test_proxies_of_the_environment_are_for_other_machines_only(
-    url: str, expected: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_proxies_are_used_for_other_machines_only(url: str, expected: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
     real = httpx.Client
 
@@ -370,7 +411,7 @@ def test_proxies_of_the_environment_are_for_other_machines_only(
     assert asked == [expected]
 
 
-def test_a_proxy_that_cannot_be_used_is_a_fault_of_delivery(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unusable_proxy_is_a_delivery_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
     identity = Identity(url="https://example.invalid", device_id=DEVICE, token=TOKEN)
 

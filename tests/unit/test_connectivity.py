@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.connectivity import ELSEWHERE, LinkWatch, has_link, routed
+from pisync_agent.sync.connectivity import ELSEWHERE, LinkWatch, has_link, routed
 
 IPV4_HEAD = "Iface\tDestination\tGateway \tFlags\n"
 
@@ -59,18 +59,18 @@ def test_a_name_needs_a_default_route_of_either_family(host: str, address: str) 
     assert not has_link(host, routed=Kernel(), environ={}, routes=())
 
 
-def test_this_machine_is_always_there() -> None:
+def test_this_machine_is_always_reachable() -> None:
     assert has_link("localhost:8080", routed=Kernel(), environ={}, routes=())
 
 
 @pytest.mark.parametrize(("host", "expected"), [("pibox.local", True), ("pibox", True), ("pisync.example.org", False)])
-def test_a_name_of_the_local_network_is_there_with_any_network(tmp_path: Path, host: str, expected: bool) -> None:
+def test_a_local_name_is_reachable_with_any_network(tmp_path: Path, host: str, expected: bool) -> None:
     network = routes(tmp_path, ipv4=LAN)
 
     assert has_link(host, routed=Kernel(), environ={}, routes=network) is expected
 
 
-def test_loopback_is_no_network(tmp_path: Path) -> None:
+def test_loopback_is_not_a_network(tmp_path: Path) -> None:
     network = routes(tmp_path, ipv6=LOOPBACK_ONLY)
 
     assert not has_link("pibox.local", routed=Kernel(), environ={}, routes=network)
@@ -83,7 +83,7 @@ def test_a_proxy_may_be_on_a_network_without_a_default_route(tmp_path: Path) -> 
     assert not has_link("pisync.example.org", routed=Kernel(), environ=environ, routes=routes(tmp_path))
 
 
-def test_the_kernel_is_asked_for_real() -> None:
+def test_the_real_kernel_is_asked() -> None:
     assert routed("127.0.0.1")
     assert not routed("300.0.0.1")
     assert has_link("127.0.0.1:1")

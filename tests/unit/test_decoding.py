@@ -1,4 +1,4 @@
-"""Batches as the receiver reads them: a good one whole, a bad event by itself, and never a neighbour with it."""
+"""Batches as the receiver reads them: a good one whole, a bad event rejected alone, its neighbours stored."""
 
 import json
 from typing import Any
@@ -12,7 +12,10 @@ from pisync_common.errors import RuleError
 from pisync_common.limits import BATCH_EVENTS, DATA_BYTES, DATA_DEPTH, SEQ_MAX
 from pisync_common.models import Origin, Stamp
 from pisync_common.times import format_ms, parse_ms
-from pisync_receiver.decoding import DecodedBatch, decode_batch, decode_enrollment, decode_sync_event, to_ms
+from pisync_receiver.api.decoding import decode_batch as decode_with_time
+from pisync_receiver.api.decoding import decode_body, decode_enrollment, decode_sync_event, to_ms
+from pisync_receiver.api.schemas import CodeRequest, DeviceChanges, TokenRequest
+from pisync_receiver.domain.submissions import EventBatch
 from pisync_receiver.errors import Problem
 
 STAMP = Stamp(at_ms=1_795_000_000_123, boot_id="b-1", boottime_ms=99_001, clock_synced=True)
@@ -28,7 +31,11 @@ def batch(*events: object, **changes: Any) -> bytes:
     return json.dumps({name: value for name, value in fields.items() if value is not ...}).encode()
 
 
-def decode(*events: object, **changes: Any) -> DecodedBatch:
+def decode_batch(body: bytes) -> EventBatch:
+    return decode_with_time(body, 1_795_428_000_000)
+
+
+def decode(*events: object, **changes: Any) -> EventBatch:
     return decode_batch(batch(*events, **changes))
 
 
@@ -95,10 +102,12 @@ def test_data_is_kept_as_the_text_it_came_in(data: str) -> None:
         ({"occurred_at": "2026-02-30T08:12:09.120Z"}, "occurred_at"),
         ({"occurred_at": "2026-W48-1T08:12:09.120Z"}, "occurred_at"),
         ({"occurred_at": ...}, "occurred_at"),
-        ({"learner_id": "s 17"}, "learner_id"),
         ({"learner_id": ""}, "learner_id"),
         ({"learner_id": "s-17\n"}, "learner_id"),
-        ({"learner_id": "x" * 129}, "learner_id"),
+        ({"learner_id": "x" * 257}, "learner_id"),
+        ({"id": "a\u0000b"}, "id"),
+        ({"learner_home": ""}, "1 to 256"),
+        ({"recorded_at": "now"}, "recorded_at"),
         ({"object_id": "a\u0007b"}, "object_id"),
         ({"object_id": "x" * 513}, "object_id"),
         ({"boot_id": "a b"}, "boot_id"),
@@ -114,7 +123,7 @@ def test_data_is_kept_as_the_text_it_came_in(data: str) -> None:
 )
 def test_a_bad_event_is_rejected_alone_and_its_body_kept(changes: dict[str, Any], says: str) -> None:
     found = decode(event(1), event(2, **changes), event(3))
-    assert [one.seq for one in found.events] == [1, 3]
+    assert [each.seq for each in found.events] == [1, 3]
     (bad,) = found.invalid
     assert (bad.seq, bad.code) == (2, "invalid_event")
     assert says in bad.detail
@@ -132,7 +141,7 @@ def test_a_bad_event_is_rejected_alone_and_its_body_kept(changes: dict[str, Any]
 def test_data_that_is_no_text_or_nests_too_deep_is_rejected_alone(data: bytes, says: str) -> None:
     body = batch(event(1), event(2, data="HERE"), event(3, data={"n": 1.5})).replace(b'"HERE"', data)
     found = decode_batch(body)
-    assert [one.seq for one in found.events] == [1, 3]
+    assert [each.seq for each in found.events] == [1, 3]
     assert json.loads(found.events[1].data or "") == {"n": 1.5}
     (bad,) = found.invalid
     assert bad.seq == 2
@@ -162,6 +171,9 @@ def test_data_that_is_no_text_or_nests_too_deep_is_rejected_alone(data: bytes, s
         batch(1),
         batch(None),
         batch(event(), agent=5),
+        batch(event(), agent="\ud800"),
+        batch(event(), stream="\ud800"),
+        batch(event(seq="\ud800")),
         batch(event(), sent={"at": "now", "boot_id": "b", "boottime_ms": 1}),
         batch(event(), sent={}),
         batch(event(), sent={"at": "now"}),
@@ -297,3 +309,41 @@ def test_a_bad_enrollment_is_400_and_does_not_repeat_the_code() -> None:
             decode_enrollment(body)
         assert (caught.value.status, caught.value.problem_code) == (400, "invalid_enrollment")
         assert "SECRET" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "says"),
+    [
+        (TokenRequest, {"scope": "king"}, "scope"),
+        (TokenRequest, {"scope": "viewer", "sites": []}, "sites"),
+        (TokenRequest, {"scope": "viewer", "sites": ["a\u0000"]}, "sites must be"),
+        (TokenRequest, {"scope": "viewer", "label": ""}, "label must be"),
+        (TokenRequest, {"scope": "viewer", "expires_in_s": -1}, "expires_in_s"),
+        (CodeRequest, {"uses": 0}, "uses"),
+        (CodeRequest, {"device_id": "a b"}, "device_id"),
+        (DeviceChanges, {"site_since": "yesterday"}, "site_since"),
+        (DeviceChanges, [], "object"),
+    ],
+)
+def test_a_bad_act_is_400_and_names_the_field(kind: type, body: object, says: str) -> None:
+    with pytest.raises(Problem) as caught:
+        decode_body(kind, json.dumps(body).encode())
+    assert (caught.value.status, caught.value.problem_code) == (400, "invalid_request")
+    assert says in caught.value.detail
+
+
+def test_the_id_and_times_of_the_app_arrive_as_sent() -> None:
+    (found,) = decode(
+        event(id="5c1e", learner_home="https://lms", learner_id="é 17", recorded_at="2026-11-23T09:00:00Z")
+    ).events
+    assert (found.event_id, found.learner_home, found.learner_id) == ("5c1e", "https://lms", "é 17")
+    assert (found.recorded_at, found.recorded_ms) == ("2026-11-23T09:00:00Z", parse_ms("2026-11-23T09:00:00Z"))
+
+
+def test_numbers_of_any_length_and_lone_surrogates_fail_their_event_alone() -> None:
+    tail = b'"type":"a.b","occurred_at":"2026-11-23T10:00:00Z"'
+    digits = b'{"seq":1,' + tail + b',"learner_id":' + b"1" * 5000 + b',"object_id":"\\ud800"}'
+    body = b'{"device_id":"pi-1","stream":"s","events":[%s]}'
+    with pytest.raises(Problem, match="invalid batch"):
+        decode_batch(body % digits)
+    assert [bad.seq for bad in decode_batch(body % (b'{"seq":2,' + tail + b',"\\ud800":1}')).invalid] == [2]

@@ -13,7 +13,7 @@ import yaml
 
 from pisync_receiver import config
 from pisync_receiver.api import table
-from pisync_receiver.cli import build_parser
+from pisync_receiver.commands.cli import build_parser
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "receiver/deploy"
@@ -114,7 +114,7 @@ def test_compose_names_only_what_it_has() -> None:
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             if source.startswith("./"):
-                made = source in ("./gateway.pem", "./token")  # by whoever deploys, as the first lines say
+                made = source in ("./gateway.pem", "./token")  # made on the spot, as the first lines say
                 assert made or (DEPLOY / source).exists(), source
             else:
                 assert source in COMPOSE["volumes"], source
@@ -139,8 +139,9 @@ def test_compose_takes_it_by_its_own_schema(tmp_path: Path) -> None:
 def test_each_service_is_given_its_own_secrets_alone() -> None:
     asked = {name: set(re.findall(r"\$\{(\w+)", json.dumps(service))) for name, service in SERVICES.items()}
     assert {name: names for name, names in asked.items() if names} == {
-        **{key: {"POSTGRES_PASSWORD"} for key in ("migrate", "receiver-1", "receiver-2", "postgres")},
-        "worker": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD", "ALERT_URLS"},
+        **{key: {"POSTGRES_PASSWORD"} for key in ("migrate", "postgres")},
+        **{key: {"POSTGRES_PASSWORD", "ALERT_URLS"} for key in ("receiver-1", "receiver-2")},
+        "worker": {"POSTGRES_PASSWORD", "RABBITMQ_PASSWORD"},
         "rabbitmq": {"RABBITMQ_PASSWORD"},
         "grafana": {"GRAFANA_PASSWORD"},
     }

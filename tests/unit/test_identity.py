@@ -19,7 +19,7 @@ def identity(**changed: object) -> Identity:
     return Identity(**(fields | changed))  # type: ignore[arg-type]
 
 
-def test_what_was_saved_is_loaded(tmp_path: Path) -> None:
+def test_a_saved_identity_is_loaded(tmp_path: Path) -> None:
     saved = identity(insecure_http=True, url="http://10.0.0.5:8080", ca_file="/etc/school.pem")
 
     identities.save(tmp_path / "home", saved)
@@ -32,7 +32,7 @@ def test_without_a_file_there_is_no_identity(tmp_path: Path) -> None:
     assert identities.load(tmp_path / "nowhere") is None
 
 
-def test_only_its_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
+def test_only_its_owner_can_read_it_with_any_umask(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
         identities.save(tmp_path, identity())
@@ -44,7 +44,7 @@ def test_only_its_owner_can_read_it_whatever_the_umask(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["identity.json"]
 
 
-def test_a_failure_leaves_the_old_one_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_leaves_the_old_identity_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identities.save(tmp_path, identity())
 
     def fail(fd: int) -> None:
@@ -84,7 +84,7 @@ def test_file_and_folder_are_flushed_in_that_order(tmp_path: Path, monkeypatch: 
         json.dumps({"url": "https://x.org", "device_id": "a", "token": TOKEN + "\n"}),
     ],
 )
-def test_a_damaged_file_says_what_to_do_and_not_what_was_in_it(tmp_path: Path, text: str) -> None:
+def test_the_error_for_a_damaged_file_does_not_quote_it(tmp_path: Path, text: str) -> None:
     identities.path(tmp_path).write_text(text)
 
     with pytest.raises(NotEnrolled, match="enroll this device again") as caught:
@@ -94,14 +94,14 @@ def test_a_damaged_file_says_what_to_do_and_not_what_was_in_it(tmp_path: Path, t
     assert caught.value.__cause__ is None
 
 
-def test_a_file_that_cannot_be_read_says_so(tmp_path: Path) -> None:
+def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     identities.path(tmp_path).mkdir()
 
     with pytest.raises(NotEnrolled, match="run this as the agent's user"):
         identities.load(tmp_path)
 
 
-def test_its_text_hides_the_token() -> None:
+def test_its_repr_hides_the_token() -> None:
     assert TOKEN not in repr(identity())
     assert TOKEN not in str(identity())
 
@@ -119,7 +119,7 @@ def test_its_text_hides_the_token() -> None:
         ("https://schule-süd.example", "https://schule-süd.example"),
     ],
 )
-def test_addresses_that_will_do(url: str, expected: str) -> None:
+def test_valid_addresses_are_accepted(url: str, expected: str) -> None:
     assert checked_url(url, insecure_http=False) == expected
 
 
@@ -142,13 +142,13 @@ def test_addresses_that_will_do(url: str, expected: str) -> None:
         "https://x..org",
     ],
 )
-def test_addresses_that_will_not_do(url: str) -> None:
+def test_invalid_addresses_are_rejected(url: str) -> None:
     with pytest.raises(RuleError, match="write it as https://"):
         checked_url(url, insecure_http=True)
 
 
 @pytest.mark.parametrize("url", ["http://pisync.example.org", "http://10.0.0.5", "http://localhost.evil.org"])
-def test_plain_http_off_loopback_has_to_be_asked_for(url: str) -> None:
+def test_plain_http_to_another_machine_needs_a_flag(url: str) -> None:
     with pytest.raises(RuleError, match="--insecure-http"):
         checked_url(url, insecure_http=False)
 
@@ -166,12 +166,12 @@ def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost", "LocalHost"])
-def test_what_is_this_machine(host: str) -> None:
+def test_loopback_addresses_are_this_machine(host: str) -> None:
     assert is_loopback(host)
 
 
 @pytest.mark.parametrize("host", ["128.0.0.1", "127.0.0.1.example.org", "", "0.0.0.0", "::2"])
-def test_what_may_be_another_machine(host: str) -> None:
+def test_other_addresses_may_be_another_machine(host: str) -> None:
     assert not is_loopback(host)
 
 
@@ -183,7 +183,7 @@ def test_the_host_is_without_port_and_brackets(url: str, host: str) -> None:
     assert identity(url=url).host == host
 
 
-def test_a_name_is_suggested_from_the_board_then_the_machine_then_at_random(tmp_path: Path) -> None:
+def test_an_id_is_suggested_from_the_board_the_machine_or_at_random(tmp_path: Path) -> None:
     board, machine = tmp_path / "serial", tmp_path / "machine-id"
     files = (board, machine)
 

@@ -1,50 +1,65 @@
-"""The intake: groups form by themselves, nobody is answered before the commit, memory and waiting are bounded."""
+"""The intake: group commit, answers only after it, bounds on memory and waiting, Retry-After."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import pytest
 
 from pisync_receiver.errors import Overloaded, StoreUnusable
-from pisync_receiver.intake import Intake, IntakeLimits
+from pisync_receiver.intake import PATIENCE_S, RETRY_AFTER_MAX, Intake, IntakeLimits, RetryAfter
+from pisync_receiver.logs import REQUEST
 
 Scene = Callable[[Intake], Awaitable[None]]
 
 
 class GatedStore:
-    """A store whose commit waits until the test lets it go; the outcome of a submission is its double."""
+    """A store whose commits wait until the test lets them go; the outcome of a submission is its double."""
 
-    def __init__(self) -> None:
+    def __init__(self, writers: int = 1) -> None:
+        self.writers = writers
         self.groups: list[list[Any]] = []
-        self.entered = threading.Semaphore(0)
-        self.go = threading.Semaphore(0)
+        self.gates: list[asyncio.Future[None]] = []
+        self.open = False
         self.error: Exception | None = None
-        self.threads: set[str] = set()
+        self.request_ids: list[str] = []
 
-    def write(self, submissions: Sequence[Any]) -> list[Any]:
+    async def write(self, submissions: Sequence[Any]) -> list[Any]:
         self.groups.append(list(submissions))
-        self.threads.add(threading.current_thread().name)
-        self.entered.release()
-        assert self.go.acquire(timeout=30)
+        self.request_ids.append(REQUEST.get()[0])
+        self.gates.append(asyncio.get_running_loop().create_future())
+        if not self.open:
+            await self.gates[-1]
         if self.error is not None:
             raise self.error
         return [value if isinstance(value, Exception) else value * 2 for value in submissions]
 
-    def ready(self) -> None:
-        self.write([])
+    async def ready(self) -> None:
+        await self.write([])
+
+    def let_go(self, group: int | None = None) -> None:
+        """Finish one group, or all groups from now on."""
+        self.open = self.open or group is None
+        for gate in self.gates if group is None else [self.gates[group]]:
+            if not gate.done():
+                gate.set_result(None)
+
+    async def begun(self, count: int) -> None:
+        """Give the loop a few rounds, enough for everything that is ready to run."""
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(self.groups) == count
 
 
 class Groups:
-    """Hears of groups."""
+    """Collects what a watcher is called with."""
 
     def __init__(self) -> None:
-        self.heard: list[tuple[int, float]] = []
+        self.groups: list[tuple[int, float, float]] = []
         self.refusals: list[str] = []
 
     def group(self, size: int, waited: float, writing: float) -> None:
-        self.heard.append((size, waited))
+        self.groups.append((size, waited, writing))
 
     def refused(self, reason: str) -> None:
         self.refusals.append(reason)
@@ -59,90 +74,98 @@ def play(
 ) -> None:
     async def main() -> None:
         intake = Intake(store, limits=limits or IntakeLimits(), clock=clock, random=lambda: 0.0, watcher=watcher)
-        intake.start()
         try:
             await scene(intake)
         finally:
-            store.go.release(1000)
+            store.let_go()
             await intake.close()
 
     asyncio.run(main())
-
-
-async def entered(store: GatedStore) -> None:
-    assert await asyncio.to_thread(store.entered.acquire, timeout=30)
 
 
 def submit(intake: Intake, value: Any, size: int = 0) -> "asyncio.Future[Any]":
     return intake.submit(value, size)
 
 
-def test_what_arrives_while_the_disk_is_busy_is_the_next_group() -> None:
+def test_items_that_arrive_during_a_commit_are_the_next_group() -> None:
     store, groups = GatedStore(), Groups()
 
     async def scene(intake: Intake) -> None:
-        first = submit(intake, 1)
-        await entered(store)
-        rest = [submit(intake, value) for value in (2, 3, 4)]
-        store.go.release()
-        assert await first == 2
-        store.go.release()
-        assert await asyncio.gather(*rest) == [4, 6, 8]
+        first = [submit(intake, value) for value in (1, 2)]
+        await store.begun(1)
+        rest = [submit(intake, value) for value in (3, 4, 5)]
+        await store.begun(1)
+        store.let_go(0)
+        assert await asyncio.gather(*first) == [2, 4]
+        await store.begun(2)
+        store.let_go(1)
+        assert await asyncio.gather(*rest) == [6, 8, 10]
 
     play(scene, store, watcher=groups)
-    assert store.groups == [[1], [2, 3, 4]]
-    assert [size for size, _ in groups.heard] == [1, 3]
+    assert store.groups == [[1, 2], [3, 4, 5]]
+    assert [size for size, _, _ in groups.groups] == [2, 3]
 
 
-def test_nobody_is_answered_before_the_commit() -> None:
+def test_no_answer_before_the_commit() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
         future = submit(intake, 1)
-        await entered(store)
-        for _ in range(100):
-            await asyncio.sleep(0)
+        await store.begun(1)
         assert not future.done()
-        store.go.release()
+        store.let_go()
         assert await future == 2
 
     play(scene, store)
 
 
-def test_a_group_is_bounded_in_number_and_in_bytes() -> None:
+def test_watcher_gets_waiting_and_writing_times() -> None:
+    store, groups, now = GatedStore(), Groups(), [5.0]
+
+    async def scene(intake: Intake) -> None:
+        submit(intake, 1)
+        now[0] += 2
+        await store.begun(1)
+        now[0] += 3
+
+    play(scene, store, watcher=groups, clock=lambda: now[0])
+    assert groups.groups == [(1, 5.0, 3.0)]
+
+
+def test_group_is_bounded_in_number_and_bytes() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
         futures = [submit(intake, 0)]
-        await entered(store)
+        await store.begun(len(store.groups) or 1)
         futures += [submit(intake, value) for value in (1, 2, 3, 4)]
         futures += [submit(intake, 5, size=600), submit(intake, 6, size=600), submit(intake, 7)]
-        store.go.release(100)
+        store.let_go()
         await asyncio.gather(*futures)
 
     play(scene, store, IntakeLimits(group=3, group_bytes=1000))
     assert store.groups == [[0], [1, 2, 3], [4, 5], [6, 7]]
 
 
-def test_a_failed_commit_acknowledges_nobody_and_the_next_group_is_tried() -> None:
+def test_failed_commit_acknowledges_nothing_and_the_next_group_is_tried() -> None:
     store = GatedStore()
     store.error = StoreUnusable("disk full")
-    store.go.release(2)
+    store.let_go()
 
     async def scene(intake: Intake) -> None:
         for future in (submit(intake, 1), submit(intake, 2)):
             with pytest.raises(StoreUnusable):
                 await future
         store.error = None
-        store.go.release()
+        store.let_go()
         assert await submit(intake, 3) == 6
 
     play(scene, store)
 
 
-def test_one_submissions_error_is_its_own() -> None:
+def test_error_of_a_submission_is_its_own() -> None:
     store = GatedStore()
-    store.go.release(10)
+    store.let_go()
 
     async def scene(intake: Intake) -> None:
         good, bad, fine = submit(intake, 1), submit(intake, ValueError("mine")), submit(intake, 2)
@@ -153,7 +176,7 @@ def test_one_submissions_error_is_its_own() -> None:
     play(scene, store)
 
 
-def test_a_cancelled_request_does_not_break_its_group() -> None:
+def test_cancelled_request_does_not_take_its_submission_back() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
@@ -161,10 +184,10 @@ def test_a_cancelled_request_does_not_break_its_group() -> None:
             return int(await submit(intake, value))
 
         tasks = [asyncio.create_task(request(value)) for value in (1, 2, 3)]
-        await entered(store)
+        await store.begun(len(store.groups) or 1)
         tasks[0].cancel()
         tasks[1].cancel()
-        store.go.release(100)
+        store.let_go()
         assert await tasks[2] == 6
         for task in tasks[:2]:
             with pytest.raises(asyncio.CancelledError):
@@ -175,7 +198,7 @@ def test_a_cancelled_request_does_not_break_its_group() -> None:
     assert sorted(value for group in store.groups for value in group) == [1, 2, 3]
 
 
-def test_a_full_intake_refuses_at_once_and_takes_work_again_when_it_has_drained() -> None:
+def test_full_intake_refuses_until_it_has_drained() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
@@ -183,7 +206,7 @@ def test_a_full_intake_refuses_at_once_and_takes_work_again_when_it_has_drained(
         with pytest.raises(Overloaded) as refused:
             submit(intake, 3)
         assert refused.value.retry_after >= 1
-        store.go.release(100)
+        store.let_go()
         await asyncio.gather(*taken)
         assert await submit(intake, 4) == 8
 
@@ -193,14 +216,14 @@ def test_a_full_intake_refuses_at_once_and_takes_work_again_when_it_has_drained(
     assert 3 not in [value for group in store.groups for value in group]
 
 
-def test_waiting_bytes_are_bounded_and_given_back() -> None:
+def test_pending_bytes_are_bounded_and_released() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
         first = submit(intake, 1, size=60)
         with pytest.raises(Overloaded):
             submit(intake, 2, size=41)
-        store.go.release(100)
+        store.let_go()
         await first
         await submit(intake, 3, size=100)
 
@@ -209,146 +232,208 @@ def test_waiting_bytes_are_bounded_and_given_back() -> None:
     assert groups.refusals == ["bytes"]
 
 
-def test_whose_turn_comes_too_late_is_refused_unstored_and_gives_its_place_back() -> None:
+def test_item_that_waited_too_long_is_refused_and_not_stored() -> None:
     store, groups, now = GatedStore(), Groups(), [5.0]
 
     async def scene(intake: Intake) -> None:
         first = submit(intake, 1)
-        await entered(store)
+        await store.begun(1)
         late = [submit(intake, value, 10) for value in (2, 3)]
         now[0] += 20
         in_time = submit(intake, 4)
         now[0] += 15
-        store.go.release()
-        await entered(store)
+        store.let_go(0)
+        await store.begun(2)
         assert not in_time.done()
         for refused in late:
             with pytest.raises(Overloaded, match="nothing was stored"):
                 await refused
-        store.go.release()
+        store.let_go()
         assert (await first, await in_time) == (2, 8)
         assert intake.waiting == 0
-        await submit_when_free(intake)
-
-    async def submit_when_free(intake: Intake) -> None:
-        store.go.release()
         assert await submit(intake, 5, 20) == 10
 
-    limits = IntakeLimits(waiting_s=30, waiting_bytes=20)
-    play(scene, store, limits, watcher=groups, clock=lambda: now[0])
+    play(scene, store, IntakeLimits(waiting_s=30, waiting_bytes=20), groups, lambda: now[0])
     assert store.groups == [[1], [4], [5]]
     assert groups.refusals == ["time", "time"]
 
 
-def test_closing_finishes_what_waits_and_takes_nothing_more() -> None:
-    store = GatedStore()
-
-    async def scene(intake: Intake) -> None:
-        first = submit(intake, 1)
-        await entered(store)
-        second = submit(intake, 2)
-        closing = asyncio.create_task(intake.close())
-        await asyncio.sleep(0)
-        with pytest.raises(Overloaded):
-            submit(intake, 3)
-        store.go.release(100)
-        await closing
-        assert (await first, await second) == (2, 4)
-        await intake.close()
-
-    play(scene, store)
-    assert store.groups == [[1], [2]]
-
-
-def test_what_comes_when_a_writer_has_found_nothing_more_and_not_yet_said_so_is_written() -> None:
-    store = GatedStore()
-
-    async def scene(intake: Intake) -> None:
-        loop, said = asyncio.get_running_loop(), threading.Semaphore(0)
-        say = loop.call_soon_threadsafe
-
-        def heard(*what: Any) -> asyncio.Handle:
-            handle = say(*what)
-            said.release()
-            return handle
-
-        first = submit(intake, 1)
-        await entered(store)
-        loop.call_soon_threadsafe = heard  # type: ignore[method-assign, assignment]
-        store.go.release(2)
-        for _ in ("its group is stored", "nothing more waits"):  # the loop itself has no turn meanwhile
-            assert said.acquire(timeout=30)
-        second = submit(intake, 2)
-        assert (await asyncio.wait_for(first, 10), await asyncio.wait_for(second, 10)) == (2, 4)
-
-    play(scene, store)
-
-
-def test_closing_waits_until_everyone_was_told_of_the_last_commit() -> None:
-    store, telling, told = GatedStore(), asyncio.Event(), asyncio.Event()
-    store.go.release(2)
-
-    async def committed(outcomes: Sequence[object]) -> None:
-        telling.set()
-        await told.wait()
-
-    async def main() -> None:
-        blocking: Any = store
-        intake = Intake(blocking, limits=IntakeLimits(), clock=lambda: 5.0, random=lambda: 0.0, committed=committed)
-        intake.start()
-        future = submit(intake, 1)
-        closing = asyncio.create_task(intake.close())
-        await telling.wait()
-        await asyncio.wrap_future(intake._thread.submit(int))  # its turn comes when the writer has ended
-        for _ in range(10):
-            await asyncio.sleep(0)
-        assert [closing.done(), future.done()] == [False, False]
-        told.set()
-        await closing
-        assert future.done()
-
-    asyncio.run(main())
-
-
-def test_who_asks_for_readiness_is_told_after_a_write_of_its_own_in_its_turn() -> None:
+def test_closing_finishes_pending_work_and_refuses_more() -> None:
     store, groups = GatedStore(), Groups()
 
     async def scene(intake: Intake) -> None:
         first = submit(intake, 1)
-        await entered(store)
+        await store.begun(1)
+        second = submit(intake, 2)
+        closing = asyncio.create_task(intake.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded, match="stopping"):
+            submit(intake, 3)
+        with pytest.raises(Overloaded, match="stopping"):
+            await intake.ready()
+        store.let_go()
+        await closing
+        assert (first.result(), second.result()) == (2, 4)
+        await intake.close()
+
+    play(scene, store, watcher=groups)
+    assert store.groups == [[1], [2]]
+    assert groups.refusals == ["stopping"]
+
+
+def test_item_that_arrives_as_a_writer_ends_starts_another() -> None:
+    store = GatedStore()
+    store.let_go()
+
+    async def scene(intake: Intake) -> None:
+        for value in range(20):
+            future = submit(intake, value)
+            for _ in range(value):  # another moment of the writer's end each time
+                await asyncio.sleep(0)
+            assert await asyncio.wait_for(future, 10) == value * 2
+
+    play(scene, store)
+
+
+def test_readiness_probe_is_a_group_of_its_own_in_its_turn() -> None:
+    store, groups = GatedStore(), Groups()
+
+    async def scene(intake: Intake) -> None:
+        first = submit(intake, 1)
+        await store.begun(1)
         before = submit(intake, 2)
-        asked = asyncio.create_task(intake.ready())
+        probe = asyncio.create_task(intake.ready())
         await asyncio.sleep(0)
         after = submit(intake, 3)
-        store.go.release(2)
+        store.let_go(0)
+        await store.begun(2)
+        store.let_go(1)
         await asyncio.gather(first, before)
-        await entered(store)
-        await entered(store)
-        assert not asked.done()
-        store.go.release(100)
-        await asyncio.gather(asked, after)
+        await store.begun(3)
+        assert not probe.done()
+        store.let_go()
+        await asyncio.gather(probe, after)
         store.error = StoreUnusable("disk full")
         with pytest.raises(StoreUnusable):
             await intake.ready()
 
     play(scene, store, watcher=groups)
     assert store.groups == [[1], [2], [], [3], []]
-    assert len(store.threads) == 1
-    assert [size for size, _ in groups.heard] == [1, 1, 1]
+    assert [size for size, _, _ in groups.groups] == [1, 1, 1]
 
 
-def test_readiness_is_let_in_where_everything_else_is_refused_until_the_intake_closes() -> None:
+def test_full_intake_accepts_a_readiness_probe() -> None:
     store = GatedStore()
 
     async def scene(intake: Intake) -> None:
         taken = submit(intake, 1)
         with pytest.raises(Overloaded):
             submit(intake, 2)
-        store.go.release(100)
+        store.let_go()
         await intake.ready()
         assert await taken == 2
-        await intake.close()
-        with pytest.raises(Overloaded):
-            await intake.ready()
 
     play(scene, store, IntakeLimits(waiting=1))
+
+
+def test_writer_does_not_log_as_the_request_that_started_it() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        REQUEST.set(("request", None))
+        submit(intake, 1)
+        await store.begun(1)
+
+    play(scene, store)
+    assert store.request_ids == [""]
+
+
+# Several writers.
+
+
+class Timers:
+    """The running loop's timers, which go off when the test says so."""
+
+    def __init__(self) -> None:
+        self.pending: list[Callable[[], object]] = []
+        asyncio.get_running_loop().call_later = self._later  # type: ignore[method-assign, assignment]
+
+    def _later(self, seconds: float, function: Callable[..., object], *arguments: object) -> object:
+        assert seconds == PATIENCE_S
+        self.pending.append(lambda: function(*arguments))
+        return function
+
+    def go_off(self) -> None:
+        (timer,) = self.pending
+        self.pending.clear()
+        timer()
+
+
+def test_second_writer_begins_for_an_item_that_waited_and_not_for_a_fresh_one() -> None:
+    store = GatedStore(writers=2)
+
+    async def scene(intake: Intake) -> None:
+        timers = Timers()
+        submit(intake, 1)
+        await store.begun(1)
+        submit(intake, 2)
+        store.let_go(0)
+        await store.begun(2)
+        submit(intake, 3)
+        timers.go_off()  # it was set for 2, and 3 is fresh: look again later
+        await store.begun(2)
+        timers.go_off()
+        await store.begun(3)
+        timers.go_off()  # no writer is left to begin
+        assert timers.pending == []
+        submit(intake, 4)
+        await store.begun(3)
+        assert timers.pending == []
+
+    play(scene, store)
+    assert store.groups == [[1], [2], [3], [4]]
+
+
+def test_single_writer_sets_no_timer() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        timers = Timers()
+        submit(intake, 1)
+        await store.begun(1)
+        submit(intake, 2)
+        assert timers.pending == []
+
+    play(scene, store)
+
+
+# Retry-After.
+
+
+def drained(random: float = 0.0) -> RetryAfter:
+    """After a long time at a hundred submissions a second."""
+    retry_after = RetryAfter(clock=lambda: 0.0, random=lambda: random)
+    for _ in range(200):
+        retry_after.drained(100, 1.0)
+    return retry_after
+
+
+def test_retry_after_is_the_backlog_over_the_measured_rate() -> None:
+    assert drained().next(1000) == 10
+
+
+def test_each_refused_caller_gets_a_later_turn() -> None:
+    retry_after = drained()
+    turns = [retry_after.next(1000) for _ in range(1000)]
+    assert (turns[0], turns[449], turns[949]) == (10, 15, 20)
+
+
+def test_jitter_is_added_to_the_turn() -> None:
+    assert (drained(0.0).next(1000), drained(0.999999).next(1000)) == (10, 20)
+
+
+def test_retry_after_is_at_least_a_second_and_bounded() -> None:
+    assert drained().next(0) == 1
+    slow = RetryAfter(clock=lambda: 0.0, random=lambda: 0.9)
+    slow.drained(1, 10_000.0)
+    assert slow.next(10**9) == RETRY_AFTER_MAX

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.errors import InvalidEvent, StoreUnusable
-from pisync_agent.outbox import OutboxReader, read_state
-from pisync_agent.outbox.connection import connect
+from pisync_agent.outbox.reader import OutboxReader
+from pisync_common.sqlite import connect
 from tests.support.outboxes import (
     Faults,
     bodies,
@@ -36,7 +36,7 @@ def test_events_are_numbered_from_one_without_gaps(tmp_path: Path) -> None:
     again.close()
 
 
-def test_numbers_go_on_when_every_event_was_trimmed(tmp_path: Path) -> None:
+def test_numbering_continues_after_every_event_was_trimmed(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(5))
     deliver(outbox, 5)
@@ -68,17 +68,17 @@ def test_commits_are_durable_and_another_mode_is_refused(tmp_path: Path) -> None
         opened(tmp_path, connect=NeverFull)  # type: ignore[arg-type]
 
 
-def test_the_same_id_stores_once_whoever_repeats_it(tmp_path: Path) -> None:
+def test_the_same_id_is_stored_once(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    assert outbox.append([event(1, key="k")]) == [1]
-    assert outbox.append([event(9), event(1, key="k"), event(1, key="k2"), event(1, key="k2")]) == [2, 1, 3, 3]
+    assert outbox.append([event(1, id="k")]) == [1]
+    assert outbox.append([event(9), event(1, id="k"), event(1, id="k2"), event(1, id="k2")]) == [2, 1, 3, 3]
     assert seqs(outbox) == [1, 2, 3]
     outbox.close()
 
 
-def test_an_id_for_something_else_is_refused_and_its_neighbours_are_stored(tmp_path: Path) -> None:
+def test_an_id_with_other_content_is_rejected_and_its_neighbours_stored(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    first, second, third = outbox.append([event(1, key="k"), event(2, key="k"), event(3)])
+    first, second, third = outbox.append([event(1, id="k"), event(2, id="k"), event(3)])
     assert (first, third) == (1, 2)
     assert isinstance(second, InvalidEvent)
     assert "event 1" in str(second)
@@ -95,7 +95,7 @@ def test_a_retried_event_is_found_by_its_attempt(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_first_attempt_is_never_taken_for_another_one(tmp_path: Path) -> None:
+def test_a_first_attempt_is_never_matched_with_an_earlier_event(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     assert outbox.append([event(1, attempt=77), event(2, attempt=77)]) == [1, 2]
     outbox.close()
@@ -113,14 +113,14 @@ def test_a_batch_is_bounded_in_events_and_bytes_but_never_empty(tmp_path: Path) 
     outbox.close()
 
 
-def test_bytes_are_counted_as_they_travel(tmp_path: Path) -> None:
+def test_batch_bytes_are_counted_in_utf8(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append([event(data={"text": "é" * 1000}), event(data={"text": "é" * 1000})])
     assert len(outbox.read(0, max_events=9, max_bytes=3000)) == 1
     outbox.close()
 
 
-def test_reading_for_a_stream_that_is_over_gives_nothing(tmp_path: Path) -> None:
+def test_reading_an_ended_stream_returns_nothing(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(2))
     old = outbox.stream
@@ -131,7 +131,7 @@ def test_reading_for_a_stream_that_is_over_gives_nothing(tmp_path: Path) -> None
     outbox.close()
 
 
-def test_a_failing_disk_is_no_broken_file(tmp_path: Path) -> None:
+def test_a_failing_disk_is_not_a_broken_file(tmp_path: Path) -> None:
     faults = Faults()
     outbox = opened(tmp_path, connect=faults.connect)
     outbox.append(events(3))
@@ -182,7 +182,7 @@ def test_check_writable_writes_nothing(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_closed_outbox_says_so(tmp_path: Path) -> None:
+def test_a_closed_outbox_raises(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.close()
     outbox.close()
@@ -205,10 +205,9 @@ def test_notes_are_kept(tmp_path: Path) -> None:
 
 
 def test_a_reader_sees_what_is_committed_while_another_writes(tmp_path: Path) -> None:
-    assert read_state(tmp_path) is None
     outbox = opened(tmp_path)
     outbox.append(events(4))
-    outbox.settle(2, receipt(outbox, 2, rejected=[(2, "invalid_event")]), [1, 2])
+    outbox.settle(receipt(outbox, 2, rejected=[(2, "invalid_event")]), [1, 2])
     with OutboxReader(tmp_path) as reader:
         assert reader.state().waiting == 2
         assert [(seq, state) for seq, _, state in reader.list_events(0, 10)] == [
@@ -217,10 +216,11 @@ def test_a_reader_sees_what_is_committed_while_another_writes(tmp_path: Path) ->
             (3, "waiting"),
             (4, "waiting"),
         ]
-        assert reader.list_events(0, 10) == outbox.list_events(0, 10)
-        assert reader.dead() == outbox.dead()
+        assert len(reader.list_events(0, 10)) == 4
+        assert [letter.seq for letter in reader.dead_letters()] == [2]
         outbox.append(events(1))
-        assert reader.state().last_seq == 5
+        assert reader.state().last_seq == 4, "a reader sees one moment"
+    with OutboxReader(tmp_path) as reader:
         assert json.loads(reader.event(5) or "")["seq"] == 5
         assert reader.event(6) is None
         assert reader.note("none") is None
@@ -236,5 +236,5 @@ def test_a_reader_never_writes(tmp_path: Path) -> None:
 
 def test_a_reader_of_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "outbox.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreUnusable, match="pisync run"):
-        read_state(tmp_path)
+    with OutboxReader(tmp_path) as reader, pytest.raises(StoreUnusable, match="pisync run"):
+        reader.state()

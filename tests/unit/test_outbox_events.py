@@ -1,12 +1,13 @@
 """An event before and after it has its seq."""
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
 from pisync_agent.errors import InvalidEvent
-from pisync_agent.outbox.events import NewEvent, carry, seq_of
+from pisync_agent.outbox.events import NewEvent, renumber, seq_of
 from pisync_common.models import Origin, Stamp
 from tests.support.outboxes import STAMP, event
 
@@ -33,16 +34,16 @@ def test_its_text_is_the_wire_format() -> None:
     [
         {"type": "Video"},
         {"type": 7},
-        {"learner_id": "a b"},
-        {"learner_id": "x" * 129},
+        {"learner_id": "a\nb"},
+        {"learner_id": "x" * 257},
         {"object_id": "line\nbreak"},
         {"object_id": "\ud800"},
         {"data": {"x": float("nan")}},
         {"data": {"x": "\ud800"}},
         {"data": {"x": "y" * 70_000}},
         {"data": ["no", "object"]},
-        {"key": ""},
-        {"key": "no spaces"},
+        {"id": ""},
+        {"id": "no\nlines"},
         {"stamp": Stamp(at_ms=2**60, boot_id="b", boottime_ms=0, clock_synced=True)},
         {"stamp": Stamp(at_ms=0, boot_id="", boottime_ms=0, clock_synced=True)},
         {"stamp": Stamp(at_ms=0, boot_id="b", boottime_ms=-1, clock_synced=True)},
@@ -54,10 +55,11 @@ def test_a_broken_rule_is_an_invalid_event(fields: dict[str, Any]) -> None:
         NewEvent.create(**(valid | fields))
 
 
-def test_it_survives_the_way_to_another_process() -> None:
+def test_fields_survive_a_round_trip() -> None:
     for made in (
         event(1),
-        event(2, key="k-1"),
+        event(2, id="k-1"),
+        event(4, occurred_at=datetime(2020, 1, 1, tzinfo=UTC)),
         event(3, attempt=2**63 - 1, retried=True),
         NewEvent.create("note.taken", stamp=STAMP),
         NewEvent.create("note.taken", stamp=STAMP, data={"text": 'é "quoted" \\ \u2028 🙂', "big": 2**80, "f": 0.1}),
@@ -81,15 +83,15 @@ def test_it_survives_the_way_to_another_process() -> None:
         {"attempt": -1},
         {"attempt": 2**63},
         {"attempt": True},
-        {"key": 5},
+        {"id": 5},
     ],
 )
-def test_what_another_process_sends_is_checked_like_anything_new(damage: dict[str, Any]) -> None:
+def test_events_from_another_process_are_validated(damage: dict[str, Any]) -> None:
     with pytest.raises(InvalidEvent):
         NewEvent.from_fields(event(1).fields() | damage)
 
 
-def test_the_same_content_is_known_whatever_the_time_and_the_order_of_its_data() -> None:
+def test_the_same_content_is_recognised_with_another_time_and_key_order() -> None:
     later = Stamp(at_ms=5, boot_id="other", boottime_ms=5, clock_synced=True)
     first = event(data={"a": 1, "b": [1, {"c": None}]}).body(1)
     assert event(data={"b": [1, {"c": None}], "a": 1}, stamp=later).same_as(first)
@@ -99,30 +101,30 @@ def test_the_same_content_is_known_whatever_the_time_and_the_order_of_its_data()
     assert not event(data={"a": 1, "b": [1, {"c": None}]}, object_id=None).same_as(first)
 
 
-def test_carrying_gives_a_new_number_and_remembers_the_first_place() -> None:
+def test_renumbering_keeps_the_first_origin() -> None:
     body = event(data={"seq": 99, "origin": "mine", "text": '{"seq":5,'}).body(7)
-    carried = carry(body, seq=2, origin=OLD)
-    assert json.loads(carried) == json.loads(body) | {"seq": 2, "origin": {"stream": "old", "seq": 7}}
-    assert seq_of(carried) == 2
+    transferred = renumber(body, seq=2, origin=OLD)
+    assert json.loads(transferred) == json.loads(body) | {"seq": 2, "origin": {"stream": "old", "seq": 7}}
+    assert seq_of(transferred) == 2
 
 
-def test_carrying_again_keeps_the_first_place() -> None:
-    once = carry(event(1).body(7), seq=2, origin=OLD)
-    twice = carry(once, seq=5, origin=Origin(stream="newer", seq=2))
+def test_renumbering_again_keeps_the_first_origin() -> None:
+    once = renumber(event(1).body(7), seq=2, origin=OLD)
+    twice = renumber(once, seq=5, origin=Origin(stream="newer", seq=2))
     assert json.loads(twice)["origin"] == {"stream": "old", "seq": 7}
     assert twice.count('"origin"') == 1
     assert json.loads(twice)["seq"] == 5
 
 
-def test_carrying_keeps_every_character_of_the_rest() -> None:
+def test_renumbering_changes_nothing_else() -> None:
     data = '{"price": 1.50, "big": 1e400}'
     body = event(1, data=None).body(7)[:-1] + f',"data":{data}}}'
-    assert carry(body, seq=1, origin=OLD).endswith(f',"data":{data}}}')
+    assert renumber(body, seq=1, origin=OLD).endswith(f',"data":{data}}}')
 
 
 @pytest.mark.parametrize(
     "body", ["", "{}", '{"seq":1,', '{"type":"x.y","seq":1}', '[{"seq":1,"a":2}]', '{"seq":01,"a":1}']
 )
-def test_only_an_events_text_can_be_carried(body: str) -> None:
+def test_only_an_events_text_can_be_renumbered(body: str) -> None:
     with pytest.raises(ValueError):
-        carry(body, seq=1, origin=OLD)
+        renumber(body, seq=1, origin=OLD)

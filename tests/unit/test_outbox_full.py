@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.errors import AgentError, OutboxFull
-from pisync_agent.outbox import Outbox, OutboxLimits, Report, open_outbox, space
+from pisync_agent.outbox import disk
+from pisync_agent.outbox.models import OutboxLimits, QueuedSyncEvent
+from pisync_agent.outbox.outbox import Outbox, open_outbox
 from tests.support.outboxes import STAMP, Faults, deliver, event, events, full_disk, opened, receipt, seqs
 
 SMALL = OutboxLimits(max_bytes=256 * 1024, keep_delivered_bytes=64 * 1024)
@@ -21,21 +23,21 @@ def fill(outbox: Outbox) -> int:
     raise AssertionError("never full")
 
 
-def test_full_says_what_is_kept_and_what_to_do(tmp_path: Path) -> None:
+def test_outbox_full_says_what_is_kept_and_what_to_do(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=SMALL)
     recorded = fill(outbox)
     assert recorded > 100
     with pytest.raises(OutboxFull) as error:
         outbox.append(events(1, size=500))
     text = str(error.value)
-    for part in ("nothing was recorded", "is kept", f"{recorded} events wait", "pisync sync", "0.2 MiB"):
+    for part in ("nothing was recorded", "is kept", f"{recorded} events pending", "pisync sync", "0.2 MiB"):
         assert part in text, text
     assert seqs(outbox) == list(range(1, recorded + 1))
     assert outbox.path.stat().st_size <= SMALL.max_bytes
     outbox.close()
 
 
-def test_of_a_group_that_does_not_fit_those_are_recorded_that_do(tmp_path: Path) -> None:
+def test_events_that_fit_are_recorded_when_the_group_does_not(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=SMALL)
     fill(outbox)
     deliver(outbox, 40)
@@ -52,7 +54,7 @@ def test_of_a_group_that_does_not_fit_those_are_recorded_that_do(tmp_path: Path)
     outbox.close()
 
 
-def test_delivered_events_make_room_by_themselves(tmp_path: Path) -> None:
+def test_delivered_events_are_deleted_to_make_room(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=SMALL)
     recorded = fill(outbox)
     deliver(outbox, recorded // 2)
@@ -73,20 +75,20 @@ def test_a_full_outbox_can_be_drained_to_the_end_and_filled_again(tmp_path: Path
         last = outbox.state().last_seq
         while outbox.delivered < last:
             batch = [seq for seq, _ in outbox.read(outbox.delivered, max_events=20, max_bytes=10**6)]
-            outbox.settle(batch[-1], receipt(outbox, batch[-1], rejected=[(batch[0], "invalid_event")]), batch)
+            outbox.settle(receipt(outbox, batch[-1], rejected=[(batch[0], "invalid_event")]), batch)
         assert outbox.trim() > 0
     assert outbox.append(events(1)) != []
     outbox.close()
 
 
-def test_a_full_outbox_takes_reports_notes_and_dead_letters(tmp_path: Path) -> None:
+def test_a_full_outbox_accepts_sync_events_notes_and_dead_letters(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=SMALL)
     fill(outbox)
     for number in range(50):
-        outbox.add_report(Report(key=f"r{number}", stamp=STAMP, files=0, errors={"timeout": 1}))
+        outbox.add_sync_event(QueuedSyncEvent(key=f"r{number}", stamp=STAMP, files=0, errors={"timeout": 1}))
     outbox.set_note("last_run", "x" * 4000)
-    outbox.set_aside(1, "too_large", "x" * 4000)
-    assert outbox.state().reports_waiting == 50
+    outbox.move_to_dead_letters(1, "too_large", "x" * 4000)
+    assert outbox.state().sync_events_waiting == 50
     assert outbox.delivered == 1
     outbox.close()
 
@@ -99,7 +101,7 @@ def test_never_more_than_half_of_what_is_free(tmp_path: Path) -> None:
         outbox.close()
 
 
-def test_with_nothing_free_what_is_there_can_still_be_used(tmp_path: Path) -> None:
+def test_the_files_own_space_is_used_when_the_disk_is_full(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(500, size=500))
     deliver(outbox, 400)
@@ -124,17 +126,17 @@ def test_the_reserve_is_spent_when_bookkeeping_finds_no_room(tmp_path: Path) -> 
     outbox = opened(tmp_path, connect=faults.connect)
     outbox.append(events(5))
     reserve = tmp_path / "outbox.reserve"
-    assert reserve.stat().st_size == space.RESERVE_BYTES
+    assert reserve.stat().st_size == disk.RESERVE_BYTES
     seen: list[bool] = []
 
     def full_while_reserved(sql: str) -> None:
-        if sql.startswith("UPDATE state"):
+        if sql.startswith("UPDATE pointers"):
             seen.append(reserve.exists())
             if reserve.exists():
                 raise full_disk()
 
     faults.fault = full_while_reserved
-    assert outbox.settle(5, receipt(outbox, 5), [1, 2, 3, 4, 5]) == 5
+    assert outbox.settle(receipt(outbox, 5), [1, 2, 3, 4, 5]) == 5
     assert seen[-1] is False
     assert outbox._unsaved is None
     assert reserve.exists()

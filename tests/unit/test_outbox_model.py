@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from pisync_agent.errors import InvalidEvent
-from pisync_agent.outbox import OutboxLimits
-from tests.support.outboxes import Faults, event, full_disk, opened, receipt
+from pisync_agent.outbox.models import OutboxLimits
+from tests.support.outboxes import Faults, dead_letters, event, full_disk, opened, receipt
 
 KEEP = 2_000
 KEYS = st.sampled_from([None, None, None, "a", "b", "c"])
@@ -49,7 +49,7 @@ class OutboxModel(RuleBasedStateMachine):
         for key, same in zip(keys, contents, strict=False):
             self.content += 1
             content = same if key else self.content + 10
-            made.append(event(content, key=key))
+            made.append(event(content, id=key))
             if key in self.keys and key is not None:
                 seq, known = self.keys[key]
                 expected.append(seq if known == content else None)
@@ -69,7 +69,7 @@ class OutboxModel(RuleBasedStateMachine):
             return
         bad = [(batch[0], "invalid_event")] if rejected else []
         self.delivered = batch[-1]
-        assert self.outbox.settle(batch[-1], receipt(self.outbox, batch[-1], rejected=bad), batch) == self.delivered
+        assert self.outbox.settle(receipt(self.outbox, batch[-1], rejected=bad), batch) == self.delivered
         for seq, _ in bad:
             self.dead.setdefault((self.outbox.stream, seq), None)
 
@@ -78,13 +78,13 @@ class OutboxModel(RuleBasedStateMachine):
         self.outbox.begin_run()
         watermark = max(0, self.delivered - back)
         self.delivered = min(self.delivered, max(watermark, self.trimmed))
-        assert self.outbox.settle(0, receipt(self.outbox, watermark), []) == self.delivered
+        assert self.outbox.settle(receipt(self.outbox, watermark), []) == self.delivered
 
     @precondition(lambda self: self.delivered >= 1)
     @rule()
     def late_receipt(self) -> None:
         """Of the first events, again."""
-        self.outbox.settle(1, receipt(self.outbox, self.delivered), [1])
+        self.outbox.settle(receipt(self.outbox, self.delivered), [1])
 
     @rule()
     def trim(self) -> None:
@@ -114,7 +114,7 @@ class OutboxModel(RuleBasedStateMachine):
         return [place for place in found.values() if self.dead[place] is None]
 
     def content_of(self, stream: str, seq: int) -> int:
-        (letter,) = [each for each in self.outbox.dead() if (each.stream, each.seq) == (stream, seq)]
+        (letter,) = [each for each in dead_letters(self.outbox) if (each.stream, each.seq) == (stream, seq)]
         content: int = json.loads(letter.body)["data"]["n"]
         return content
 
@@ -127,7 +127,7 @@ class OutboxModel(RuleBasedStateMachine):
     def new_stream(self, broken: bool) -> None:
         """Events that wait go on in a new stream, whether the file broke or not."""
         dead_here = {seq for stream, seq in self.dead if stream == self.outbox.stream}
-        carried = [seq for seq in range(self.delivered + 1, len(self.recorded) + 1) if seq not in dead_here]
+        transferred = [seq for seq in range(self.delivered + 1, len(self.recorded) + 1) if seq not in dead_here]
         if broken:
             self.outbox.close()
             with (self.home / "outbox.db").open("r+b") as file:
@@ -135,8 +135,8 @@ class OutboxModel(RuleBasedStateMachine):
             self.open()
         else:
             self.outbox.start_new_stream("conflict")
-        places = {old: new for new, old in enumerate(carried, start=1)}
-        self.recorded = [self.recorded[seq - 1] for seq in carried]
+        places = {old: new for new, old in enumerate(transferred, start=1)}
+        self.recorded = [self.recorded[seq - 1] for seq in transferred]
         self.keys = {key: (places[seq], content) for key, (seq, content) in self.keys.items() if seq in places}
         self.dead = {place: None for place, again in self.dead.items() if again is None}
         self.delivered = self.trimmed = 0
@@ -144,17 +144,17 @@ class OutboxModel(RuleBasedStateMachine):
     @rule()
     def disk_full_for_a_moment(self) -> None:
         def full(sql: str) -> None:
-            if sql.startswith("UPDATE state"):
+            if sql.startswith("UPDATE pointers"):
                 raise full_disk()
 
         batch = [seq for seq, _ in self.outbox.read(self.delivered, max_events=2, max_bytes=10**6)]
         self.faults.fault = full
         if batch:
             self.delivered = batch[-1]
-            self.outbox.settle(batch[-1], receipt(self.outbox, batch[-1]), batch)
+            self.outbox.settle(receipt(self.outbox, batch[-1]), batch)
         assert self.outbox.delivered == self.delivered
         self.faults.fault = lambda sql: None
-        self.outbox.set_aside(10**9, "none", "only to write what is in memory")
+        self.outbox.move_to_dead_letters(10**9, "none", "only to write what is in memory")
 
     @invariant()
     def all_is_as_it_should_be(self) -> None:
@@ -168,7 +168,7 @@ class OutboxModel(RuleBasedStateMachine):
         held = self.outbox.read(0, max_events=10**6, max_bytes=10**9)
         assert [seq for seq, _ in held] == list(range(self.trimmed + 1, len(self.recorded) + 1))
         assert [json.loads(body)["data"]["n"] for _, body in held] == self.recorded[self.trimmed :]
-        assert {(each.stream, each.seq): each.requeued_as for each in self.outbox.dead()} == self.dead
+        assert {(each.stream, each.seq): each.requeued_as for each in dead_letters(self.outbox)} == self.dead
 
 
 TestOutboxModel = OutboxModel.TestCase

@@ -1,4 +1,4 @@
-"""Broken files: set aside, salvaged, reported; and no readable event that waits is lost."""
+"""Broken files: set aside, salvaged and announced; and no readable pending event is lost."""
 
 import json
 import random
@@ -9,17 +9,31 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.outbox import Outbox, Report
-from pisync_agent.outbox.pages import Pages
-from pisync_agent.outbox.salvage import _event
-from tests.support.outboxes import STAMP, Faults, bodies, deliver, event, events, opened, receipt, seqs, sqlite_error
+from pisync_agent.outbox.models import QueuedSyncEvent
+from pisync_agent.outbox.outbox import Outbox
+from pisync_agent.outbox.recovery.salvage import _event
+from pisync_agent.outbox.recovery.sqlite_pages import Pages
+from tests.support.outboxes import (
+    STAMP,
+    Faults,
+    bodies,
+    dead_letters,
+    deliver,
+    event,
+    event_text,
+    events,
+    opened,
+    receipt,
+    seqs,
+    sqlite_error,
+)
 
 PAGE = 4096
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with an outbox: 60 events, 1 to 20 delivered, 3 dead, one report; all of it in the database file."""
+    """A folder with an outbox: 60 events, 1 to 20 delivered, 3 dead, one sync event; all of it in the database file."""
     home = tmp_path_factory.mktemp("sound")
     fill(home)
     return home
@@ -41,11 +55,11 @@ def fill(home: Path, *, close: bool = True) -> Outbox:
     for first in range(1, 41, 5):
         outbox.append(events(5, first=first, size=200))
     deliver(outbox, 19)
-    outbox.settle(20, receipt(outbox, 20, rejected=[(3, "invalid_event")]), [20])
-    outbox.add_report(Report(key="r1", stamp=STAMP, files=20))
+    outbox.settle(receipt(outbox, 20, rejected=[(3, "invalid_event")]), [20])
+    outbox.add_sync_event(QueuedSyncEvent(key="r1", stamp=STAMP, files=20))
     outbox.set_note("last_run", "then")
     outbox._file.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    outbox.append([event(41, key="key-41")])
+    outbox.append([event(41, id="key-41")])
     for number in range(42, 61):
         outbox.append([event(number, size=200)])
     if close:
@@ -88,29 +102,29 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "first page": lambda path: overwrite(path, 0, bytes(PAGE)),
     "not a database": lambda path: overwrite(path, 0, b"<html>"),
     "events' inner page": lambda path: overwrite(path, (root_pages(path)["events"] - 1) * PAGE, bytes(PAGE)),
-    "index page": lambda path: overwrite(path, (root_pages(path)["events_key"] - 1) * PAGE, b"\xff" * PAGE),
+    "index page": lambda path: overwrite(path, (root_pages(path)["events_id"] - 1) * PAGE, b"\xff" * PAGE),
     "notes page": lambda path: overwrite(path, (root_pages(path)["notes"] - 1) * PAGE, b"\x00\xff" * 2048),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_is_not_an_event_may_break_without_losing_one(sound: Path, tmp_path: Path, damage: str) -> None:
+def test_damage_outside_the_event_pages_loses_no_event(sound: Path, tmp_path: Path, damage: str) -> None:
     home = copy_files(sound, tmp_path / "home")
     DAMAGES[damage](home / "outbox.db")
     outbox = opened(home)
     assert numbers(outbox) == list(range(21, 61))
     assert origins(outbox) == list(range(21, 61))
     assert seqs(outbox) == list(range(1, 41))
-    assert [letter.seq for letter in outbox.dead()] == [3]
+    assert [letter.seq for letter in dead_letters(outbox)] == [3]
     (aside,) = outbox.state().salvaged
-    assert (aside.carried, aside.damaged) == (40, 0)
+    assert (aside.transferred, aside.damaged) == (40, 0)
     assert (home / aside.file).exists()
     outbox.close()
 
 
-def test_an_unreadable_row_of_pointers_carries_all_that_is_readable(sound: Path, tmp_path: Path) -> None:
+def test_unreadable_pointers_transfer_all_readable_events(sound: Path, tmp_path: Path) -> None:
     home = copy_files(sound, tmp_path / "home")
-    overwrite(home / "outbox.db", (root_pages(home / "outbox.db")["state"] - 1) * PAGE, bytes(PAGE))
+    overwrite(home / "outbox.db", (root_pages(home / "outbox.db")["pointers"] - 1) * PAGE, bytes(PAGE))
     outbox = opened(home)
     assert numbers(outbox) == [n for n in range(1, 61) if n != 3]
     # The stream's name stands twice in the file.
@@ -122,7 +136,7 @@ def test_a_wrong_pointer_is_not_believed(sound: Path, tmp_path: Path) -> None:
     """`delivered` made larger by a broken bit: events must not pass for delivered."""
     home = copy_files(sound, tmp_path / "home")
     connection = sqlite3.connect(home / "outbox.db")
-    connection.execute("UPDATE state SET delivered = 50")
+    connection.execute("UPDATE pointers SET delivered = 50")
     connection.commit()
     connection.close()
     outbox = opened(home)
@@ -131,7 +145,7 @@ def test_a_wrong_pointer_is_not_believed(sound: Path, tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_an_event_that_stands_twice_in_the_file_is_carried_once(sound: Path, tmp_path: Path) -> None:
+def test_an_event_found_twice_in_the_file_is_transferred_once(sound: Path, tmp_path: Path) -> None:
     """Pages that were in use before keep their old content."""
     home = copy_files(sound, tmp_path / "home")
     content = (home / "outbox.db").read_bytes()
@@ -140,21 +154,21 @@ def test_an_event_that_stands_twice_in_the_file_is_carried_once(sound: Path, tmp
         file.write(content[PAGE:])
     outbox = opened(home)
     assert numbers(outbox) == list(range(21, 61))
-    assert [letter.seq for letter in outbox.dead()] == [3]
+    assert [letter.seq for letter in dead_letters(outbox)] == [3]
     outbox.close()
 
 
-def test_it_is_reported_and_told(sound: Path, tmp_path: Path) -> None:
+def test_a_salvage_makes_a_sync_event_and_is_listed(sound: Path, tmp_path: Path) -> None:
     home = copy_files(sound, tmp_path / "home")
     overwrite(home / "outbox.db", 0, bytes(100))
     outbox = opened(home)
     assert outbox.stream != "a" * 16
-    reports = []
-    while (report := outbox.next_report()) is not None:
-        reports.append((report.key, dict(report.errors)))
-        outbox.drop_report(report.id or 0)
-    assert reports[0] == ("r1", {})
-    assert [errors for _, errors in reports] == [{}, {"storage": 1}]
+    events_found = []
+    while (found := outbox.next_sync_event()) is not None:
+        events_found.append((found.key, dict(found.errors)))
+        outbox.delete_sync_event(found.id or 0)
+    assert events_found[0] == ("r1", {})
+    assert [errors for _, errors in events_found] == [{}, {"storage": 1}]
     assert outbox.note("last_run") == "then"
     (aside,) = outbox.state().salvaged
     assert aside.at_ms == STAMP.at_ms
@@ -164,16 +178,16 @@ def test_it_is_reported_and_told(sound: Path, tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_keys_still_store_once_after_a_salvage(sound: Path, tmp_path: Path) -> None:
+def test_ids_are_still_stored_once_after_a_salvage(sound: Path, tmp_path: Path) -> None:
     home = copy_files(sound, tmp_path / "home")
     overwrite(home / "outbox.db", 0, bytes(100))
     outbox = opened(home)
-    (seq,) = outbox.append([event(41, key="key-41")])
-    assert json.loads(outbox.event(seq if isinstance(seq, int) else 0) or "")["origin"]["seq"] == 41
+    (seq,) = outbox.append([event(41, id="key-41")])
+    assert json.loads(event_text(outbox, seq if isinstance(seq, int) else 0) or "")["origin"]["seq"] == 41
     outbox.close()
 
 
-def test_a_truncated_file_gives_what_is_left(sound: Path, tmp_path: Path) -> None:
+def test_a_truncated_file_yields_its_remaining_events(sound: Path, tmp_path: Path) -> None:
     size = (sound / "outbox.db").stat().st_size
     for length in range(0, size, 1000):
         home = copy_files(sound, tmp_path / f"home{length}")
@@ -236,7 +250,7 @@ def test_a_frame_broken_in_the_middle_of_the_log_is_noticed(killed: Path, tmp_pa
     outbox.close()
 
 
-def test_a_torn_last_commit_is_no_damage(killed: Path, tmp_path: Path) -> None:
+def test_a_torn_last_commit_is_not_damage(killed: Path, tmp_path: Path) -> None:
     """A power cut tears the commit under way; it was not acknowledged."""
     home = copy_files(killed, tmp_path / "home")
     log = home / "outbox.db-wal"
@@ -247,27 +261,27 @@ def test_a_torn_last_commit_is_no_damage(killed: Path, tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_a_sound_log_is_no_damage(killed: Path, tmp_path: Path) -> None:
+def test_an_intact_log_is_not_damage(killed: Path, tmp_path: Path) -> None:
     outbox = opened(copy_files(killed, tmp_path / "home"))
     assert outbox.state().salvaged == ()
     assert seqs(outbox) == list(range(1, 61))
     outbox.close()
 
 
-def test_a_changed_text_is_a_dead_letter_not_an_event(sound: Path, tmp_path: Path) -> None:
+def test_a_changed_text_becomes_a_dead_letter(sound: Path, tmp_path: Path) -> None:
     home = copy_files(sound, tmp_path / "home")
     content = (home / "outbox.db").read_bytes()
     at = content.index(b'{"seq":57,') + 40
     overwrite(home / "outbox.db", at, b"\x00\xff?")
     outbox = opened(home)
     assert numbers(outbox) == [n for n in range(21, 61) if n != 57]
-    assert [(letter.seq, letter.code) for letter in outbox.dead()] == [(3, "invalid_event"), (57, "damaged")]
-    assert outbox.dead()[1].body.startswith('{"seq":57,')
+    assert [(letter.seq, letter.code) for letter in dead_letters(outbox)] == [(3, "invalid_event"), (57, "damaged")]
+    assert dead_letters(outbox)[1].body.startswith('{"seq":57,')
     assert outbox.state().salvaged[0].damaged == 1
     outbox.close()
 
 
-def test_damage_found_while_reading_is_salvaged_on_the_spot(sound: Path, tmp_path: Path) -> None:
+def test_damage_found_while_reading_is_salvaged_at_once(sound: Path, tmp_path: Path) -> None:
     home = copy_files(sound, tmp_path / "home")
     content = (home / "outbox.db").read_bytes()
     overwrite(home / "outbox.db", content.index(b'{"seq":30,') + 40, b"?")
@@ -324,11 +338,11 @@ def test_twice_broken_keeps_the_first_origin(sound: Path, tmp_path: Path) -> Non
         outbox.close()
     outbox = opened(home)
     assert len(outbox.state().salvaged) == 2
-    assert [letter.seq for letter in outbox.dead()] == [3]
+    assert [letter.seq for letter in dead_letters(outbox)] == [3]
     outbox.close()
 
 
-def test_many_events_are_carried_in_order(tmp_path: Path) -> None:
+def test_many_events_are_transferred_in_order(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     for first in range(1, 6001, 1000):
         outbox.append(events(1000, first=first))
@@ -350,8 +364,8 @@ def test_random_damage_never_loses_a_readable_event(sound: Path, killed: Path, t
         home = copy_files(rng.choice([sound, killed]), tmp_path / f"home{round_}")
         for _ in range(rng.choice([1, 1, 2, 5])):
             spoil(home, rng)
-        # A broken last commit of a log cannot be told from one that a power cut tore, which was not acknowledged; nor
-        # can the last but one, where the mark is destroyed that ended it.
+        # A broken last commit of a log cannot be told from a commit torn by a power cut, which was not acknowledged;
+        # nor can the last but one, where the mark is destroyed that ended it.
         readable = intact_events(home) - ({59, 60} if (home / "outbox.db-wal").exists() else set())
         outbox = opened(home)
         for _ in range(3):  # damage that shows only later
@@ -384,6 +398,6 @@ def intact_events(home: Path) -> set[int]:
         for number in pages.numbers():
             for row in pages.rows(number):
                 one = _event(row)
-                if one is not None and one.sound and one.seq > 20:
+                if one is not None and one.intact and one.seq > 20:
                     found.add(one.seq)
     return found

@@ -6,14 +6,26 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.errors import InvalidEvent
-from pisync_agent.outbox import OutboxLimits
-from tests.support.outboxes import Faults, bodies, deliver, event, events, full_disk, opened, receipt, seqs
+from pisync_agent.outbox.models import OutboxLimits
+from tests.support.outboxes import (
+    Faults,
+    bodies,
+    dead_letters,
+    deliver,
+    event,
+    event_text,
+    events,
+    full_disk,
+    opened,
+    receipt,
+    seqs,
+)
 
 
 def test_a_receipt_moves_delivered_and_watermark(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(10))
-    assert outbox.settle(4, receipt(outbox, 4), [1, 2, 3, 4]) == 4
+    assert outbox.settle(receipt(outbox, 4), [1, 2, 3, 4]) == 4
     outbox.close()
     outbox = opened(tmp_path)
     state = outbox.state()
@@ -25,8 +37,8 @@ def test_a_receipt_of_another_stream_changes_nothing(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(3))
     other = receipt(outbox, 3, stream="other", rejected=[(2, "invalid_event")])
-    assert outbox.settle(3, other, [1, 2, 3]) == 0
-    assert outbox.dead() == []
+    assert outbox.settle(other, [1, 2, 3]) == 0
+    assert dead_letters(outbox) == []
     outbox.close()
 
 
@@ -34,20 +46,20 @@ def test_a_restored_receiver_gets_back_what_is_held(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(30))
     deliver(outbox, 20)
-    assert outbox.settle(20, receipt(outbox, 7), []) == 7
+    assert outbox.settle(receipt(outbox, 7), []) == 7
     assert (outbox.state().waiting, outbox.state().watermark) == (23, 7)
     outbox.close()
 
 
-def test_a_receiver_that_always_asks_for_the_same_is_obeyed_once_a_run(tmp_path: Path) -> None:
+def test_a_repeated_request_for_the_same_event_is_honoured_once_a_run(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(20))
     deliver(outbox, 20)
     outbox.begin_run()
-    assert outbox.settle(20, receipt(outbox, 7), []) == 7
-    assert outbox.settle(20, receipt(outbox, 7), list(range(8, 21))) == 20
+    assert outbox.settle(receipt(outbox, 7), []) == 7
+    assert outbox.settle(receipt(outbox, 7), list(range(8, 21))) == 20
     outbox.begin_run()
-    assert outbox.settle(20, receipt(outbox, 7), []) == 7
+    assert outbox.settle(receipt(outbox, 7), []) == 7
     outbox.close()
 
 
@@ -56,8 +68,8 @@ def test_a_rejected_event_becomes_a_dead_letter_once(tmp_path: Path) -> None:
     outbox.append(events(4))
     body = bodies(outbox)[1]
     for _ in range(2):
-        outbox.settle(4, receipt(outbox, 4, rejected=[(2, "invalid_event")]), [1, 2, 3, 4])
-    (letter,) = outbox.dead()
+        outbox.settle(receipt(outbox, 4, rejected=[(2, "invalid_event")]), [1, 2, 3, 4])
+    (letter,) = dead_letters(outbox)
     assert (letter.seq, letter.code, letter.detail, letter.body) == (2, "invalid_event", "because", body)
     assert outbox.state().dead == 1
     outbox.close()
@@ -66,23 +78,23 @@ def test_a_rejected_event_becomes_a_dead_letter_once(tmp_path: Path) -> None:
 def test_dead_letters_outlive_the_event(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(3))
-    outbox.settle(3, receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])
+    outbox.settle(receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])
     outbox._trim(0)
     assert seqs(outbox) == []
-    assert json.loads(outbox.event(2) or "")["data"] == {"n": 2}
-    assert outbox.event(1) is None
+    assert json.loads(event_text(outbox, 2) or "")["data"] == {"n": 2}
+    assert event_text(outbox, 1) is None
     outbox.close()
 
 
-def test_requeue_records_anew_with_its_origin_and_only_once(tmp_path: Path) -> None:
+def test_requeue_records_the_event_once_with_its_origin(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(3))
-    outbox.settle(3, receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])
+    outbox.settle(receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])
     assert outbox.requeue(2) == 4
     assert outbox.requeue(2) == 4
-    new = json.loads(outbox.event(4) or "")
+    new = json.loads(event_text(outbox, 4) or "")
     assert (new["seq"], new["origin"], new["data"]) == (4, {"stream": outbox.stream, "seq": 2}, {"n": 2})
-    assert [letter.requeued_as for letter in outbox.dead()] == [4]
+    assert [letter.requeued_as for letter in dead_letters(outbox)] == [4]
     assert (outbox.state().dead, outbox.state().waiting) == (0, 1)
     assert outbox.append(events(1)) == [5]
     outbox.close()
@@ -92,28 +104,28 @@ def test_a_late_rejection_of_a_requeued_event_does_not_bring_it_back(tmp_path: P
     outbox = opened(tmp_path)
     outbox.append(events(2))
     rejection = receipt(outbox, 2, rejected=[(2, "invalid_event")])
-    outbox.settle(2, rejection, [1, 2])
+    outbox.settle(rejection, [1, 2])
     outbox.requeue(2)
-    outbox.settle(2, rejection, [1, 2])
-    assert [(letter.seq, letter.requeued_as) for letter in outbox.dead()] == [(2, 3)]
+    outbox.settle(rejection, [1, 2])
+    assert [(letter.seq, letter.requeued_as) for letter in dead_letters(outbox)] == [(2, 3)]
     outbox.close()
 
 
 def test_requeue_finds_the_letters_of_two_streams_under_one_number(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(2))
-    outbox.set_aside(2, "too_large", "413")
+    outbox.move_to_dead_letters(2, "too_large", "413")
     outbox.start_new_stream("a test")
     outbox.append([event(7), event(8)])
-    outbox.set_aside(2, "too_large", "413")
+    outbox.move_to_dead_letters(2, "too_large", "413")
     assert [outbox.requeue(2), outbox.requeue(2)] == [4, 5]
     found = [json.loads(body)["data"]["n"] for body in bodies(outbox, 3)]
     assert found == [7, 2]
-    assert all(letter.requeued_as for letter in outbox.dead())
+    assert all(letter.requeued_as for letter in dead_letters(outbox))
     outbox.close()
 
 
-def test_requeue_of_nothing_says_so(tmp_path: Path) -> None:
+def test_requeue_of_an_unknown_seq_is_rejected(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(1))
     with pytest.raises(InvalidEvent, match="no dead letter 1"):
@@ -121,20 +133,20 @@ def test_requeue_of_nothing_says_so(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_an_event_set_aside_lets_those_behind_it_pass(tmp_path: Path) -> None:
+def test_a_dead_letter_does_not_block_later_events(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(3))
     deliver(outbox, 1)
-    outbox.set_aside(2, "too_large", "the gateway takes no 64 KiB")
-    outbox.set_aside(2, "too_large", "again")
+    outbox.move_to_dead_letters(2, "too_large", "the gateway takes no 64 KiB")
+    outbox.move_to_dead_letters(2, "too_large", "again")
     assert outbox.delivered == 2
     # The receiver lacks 2 for ever; that moves nothing back.
-    assert outbox.settle(3, receipt(outbox, 1, missing=[(2, 2)]), [3]) == 3
-    assert [(letter.seq, letter.code) for letter in outbox.dead()] == [(2, "too_large")]
+    assert outbox.settle(receipt(outbox, 1, missing=[(2, 2)]), [3]) == 3
+    assert [(letter.seq, letter.code) for letter in dead_letters(outbox)] == [(2, "too_large")]
     outbox.close()
 
 
-def test_trim_keeps_the_newest_bytes_and_all_that_waits(tmp_path: Path) -> None:
+def test_trim_keeps_the_newest_bytes_and_pending_events(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=OutboxLimits(keep_delivered_bytes=10_000))
     outbox.append(events(100, size=1000))
     size = len(bodies(outbox)[50].encode())
@@ -148,7 +160,7 @@ def test_trim_keeps_the_newest_bytes_and_all_that_waits(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_trimming_in_pieces_ends_where_it_should(tmp_path: Path) -> None:
+def test_trimming_in_pieces_keeps_the_right_events(tmp_path: Path) -> None:
     outbox = opened(tmp_path, limits=OutboxLimits(keep_delivered_bytes=0))
     outbox.append(events(500, size=4000))
     deliver(outbox, 499)
@@ -158,7 +170,7 @@ def test_trimming_in_pieces_ends_where_it_should(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_trimming_looks_at_few_rows(tmp_path: Path) -> None:
+def test_trimming_reads_few_rows(tmp_path: Path) -> None:
     faults = Faults()
     outbox = opened(tmp_path, connect=faults.connect, limits=OutboxLimits(keep_delivered_bytes=100_000))
     for _ in range(10):
@@ -171,7 +183,7 @@ def test_trimming_looks_at_few_rows(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_with_not_a_byte_left_delivery_goes_on_from_memory(tmp_path: Path) -> None:
+def test_delivery_continues_from_memory_on_a_completely_full_disk(tmp_path: Path) -> None:
     faults = Faults()
     outbox = opened(tmp_path, connect=faults.connect)
     outbox.append(events(10))
@@ -181,18 +193,18 @@ def test_with_not_a_byte_left_delivery_goes_on_from_memory(tmp_path: Path) -> No
             raise full_disk()
 
     faults.fault = full
-    assert outbox.settle(4, receipt(outbox, 4, rejected=[(2, "invalid_event")]), [1, 2, 3, 4]) == 4
-    assert outbox.settle(6, receipt(outbox, 6), [5, 6]) == 6
+    assert outbox.settle(receipt(outbox, 4, rejected=[(2, "invalid_event")]), [1, 2, 3, 4]) == 4
+    assert outbox.settle(receipt(outbox, 6), [5, 6]) == 6
     assert outbox.state().delivered == 6
     faults.fault = lambda sql: None
-    outbox.settle(7, receipt(outbox, 7), [7])
+    outbox.settle(receipt(outbox, 7), [7])
     outbox.close()
     outbox = opened(tmp_path)
-    assert (outbox.delivered, [letter.seq for letter in outbox.dead()]) == (7, [2])
+    assert (outbox.delivered, [letter.seq for letter in dead_letters(outbox)]) == (7, [2])
     outbox.close()
 
 
-def test_a_crash_while_pointers_were_in_memory_sends_again(tmp_path: Path) -> None:
+def test_events_are_sent_again_after_a_crash_with_unsaved_pointers(tmp_path: Path) -> None:
     faults = Faults()
     outbox = opened(tmp_path, connect=faults.connect)
     outbox.append(events(4))
@@ -202,19 +214,19 @@ def test_a_crash_while_pointers_were_in_memory_sends_again(tmp_path: Path) -> No
             raise full_disk()
 
     faults.fault = full
-    assert outbox.settle(4, receipt(outbox, 4), [1, 2, 3, 4]) == 4
+    assert outbox.settle(receipt(outbox, 4), [1, 2, 3, 4]) == 4
     outbox.close()
     outbox = opened(tmp_path)
     assert outbox.delivered == 0
     outbox.close()
 
 
-def test_start_new_stream_carries_what_waits_and_what_conflicts(tmp_path: Path) -> None:
+def test_a_new_stream_has_pending_and_conflicting_events(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
-    outbox.append([event(1), event(2), event(3), event(4), event(5, key="five")])
+    outbox.append([event(1), event(2), event(3), event(4), event(5, id="five")])
     old = outbox.stream
     answer = receipt(outbox, 4, rejected=[(2, "invalid_event"), (3, "conflict"), (4, "conflict")])
-    outbox.settle(4, answer, [1, 2, 3, 4])
+    outbox.settle(answer, [1, 2, 3, 4])
     outbox.set_note("last_run", "x")
     outbox.start_new_stream("conflict")
     assert outbox.stream != old
@@ -224,27 +236,27 @@ def test_start_new_stream_carries_what_waits_and_what_conflicts(tmp_path: Path) 
         (2, 4, {"stream": old, "seq": 4}),
         (3, 5, {"stream": old, "seq": 5}),
     ]
-    assert [(letter.stream, letter.seq) for letter in outbox.dead()] == [(old, 2)]
-    assert outbox.append([event(5, key="five")]) == [3]
+    assert [(letter.stream, letter.seq) for letter in dead_letters(outbox)] == [(old, 2)]
+    assert outbox.append([event(5, id="five")]) == [3]
     assert outbox.note("last_run") == "x"
-    assert outbox.next_report() is None
+    assert outbox.next_sync_event() is None
     (aside,) = outbox.state().salvaged
-    assert (aside.reason, aside.carried) == ("conflict", 3)
+    assert (aside.reason, aside.transferred) == ("conflict", 3)
     assert (tmp_path / aside.file).exists()
     assert "superseded" in aside.file
     # The dead letter of the old stream can still be queued again.
     assert outbox.requeue(2) == 4
-    assert json.loads(outbox.event(4) or "")["origin"] == {"stream": old, "seq": 2}
+    assert json.loads(event_text(outbox, 4) or "")["origin"] == {"stream": old, "seq": 2}
     outbox.close()
 
 
 def test_a_dead_letter_of_this_stream_comes_before_one_of_an_older_one(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(2))
-    outbox.settle(2, receipt(outbox, 2, rejected=[(1, "invalid_event")]), [1, 2])
+    outbox.settle(receipt(outbox, 2, rejected=[(1, "invalid_event")]), [1, 2])
     outbox.start_new_stream("conflict")
     outbox.append(events(1, first=50))
-    outbox.settle(1, receipt(outbox, 1, rejected=[(1, "invalid_event")]), [1])
+    outbox.settle(receipt(outbox, 1, rejected=[(1, "invalid_event")]), [1])
     seq = outbox.requeue(1)
-    assert json.loads(outbox.event(seq) or "")["data"] == {"n": 50}
+    assert json.loads(event_text(outbox, seq) or "")["data"] == {"n": 50}
     outbox.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from pisync_agent.outbox import files
+from pisync_agent.outbox.recovery import swap
 from tests.support.outboxes import bodies, deliver, events, opened, seqs
 
 
@@ -18,7 +18,7 @@ class PowerCut(BaseException):
 
 
 class Steps:
-    """Counts renames, unlinks and flushes of the file system, and stops the world before one of them."""
+    """Counts renames, unlinks and flushes of the file system, and stops the world before any of these."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
         self.at = at
@@ -40,7 +40,7 @@ def filled(home: Path) -> None:
     """30 events of which 10 are delivered; 10 more stand in the log, as after a SIGKILL."""
     outbox = opened(home / "running")
     outbox.append(events(20))
-    outbox._file.room.write_back()
+    outbox._file.disk.write_back()
     outbox.append(events(10, first=21))
     deliver(outbox, 10)
     (home / "killed").mkdir()
@@ -88,13 +88,13 @@ def test_an_interruption_at_any_step_is_finished_or_undone(tmp_path: Path, broke
             outbox.close()
         assert numbers(left) == list(range(11, 31)), f"step {at}"
         assert numbers(left) == list(range(11, 31)), f"step {at}, opened again"
-        assert not files.new(left / "outbox.db").exists()
+        assert not swap.new_path(left / "outbox.db").exists()
         if interrupted < at + 1:
             break
     assert interrupted >= 6
 
 
-def test_a_log_left_behind_is_never_taken_for_the_new_files(tmp_path: Path) -> None:
+def test_a_leftover_log_is_never_applied_to_the_new_file(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(3))
     log = (tmp_path / "outbox.db-wal").read_bytes()
@@ -109,7 +109,7 @@ def test_a_log_left_behind_is_never_taken_for_the_new_files(tmp_path: Path) -> N
     outbox.close()
 
 
-def test_what_was_set_aside_is_whole(tmp_path: Path) -> None:
+def test_the_file_set_aside_is_whole(tmp_path: Path) -> None:
     outbox = opened(tmp_path)
     outbox.append(events(25))
     deliver(outbox, 20)
@@ -127,7 +127,7 @@ def test_what_was_set_aside_is_whole(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_files_set_aside_in_the_same_millisecond_get_names_of_their_own(tmp_path: Path) -> None:
+def test_files_set_aside_in_one_millisecond_get_distinct_names(tmp_path: Path) -> None:
     outbox = opened(tmp_path, random_hex=lambda size: "b" * 2 * size)
     for _ in range(3):
         outbox.start_new_stream("conflict")
@@ -154,7 +154,7 @@ def test_another_process_that_still_has_the_old_file_notices(tmp_path: Path) -> 
     assert numbers(tmp_path) == [1, 2, 3, 4]
 
 
-def test_the_file_is_not_for_everyone(tmp_path: Path) -> None:
+def test_the_file_is_not_world_readable(tmp_path: Path) -> None:
     mask = os.umask(0o022)
     try:
         opened(tmp_path).close()

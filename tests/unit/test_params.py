@@ -2,9 +2,9 @@
 
 import pytest
 
-from pisync_receiver import params
 from pisync_receiver.errors import Problem
-from pisync_receiver.params import Param, Query
+from pisync_receiver.http import params
+from pisync_receiver.http.params import Param, Query
 
 NOW = 1_800_000_000_000
 LIMIT = params.whole("limit", "how many", default=100, low=1, high=1000)
@@ -20,7 +20,6 @@ def read(param: Param, text: str) -> object:
         (LIMIT, "", 100),
         (LIMIT, "limit=1", 1),
         (LIMIT, "limit=1000", 1000),
-        (LIMIT, "other=1", 100),
         (params.flag("failed", ""), "failed=true", True),
         (params.flag("failed", ""), "failed=false", False),
         (params.flag("failed", ""), "", None),
@@ -79,3 +78,10 @@ def test_a_query_string_that_cannot_be_read_is_400(query: str) -> None:
     with pytest.raises(Problem) as caught:
         read(LIMIT, query)
     assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(("query", "says"), [("limt=1", "did you mean limit?"), ("xyzzy=1", "known: limit")])
+def test_an_unknown_parameter_is_400_and_names_the_nearest(query: str, says: str) -> None:
+    with pytest.raises(Problem, match=says.replace("?", r"\?")) as caught:
+        read(LIMIT, query)
+    assert (caught.value.status, caught.value.problem_code) == (400, "unknown_parameter")

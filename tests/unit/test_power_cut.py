@@ -9,7 +9,7 @@ from random import Random
 
 import pytest
 
-from pisync_agent.outbox import Outbox, open_outbox
+from pisync_agent.outbox.outbox import Outbox, open_outbox
 from tests.support.outboxes import StillClock, bodies, event, events
 from tests.support.power_cut import Disk, PowerCut, WeakConnection
 
@@ -62,7 +62,7 @@ def test_normal_loses_nothing_when_only_the_process_is_killed(disk: Disk, tmp_pa
     assert numbers(disk, tmp_path / "a.db") == list(range(20))
 
 
-def test_from_the_moment_of_the_cut_nothing_happens_any_more(disk: Disk, tmp_path: Path) -> None:
+def test_nothing_is_written_after_the_power_cut(disk: Disk, tmp_path: Path) -> None:
     table(disk, tmp_path / "a.db", "FULL")
     connection = disk.connect(tmp_path / "a.db", readonly=False)
     disk.fail_after(0)

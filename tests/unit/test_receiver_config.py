@@ -87,11 +87,10 @@ class TestDatabaseUrl:
             settings("--redis-url", url)
         assert "hunter2" not in str(caught.value)
 
-    def test_what_stands_beside_the_file(self) -> None:
-        paths = config.Paths(database=Path("/srv/receiver.db"))
-        assert paths.lock == Path("/srv/receiver.db.lock")
-        assert paths.control == Path("/srv/receiver.db.control")
-        assert settings("--database-url", paths.url)[config.DATABASE] == paths.database
+    def test_socket_is_beside_the_file(self) -> None:
+        chosen = settings("--database-url", "sqlite:////srv/receiver.db")
+        assert chosen[config.DATABASE] == Path("/srv/receiver.db")
+        assert config.socket_path(chosen) == Path("/srv/receiver.db.sock")
 
 
 class TestServing:
@@ -107,17 +106,17 @@ class TestServing:
             config.check_serving(settings("--auth", "off", "--host", host))
         config.check_serving(settings("--host", host))
 
-    def test_several_workers_are_refused_and_the_source_is_named(self) -> None:
-        with pytest.raises(SettingError, match=r"variable PISYNC_RECEIVER_WORKERS.*exactly one writer"):
-            config.check_serving(settings(PISYNC_RECEIVER_WORKERS="2"))
-        config.check_serving(settings("--workers", "2", "--database-url", "postgresql://db/pisync"))
+    def test_the_socket_stands_beside_a_file_and_nowhere_for_postgresql(self) -> None:
+        assert config.socket_path(settings("--database-url", "sqlite:////srv/r.db")) == Path("/srv/r.db.sock")
+        assert config.socket_path(settings("--database-url", "postgresql://db/pisync")) is None
+        assert config.socket_path(settings("--socket", "/run/x")) == Path("/run/x")
 
-    def test_redis_is_refused_where_there_is_nobody_to_share_with(self) -> None:
-        with pytest.raises(SettingError, match=r"redis_url = 'redis://h' \(flag --redis-url\).*postgresql://"):
-            config.check_serving(settings("--redis-url", "redis://:secret@h"))
-        config.check_serving(settings("--redis-url", "redis://h", "--database-url", "postgresql://db/pisync"))
+    @pytest.mark.parametrize("url", ["pisync.example", "ftp://x", "https://", "https://ann:hunter2@x"])
+    def test_a_url_that_is_no_receivers_is_refused(self, url: str) -> None:
+        with pytest.raises(SettingError, match="not the address of a receiver"):
+            settings("--url", url)
 
-    @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), ("--workers", "0")])
+    @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", "")])
     def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:
         with pytest.raises(SettingError, match=f"flag {flags[0]}"):
             settings(*flags)

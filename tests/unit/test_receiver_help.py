@@ -8,10 +8,13 @@ from typing import Any
 import pytest
 
 from pisync_common.settings import Setting
-from pisync_receiver import cli, config
-from pisync_receiver.api import table
-from pisync_receiver.reading import DEVICES, FAILURES, HISTORY, params_of
-from pisync_receiver.worker.settings import WORKING
+from pisync_receiver import config
+from pisync_receiver.api.devices import DEVICES
+from pisync_receiver.api.events import EVENTS
+from pisync_receiver.api.sync_events import FAILURES, HISTORY
+from pisync_receiver.commands import cli
+from pisync_receiver.commands.context import Command
+from pisync_receiver.http.params import Query
 
 Commands = argparse._SubParsersAction
 
@@ -48,7 +51,7 @@ def test_every_flag_has_help(parser: argparse.ArgumentParser) -> None:
 
 
 @pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
-def test_every_example_is_a_command_line_that_is_understood(command: cli.Command) -> None:
+def test_every_example_is_a_command_line_that_is_understood(command: Command) -> None:
     arguments = cli.build_parser().parse_args(shlex.split(command.example))
     assert arguments.run is command.run
 
@@ -64,7 +67,7 @@ def test_no_flag_may_be_shortened() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "settings"), [("serve", config.SERVING), ("worker", WORKING), ("config", config.SETTINGS)]
+    ("name", "settings"), [("serve", config.SERVING), ("worker", config.PUBLISHING), ("config", config.SETTINGS)]
 )
 def test_a_command_takes_every_setting_of_its_own(name: str, settings: Sequence[Setting[Any]]) -> None:
     (parser,) = (parser for parser in LEAVES if parser.prog.split()[-1] == name)
@@ -77,8 +80,13 @@ def test_every_command_can_be_told_where_the_database_is() -> None:
         assert {"--config", *databases} <= set(flags(parser)), parser.prog
 
 
-@pytest.mark.parametrize(("name", "path"), [("devices", DEVICES), ("history", HISTORY), ("failures", FAILURES)])
-def test_questions_take_what_the_api_takes(name: str, path: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "query"), [("devices", DEVICES), ("history", HISTORY), ("failures", FAILURES), ("events", EVENTS)]
+)
+def test_questions_take_the_parameters_of_the_api(name: str, query: Query) -> None:
     parser = next(parser for parser in LEAVES if parser.prog.endswith(name))
-    assert {"--" + param.name.replace("_", "-") for param in params_of(path)} <= set(flags(parser))
-    assert [route.path for route in table()].count(path) == 1
+    assert {"--" + param.name.replace("_", "-") for param in query.params} <= set(flags(parser))
+
+
+def test_role_is_accepted_for_scope() -> None:
+    assert cli.build_parser().parse_args(["token", "create", "--role", "viewer"]).scope == "viewer"

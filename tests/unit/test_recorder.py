@@ -1,17 +1,24 @@
-"""The recorder where no service runs, and beside one that answers strangely."""
+"""The recorder where no service runs, and beside a service that answers strangely."""
 
+import inspect
 import json
 import os
+import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pisync_agent import InvalidEvent, OutboxFull, Recorder, StoreUnusable, config
-from pisync_agent.outbox import OutboxLimits, files
+from pisync_agent.outbox import files
+from pisync_agent.outbox.models import OutboxLimits
+from pisync_agent.outbox.reader import OutboxReader
 from pisync_common import unix_socket
 from pisync_common.single_writer import WriterLock
 from tests.support.outboxes import Faults, StillClock, bodies, opened, seqs
@@ -31,11 +38,11 @@ def stored(home: Path) -> list[dict[str, Any]]:
 
 
 def test_record_returns_the_seq_of_what_is_stored(tmp_path: Path) -> None:
-    with recorder(tmp_path / "made" / "by itself") as mine:
+    with recorder(tmp_path / "made" / "on the way") as mine:
         first = mine.record("video.watched", learner_id="s-17", object_id="math/g5", data={"progress": 0.6})
         second = mine.record("note.taken")
     assert (first, second) == (1, 2)
-    event, note = stored(tmp_path / "made" / "by itself")
+    event, note = stored(tmp_path / "made" / "on the way")
     assert (event["type"], event["learner_id"], event["object_id"], event["data"]) == (
         "video.watched", "s-17", "math/g5", {"progress": 0.6},
     )  # fmt: skip
@@ -43,10 +50,29 @@ def test_record_returns_the_seq_of_what_is_stored(tmp_path: Path) -> None:
     assert set(note) == {"seq", "type", "occurred_at", "boot_id", "boottime_ms", "clock_synced"}
 
 
+def test_the_apps_own_time_is_stored_beside_the_time_of_recording(tmp_path: Path) -> None:
+    earlier = datetime(2020, 2, 29, 23, 30, tzinfo=timezone(timedelta(hours=3)))
+    with recorder(tmp_path) as mine:
+        assert mine.record("note.taken", occurred_at=earlier, id="n-1") == 1
+        assert mine.record_many([{"type": "note.taken", "occurred_at": earlier}]) == [2]
+    for event in stored(tmp_path):
+        assert (event["occurred_at"], event["recorded_at"]) == ("2020-02-29T20:30:00.000Z", "2026-11-23T09:00:00.000Z")
+    assert [event.get("id") for event in stored(tmp_path)] == ["n-1", None]
+
+
+@pytest.mark.parametrize(
+    "moment",
+    [datetime(2026, 1, 1), datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=3))), "2026-01-01T00:00:00Z"],  # noqa: DTZ001
+)
+def test_a_time_without_a_zone_or_outside_the_calendar_is_rejected(tmp_path: Path, moment: Any) -> None:
+    with recorder(tmp_path) as mine, pytest.raises(InvalidEvent, match="occurred_at"):
+        mine.record("note.taken", occurred_at=moment)
+
+
 def test_a_repeat_with_the_same_id_is_harmless(tmp_path: Path) -> None:
     with recorder(tmp_path) as mine:
         assert [mine.record("note.taken", data={"n": 1}, id="k") for _ in range(3)] == [1, 1, 1]
-        with pytest.raises(InvalidEvent, match="something else"):
+        with pytest.raises(InvalidEvent, match="other content"):
             mine.record("note.taken", data={"n": 2}, id="k")
     assert len(stored(tmp_path)) == 1
 
@@ -56,12 +82,12 @@ def test_an_invalid_event_says_what_is_wrong_and_stores_nothing(tmp_path: Path) 
         with pytest.raises(InvalidEvent, match=r"noun\.verb"):
             mine.record("Video")
         with pytest.raises(ValueError, match="learner_id"):
-            mine.record("video.watched", learner_id="a b")
+            mine.record("video.watched", learner_id="a\nb")
         mine.record("video.watched")
     assert len(stored(tmp_path)) == 1
 
 
-def test_many_at_once_each_with_its_own_result(tmp_path: Path) -> None:
+def test_record_many_returns_a_result_for_each(tmp_path: Path) -> None:
     with recorder(tmp_path) as mine:
         results = mine.record_many(
             [
@@ -79,7 +105,7 @@ def test_many_at_once_each_with_its_own_result(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-def test_more_than_one_message_holds_are_all_stored(tmp_path: Path) -> None:
+def test_more_events_than_fit_one_message_are_all_stored(tmp_path: Path) -> None:
     with recorder(tmp_path) as mine:
         small = mine.record_many({"type": "note.taken"} for _ in range(2500))
         large = mine.record_many({"type": "note.taken", "data": {"x": "é" * 30_000}} for _ in range(60))
@@ -88,7 +114,7 @@ def test_more_than_one_message_holds_are_all_stored(tmp_path: Path) -> None:
     assert large == list(range(2501, 2561))
 
 
-def test_full_reaches_the_caller_and_what_was_stored_stays(tmp_path: Path) -> None:
+def test_outbox_full_reaches_the_caller_and_stored_events_stay(tmp_path: Path) -> None:
     limits = OutboxLimits(max_bytes=100_000)
     with recorder(tmp_path, limits=limits) as mine:
         results = mine.record_many({"type": "note.taken", "data": {"x": "y" * 60}} for _ in range(1000))
@@ -112,7 +138,7 @@ def test_threads_of_one_process_share_commits(tmp_path: Path) -> None:
     faults.fault = lambda sql: commits.append(sql) if sql == "COMMIT" else None
 
     def opening(home: Path, **options: Any) -> Any:
-        from pisync_agent.outbox import open_outbox
+        from pisync_agent.outbox.outbox import open_outbox
 
         return open_outbox(home, connect=faults.connect, **options)
 
@@ -185,7 +211,7 @@ def test_it_can_be_used_again_after_close(tmp_path: Path) -> None:
     mine.close()
 
 
-def test_home_is_where_the_commands_look(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_home_defaults_to_that_of_the_commands(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Variable, then TOML file, then the user's own folder; the outbox's limits with it."""
     file = tmp_path / "agent.toml"
     file.write_text(f'home = "{tmp_path}/from-file"\nmax_queue = "1MiB"\n')
@@ -209,8 +235,6 @@ def test_the_public_names() -> None:
 
     assert sorted(pisync_agent.__all__) == ["InvalidEvent", "OutboxFull", "Recorder", "StoreUnusable"]
     assert all(getattr(pisync_agent, name) for name in pisync_agent.__all__)
-    with pytest.raises(AttributeError):
-        _ = pisync_agent.nothing
 
 
 # A service that answers as told
@@ -265,7 +289,7 @@ def service(tmp_path: Path) -> Iterator[Callable[[Callable[[dict[str, Any]], byt
 Make = Callable[[Callable[[dict[str, Any]], bytes | None]], Service]
 
 
-def test_with_a_service_everything_goes_through_it(tmp_path: Path, service: Make) -> None:
+def test_events_go_through_a_running_service(tmp_path: Path, service: Make) -> None:
     running = service(lambda message: b'{"seqs":[41]}\n')
     with recorder(tmp_path) as mine:
         assert mine.record("note.taken", data={"n": 1}) == 41
@@ -273,7 +297,7 @@ def test_with_a_service_everything_goes_through_it(tmp_path: Path, service: Make
     first, second = (message["events"][0] for message in running.messages)
     assert (first["type"], first["data"]) == ("note.taken", '{"n":1}')
     assert isinstance(first["attempt"], int)
-    assert (second["key"], second.get("attempt")) == ("k", None)
+    assert (second["id"], second.get("attempt")) == ("k", None)
     assert not (tmp_path / "outbox.db").exists()
 
 
@@ -281,7 +305,9 @@ def test_with_a_service_everything_goes_through_it(tmp_path: Path, service: Make
     ("code", "kind"),
     [("invalid_event", InvalidEvent), ("outbox_full", OutboxFull), ("store_unusable", StoreUnusable)],
 )
-def test_the_services_errors_are_the_callers(tmp_path: Path, service: Make, code: str, kind: type[Exception]) -> None:
+def test_errors_of_the_service_reach_the_caller(
+    tmp_path: Path, service: Make, code: str, kind: type[Exception]
+) -> None:
     error = {"code": code, "detail": "what to do"}
     whole = json.dumps({"error": error}).encode() + b"\n"
     single = json.dumps({"seqs": [error]}).encode() + b"\n"
@@ -293,7 +319,7 @@ def test_the_services_errors_are_the_callers(tmp_path: Path, service: Make, code
 
 
 @pytest.mark.parametrize("answer", [None, b"half a li", b"[]\n", b"not json\n", b"{}\n", b'{"seqs":[1,2]}\n'])
-def test_a_service_that_dies_or_stammers_neither_loses_nor_doubles(
+def test_a_failing_service_neither_loses_nor_doubles_events(
     tmp_path: Path, service: Make, answer: bytes | None
 ) -> None:
     """What was sent once may have been stored: it is asked about with the same attempt."""
@@ -301,7 +327,7 @@ def test_a_service_that_dies_or_stammers_neither_loses_nor_doubles(
     listening = files.socket(tmp_path)
 
     def sleep(seconds: float) -> None:
-        raise AssertionError("nobody holds the lock")
+        raise AssertionError("the lock is free")
 
     def opening(home: Path, **options: Any) -> Any:
         listening.unlink(missing_ok=True)
@@ -315,9 +341,9 @@ def test_a_service_that_dies_or_stammers_neither_loses_nor_doubles(
     assert len(attempts) == 1
 
 
-def test_what_the_dead_service_had_stored_is_found_again(tmp_path: Path, service: Make) -> None:
+def test_events_stored_by_a_dead_service_are_found(tmp_path: Path, service: Make) -> None:
     """It dies between commit and answer: the direct writer finds the event by its attempt."""
-    from pisync_agent.outbox import NewEvent
+    from pisync_agent.outbox.events import NewEvent
 
     def commit_and_die(message: dict[str, Any]) -> bytes | None:
         files.socket(tmp_path).unlink(missing_ok=True)
@@ -369,7 +395,7 @@ def test_a_child_forked_in_the_middle_of_a_commit_holds_no_lock(tmp_path: Path) 
     faults.fault = pause
 
     def opening(home: Path, **options: Any) -> Any:
-        from pisync_agent.outbox import open_outbox
+        from pisync_agent.outbox.outbox import open_outbox
 
         return open_outbox(home, connect=faults.connect, **options)
 
@@ -403,3 +429,32 @@ def test_a_child_forked_in_the_middle_of_a_commit_holds_no_lock(tmp_path: Path) 
         for end in (ours, theirs, alive, child_alive):
             os.close(end)
         mine.close()
+
+
+# Documentation
+
+
+def test_the_documented_example_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/recorder.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "watch.py").write_text(example)
+    (tmp_path / "notes.json").write_text(
+        json.dumps([{"id": f"n-{number}", "learner": "s-1", "time": 1_600_000_000, "text": "x"} for number in (1, 2)])
+    )
+    environ = os.environ | {"PISYNC_AGENT_HOME": str(tmp_path / "home")}
+    for seq in (1, 4):
+        done = subprocess.run(
+            [sys.executable, "watch.py"], cwd=tmp_path, env=environ, capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"event {seq} is stored; a power cut cannot lose it\n"
+    with OutboxReader(tmp_path / "home") as reader:
+        assert reader.state().last_seq == 4
+        note = json.loads(reader.event(2) or "")
+    assert (note["id"], note["occurred_at"]) == ("n-1", "2020-09-13T12:26:40.000Z")
+
+
+def test_the_documented_arguments_are_those_of_record() -> None:
+    page = (Path(__file__).parents[2] / "docs/recorder.md").read_text()
+    arguments = set(inspect.signature(Recorder.record).parameters) - {"self"}
+    assert all(f"| `{name}` |" in page for name in arguments)

@@ -1,4 +1,4 @@
-"""The repository keeps its own word: scripts, locks, documents and names agree."""
+"""Scripts, documents, settings and names of the repository agree."""
 
 import os
 import re
@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from packaging.requirements import Requirement
-from packaging.version import Version
+import yaml
 
-import pisync_agent.cli as agent_cli
+import pisync_agent.commands.cli as agent_cli
 import pisync_agent.config as agent_config
-import pisync_receiver.cli as receiver_cli
+import pisync_receiver.commands.cli as receiver_cli
 import pisync_receiver.config as receiver_config
 from pisync_common.settings import Setting
 
@@ -28,28 +27,10 @@ PROGRAMS = {
     "pisync": (agent_config.SETTINGS, agent_config.PREFIX),
     "pisync-receiver": (receiver_config.SETTINGS, receiver_config.PREFIX),
 }
-LOCKS = {
-    "requirements.lock": ("agent", "receiver", "dev"),
-    "requirements-agent.lock": ("agent",),
-    "requirements-receiver.lock": ("receiver",),
-}
 
 
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
-
-
-def locked(file: str) -> dict[str, tuple[Version, list[str]]]:
-    """Name -> (version, hashes) of each requirement in a lock file."""
-    text = (ROOT / file).read_text().replace("\\\n", " ")
-    rows = [line for line in text.splitlines() if line and not line.lstrip().startswith("#")]
-    requirements = {}
-    for row in rows:
-        requirement = Requirement(row.partition(" --hash=")[0])
-        (exact,) = requirement.specifier
-        assert exact.operator == "=="
-        requirements[requirement.name] = (Version(exact.version), re.findall(r"--hash=(\S+)", row))
-    return requirements
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=name)
@@ -61,40 +42,32 @@ def test_a_script_runs_and_is_named_in_the_readme(script: Path) -> None:
 
 
 def test_ci_runs_what_a_person_runs() -> None:
-    run = ROOT / ".ci/run"
-
-    assert os.access(run, os.X_OK)
-    assert "scripts/test" in run.read_text()
-
-
-@pytest.mark.parametrize("file", LOCKS)
-def test_a_lock_has_hashes_and_no_address(file: str) -> None:
-    assert all(re.fullmatch(r"sha256:[0-9a-f]{64}", hash) for _, hashes in locked(file).values() for hash in hashes)
-    assert all(hashes for _, hashes in locked(file).values())
-    body = "\n".join(line for line in (ROOT / file).read_text().splitlines() if not line.startswith("# Made by"))
-    assert "/" not in body, "an address or a path"
+    assert os.access(ROOT / ".ci/run", os.X_OK)
+    assert "scripts/test" in (ROOT / ".ci/run").read_text()
+    assert "scripts/check" in (ROOT / "scripts/test").read_text()
 
 
-@pytest.mark.parametrize(("file", "extras"), LOCKS.items())
-def test_a_lock_fits_the_ranges(file: str, extras: tuple[str, ...]) -> None:
-    versions = {package: version for package, (version, _) in locked(file).items()}
-    wanted = [Requirement(text) for extra in extras for text in PROJECT["optional-dependencies"][extra]]
+def test_the_hosted_ci_tries_every_python_that_the_package_names() -> None:
+    file = ROOT / ".github/workflows/test.yml"
+    checked = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-workflows", str(file)]
+    subprocess.run(checked, check=True, capture_output=True)
+    job = yaml.safe_load(file.read_text())["jobs"]["test"]
 
-    assert {r.name: str(versions[r.name]) for r in wanted if not r.specifier.contains(versions[r.name])} == {}
-
-
-def test_a_device_installs_pure_python_alone() -> None:
-    assert set(locked("requirements-agent.lock")) == {
-        "anyio", "certifi", "h11", "httpcore", "httpx", "idna", "platformdirs", "tenacity", "typing-extensions",
-    }  # fmt: skip
+    prefix = "Programming Language :: Python :: "
+    named = [row.removeprefix(prefix) for row in PROJECT["classifiers"] if row.startswith(prefix)]
+    assert job["strategy"]["matrix"]["python"] == named
+    assert any(".ci/run" in step.get("run", "") for step in job["steps"])
 
 
-def test_every_dependency_has_its_reason() -> None:
-    extras = (ROOT / "pyproject.toml").read_text().partition("[project.optional-dependencies]")[2].partition("\n[")[0]
-    rows = [line for line in extras.splitlines() if line.startswith("    ")]
+def test_pre_commit_runs_the_checks() -> None:
+    config = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())
+    hooks = [hook for repo in config["repos"] if repo["repo"] == "local" for hook in repo["hooks"]]
+    checks = re.findall(
+        r"^(ruff check|ruff format|mypy|lint-imports)", (ROOT / "scripts/check").read_text(), re.MULTILINE
+    )
 
-    assert len(rows) == sum(len(group) for group in PROJECT["optional-dependencies"].values())
-    assert [row for row in rows if not re.search(r"# \w[\w ]{4,}", row)] == []
+    assert len(hooks) == len(checks) == 4
+    assert all(hook["entry"].startswith(f".venv/bin/{check}") for hook, check in zip(hooks, checks, strict=True))
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -110,6 +83,24 @@ def test_scripts_named_in_a_document_exist(document: Path) -> None:
     named = set(re.findall(r"scripts/([a-z_-]+(?:\.py)?)", document.read_text()))
 
     assert {script for script in named if not (ROOT / "scripts" / script).exists()} == set()
+
+
+def test_the_index_of_test_helpers_is_complete() -> None:
+    folder = ROOT / "tests/support"
+    named = set(re.findall(r"`(\w+)/?`", (folder / "README.md").read_text()))
+    packages = {path.parent.name for path in folder.glob("*/__init__.py")}
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+
+    assert named == modules | packages
+
+
+def test_modules_of_the_symptom_table_exist() -> None:
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("\n| symptom")[2].partition("\n## ")[0]
+    named = re.findall(r"`(agent|receiver|common)/([a-z_/]+)`", section)
+    paths = [ROOT / side / f"pisync_{side}" / module for side, module in named]
+
+    assert len(paths) > 10
+    assert [path for path in paths if not path.is_dir() and not path.with_suffix(".py").exists()] == []
 
 
 def table(settings: Iterable[Setting[Any]], prefix: str) -> str:
@@ -170,9 +161,20 @@ def test_the_public_names_of_the_agent() -> None:
 
 
 def test_the_version_is_the_newest_in_the_changelog() -> None:
+    """Between releases the version says `.dev0`, and the changelog's newest section is open."""
     from pisync_common import __version__
 
-    (newest, *_) = re.findall(
-        r"^## \[(\d[^\]]*)\] - \d{4}-\d\d-\d\d$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
-    )
-    assert newest == __version__
+    newest, date = re.findall(r"^## \[([^\]]+)\](?: - (.+))?$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[0]
+
+    if ".dev" in __version__:
+        assert (newest, date) == ("Unreleased", "")
+    else:
+        assert newest == __version__
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+
+
+def test_manifests_name_the_image_of_this_version() -> None:
+    from pisync_common import __version__
+
+    manifests = "".join(path.read_text() for path in (ROOT / "receiver/deploy/kubernetes").glob("*.yaml"))
+    assert set(re.findall(r"image: pisync-receiver:(\S+)", manifests)) == {__version__.partition(".dev")[0]}

@@ -1,4 +1,4 @@
-"""scripts/services: says what is not run and why, installs and starts where it may, and leaves nothing out in CI."""
+"""scripts/services reports what is skipped, installs and starts what it may, and requires every service in CI."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.ports import free_port
+from tests.support.processes import free_port
 
 SCRIPT = Path(__file__).parents[2] / "scripts/services"
 TOOLS = ("bash", "sort", "tail", "find", "sleep", "tr")
@@ -19,7 +19,7 @@ STARTS = "import socket, time; s = socket.create_server(('127.0.0.1', {port})); 
 
 
 class Machine:
-    """A machine with nothing but a shell, what a test gives it, and a record of what was called."""
+    """A machine with a shell, the programs that a test adds, and a record of calls."""
 
     def __init__(self, folder: Path) -> None:
         self.bin = folder / "bin"
@@ -69,7 +69,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
         listener.close()
 
 
-def test_nothing_is_said_of_services_that_answer(machine: Machine) -> None:
+def test_answering_services_are_not_reported(machine: Machine) -> None:
     for name in ("postgres", "redis", "rabbitmq"):
         machine.listens(name)
     done = machine.run()
@@ -77,18 +77,18 @@ def test_nothing_is_said_of_services_that_answer(machine: Machine) -> None:
     assert " answers at " not in done.stdout
 
 
-def test_a_laptop_is_told_what_is_not_run_and_goes_on(machine: Machine) -> None:
+def test_missing_services_are_reported_without_failing(machine: Machine) -> None:
     machine.has("apt-get", "redis-server")
     machine.listens("postgres")
     done = machine.run()
     assert done.returncode == 0
-    assert "no Redis answers at 127.0.0.1:1, so not run: tests/sharing" in done.stdout
+    assert "no Redis answers at 127.0.0.1:1, so these are skipped: the cases of the cache on Redis" in done.stdout
     assert "sudo apt install rabbitmq-server" in done.stdout
     assert "PostgreSQL" not in done.stdout.replace("tests/postgres", "")
     assert machine.called() == []
 
 
-def test_ci_installs_what_is_missing_and_fails_where_it_does_not_answer(machine: Machine) -> None:
+def test_ci_installs_missing_services_and_fails_if_one_stays_silent(machine: Machine) -> None:
     machine.has("id", script="echo 0")
     machine.has("apt-get")
     machine.has("rabbitmq-server", script="exit 1")
@@ -105,7 +105,7 @@ def test_ci_installs_what_is_missing_and_fails_where_it_does_not_answer(machine:
     assert "this is a failure" in done.stderr
 
 
-def test_ci_that_may_not_install_says_so_and_fails(machine: Machine) -> None:
+def test_ci_without_root_reports_and_fails(machine: Machine) -> None:
     machine.has("id", script="echo 1000")
     machine.has("apt-get")
     machine.has("redis-server", "rabbitmq-server", "pg_ctlcluster", script="exit 1")
@@ -115,7 +115,7 @@ def test_ci_that_may_not_install_says_so_and_fails(machine: Machine) -> None:
     assert not any(call.startswith("apt-get") for call in machine.called())
 
 
-def test_what_is_installed_and_does_not_run_is_started(machine: Machine) -> None:
+def test_installed_service_is_started(machine: Machine) -> None:
     machine.listens("postgres")
     machine.listens("rabbitmq")
     machine.ports["redis"] = free_port()

@@ -203,11 +203,11 @@ class TestParsers:
         assert duration(value) == seconds
 
     @pytest.mark.parametrize("value", ["", "d", "7 days", "-5s", "5x", "1e9", "٣s", "nan", "9" * 400 + "d"])
-    def test_no_durations(self, value: str) -> None:
+    def test_invalid_durations_are_rejected(self, value: str) -> None:
         with pytest.raises(ValueError, match="not a length of time"):
             duration(value)
 
-    def test_some_time_is_longer_than_none(self) -> None:
+    def test_some_time_rejects_zero(self) -> None:
         assert some_time("250ms") == 0.25
         for value in ("0s", "0", "0ms"):
             with pytest.raises(ValueError, match="longer than 0s"):
@@ -222,7 +222,7 @@ class TestParsers:
         assert size(value) == number
 
     @pytest.mark.parametrize("value", ["", "MiB", "-1", "1TB", "1 000", "9" * 400])
-    def test_no_sizes(self, value: str) -> None:
+    def test_invalid_sizes_are_rejected(self, value: str) -> None:
         with pytest.raises(ValueError, match="not a size"):
             size(value)
 
@@ -235,7 +235,7 @@ class TestParsers:
         assert boolean(value) is False
 
     @pytest.mark.parametrize("value", ["", "maybe", "2"])
-    def test_neither(self, value: str) -> None:
+    def test_other_values_are_not_booleans(self, value: str) -> None:
         with pytest.raises(ValueError, match="on or off"):
             boolean(value)
 
@@ -244,7 +244,7 @@ class TestParsers:
         assert integer(0, 65535)(value) == int(value)
 
     @pytest.mark.parametrize("value", ["-1", "65536", "1.5", "", "1_0", "٣", "9" * 5000])
-    def test_no_whole_numbers(self, value: str) -> None:
+    def test_invalid_integers_are_rejected(self, value: str) -> None:
         with pytest.raises(ValueError, match="not a whole number from 0 to 65535"):
             integer(0, 65535)(value)
 

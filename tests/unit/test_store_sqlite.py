@@ -1,47 +1,64 @@
-"""The SQLite store holds what every store has to hold."""
+"""The SQLite engine passes every conformance class."""
 
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from pisync_receiver.store.sqlite import SqliteStore, open_store
-from tests.support.stores.access import AccessConformance
-from tests.support.stores.batches import BatchConformance
-from tests.support.stores.clones import CloneConformance, OriginConformance
-from tests.support.stores.finding import FindingConformance
-from tests.support.stores.properties import PropertyConformance
-from tests.support.stores.reports import ReportConformance
+from pisync_receiver.store.opening import open_store
+from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.events import EventConformance
+from tests.conformance.properties import PropertyConformance
+from tests.conformance.queries import QueryConformance
+from tests.conformance.retention import RetentionConformance
+from tests.conformance.sync_events import SyncEventConformance
+from tests.conformance.tables import KeyConformance, Tables
+from tests.support.blocking import BlockingStore
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteStore]:
-    opened = open_store(tmp_path / "receiver.db", create=True)
+def store(tmp_path: Path) -> Iterator[BlockingStore]:
+    opened = BlockingStore(lambda: open_store(tmp_path / "receiver.db", create=True))
     yield opened
     opened.close()
 
 
-class TestBatches(BatchConformance):
+@pytest.fixture
+def tables(tmp_path: Path) -> Tables:
+    file = tmp_path / "receiver.db"
+    return Tables(lambda: sqlite3.connect(file), placeholder="?", refusal=sqlite3.IntegrityError, has_crossings=False)
+
+
+class TestEvents(EventConformance):
     pass
 
 
-class TestClones(CloneConformance):
+class TestSyncEvents(SyncEventConformance):
     pass
 
 
-class TestOrigins(OriginConformance):
+class TestTokens(TokenConformance):
     pass
 
 
-class TestReports(ReportConformance):
+class TestEnrollment(EnrollmentConformance):
     pass
 
 
-class TestAccess(AccessConformance):
+class TestDevices(DeviceConformance):
     pass
 
 
-class TestFinding(FindingConformance):
+class TestQueries(QueryConformance):
+    pass
+
+
+class TestRetention(RetentionConformance):
+    pass
+
+
+class TestKeys(KeyConformance):
     pass
 
 

@@ -1,4 +1,4 @@
-"""The worker's settings: understood, or refused by name; secrets stay secret."""
+"""The settings of the worker and of alerts: parsed, or refused by name; secrets stay secret."""
 
 import argparse
 
@@ -7,7 +7,6 @@ import pytest
 from pisync_common.errors import SettingError
 from pisync_common.settings import MASK, Settings, add_flags
 from pisync_receiver import config
-from pisync_receiver.worker import settings as own
 
 
 def settings(*flags: str, **environ: str) -> Settings:
@@ -17,12 +16,11 @@ def settings(*flags: str, **environ: str) -> Settings:
     return config.settings_from(parser.parse_args(flags), environ)
 
 
-def test_by_default_nothing_is_handed_on_and_nobody_is_told() -> None:
+def test_by_default_nothing_is_published_and_no_alert_is_sent() -> None:
     chosen = settings()
-    assert chosen[own.AMQP_URL] is None
-    assert chosen[own.ALERT_URLS] == ()
-    assert chosen[own.QUIET_HOURS] is None
-    assert chosen[own.METRICS_ADDRESS] is None
+    assert chosen[config.AMQP_URL] is None
+    assert chosen[config.ALERT_URLS] == ()
+    assert chosen[config.QUIET_HOURS] is None
 
 
 @pytest.mark.parametrize(
@@ -36,8 +34,8 @@ def test_by_default_nothing_is_handed_on_and_nobody_is_told() -> None:
         ("mailto://u:p@h?to=a@x.org,b@x.org,json://h", ("mailto://u:p@h?to=a@x.org,b@x.org", "json://h")),
     ],
 )
-def test_alert_urls_stand_between_commas(value: str, urls: tuple[str, ...]) -> None:
-    assert settings(PISYNC_RECEIVER_ALERT_URLS=value)[own.ALERT_URLS] == urls
+def test_alert_urls_are_separated_by_commas_or_spaces(value: str, urls: tuple[str, ...]) -> None:
+    assert settings(PISYNC_RECEIVER_ALERT_URLS=value)[config.ALERT_URLS] == urls
 
 
 def test_secrets_are_masked() -> None:
@@ -50,11 +48,11 @@ def test_secrets_are_masked() -> None:
     assert "hunter2" not in repr(chosen)
 
 
-def test_alert_urls_are_no_flag_because_everybody_reads_those() -> None:
+def test_alert_urls_are_no_flag_because_other_users_can_read_flags() -> None:
     parser = argparse.ArgumentParser()
-    add_flags(parser, own.WORKING, prefix=config.PREFIX)
+    add_flags(parser, config.SERVING, prefix=config.PREFIX)
     assert "--alert-urls" not in parser.format_help()
-    assert "--amqp-queue" in parser.format_help()
+    assert "--quiet-hours" in parser.format_help()
 
 
 @pytest.mark.parametrize(
@@ -66,24 +64,13 @@ def test_alert_urls_are_no_flag_because_everybody_reads_those() -> None:
         ("ALERT_URLS", "ops@example.org", "not Apprise URLs"),
         ("QUIET_HOURS", "at night", "not two times of day"),
         ("TIME_ZONE", "Nairobi", "not a time zone"),
-        ("METRICS_ADDRESS", "9180", "not an address and a port"),
-        ("METRICS_ADDRESS", "127.0.0.1:99999", "not an address and a port"),
-        ("MESSAGE_EVENTS", "0", "not a whole number"),
     ],
 )
-def test_what_is_refused(variable: str, value: str, text: str) -> None:
+def test_an_invalid_value_is_refused(variable: str, value: str, text: str) -> None:
     with pytest.raises(SettingError, match=text):
         settings(**{f"PISYNC_RECEIVER_{variable}": value})
 
 
-@pytest.mark.parametrize(
-    ("value", "host", "port"),
-    [("127.0.0.1:9180", "127.0.0.1", 9180), ("[::1]:80", "::1", 80), ("metrics:1", "metrics", 1)],
-)
-def test_an_address(value: str, host: str, port: int) -> None:
-    assert own.address(value) == own.Address(host=host, port=port)
-
-
-def test_serve_takes_none_of_them() -> None:
-    assert not set(own.WORKING) & set(config.SERVING)
-    assert set(own.WORKING) | set(config.SERVING) == set(config.SETTINGS)
+def test_serve_takes_the_settings_of_alerts_and_not_the_workers() -> None:
+    assert {config.ALERT_URLS, config.QUIET_HOURS, config.TIME_ZONE} <= set(config.SERVING)
+    assert not set(config.PUBLISHING) & set(config.SERVING)

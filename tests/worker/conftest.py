@@ -1,12 +1,12 @@
-"""Every test has a database and a queue of its own."""
+"""A separate database and queue for each test."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.support.worker.broker import Queue, queue_of_its_own
-from tests.support.worker.database import WorkerDatabase, copy_of, database_with_schema
-from tests.support.worker.webhook import Webhook
+from tests.worker.broker import Queue, queue_of_its_own
+from tests.worker.database import WorkerDatabase, copy_of, database_with_schema
+from tests.worker.webhook import Webhook
 
 
 @pytest.fixture(scope="session")

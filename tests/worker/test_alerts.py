@@ -1,208 +1,349 @@
-"""Each crossing is told of once, by whichever worker, to real services that may fail."""
+"""Each crossing is in one notice, and real services that fail for a while get every notice."""
 
-import json
+import asyncio
 from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import Any
+from functools import partial
+from typing import Final
+from zoneinfo import ZoneInfo
 
-from tests.support.fault_proxy import FaultProxy
-from tests.support.receiver_process import wait_until
-from tests.support.worker.database import WorkerDatabase
-from tests.support.worker.process import WorkerProcess, once
-from tests.support.worker.smtp_sink import SmtpSink
-from tests.support.worker.webhook import Webhook
+import pytest
+from prometheus_client import CollectorRegistry
 
-AT_ONCE = {"digest_window": "0s", "digest_every": "0s"}
+from pisync_common.times import now_ms
+from pisync_receiver.alerts.alerts import POLL_SECONDS, AlertMetrics, Alerts
+from pisync_receiver.alerts.rules import Rules, quiet_hours
+from pisync_receiver.alerts.services import AppriseService, Service, ServiceUnavailable
+from pisync_receiver.background import AGAIN
+from pisync_receiver.errors import DatabaseUnavailable
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.postgres.transactions import Database
+from tests.support.pgbouncer import pgbouncer
+from tests.support.postgres import needs_postgres
+from tests.support.processes import wait_until
+from tests.worker.database import WorkerDatabase
+from tests.worker.webhook import Webhook
+
+# Apprise loads all its services at once, and some use a module that Python will remove.
+pytestmark = [
+    needs_postgres,
+    pytest.mark.filterwarnings("ignore:.* is deprecated and slated for removal:DeprecationWarning"),
+]
+AT_ONCE: Final = Rules(
+    quiet_hours=None, zone=ZoneInfo("Africa/Nairobi"), digest_over=5, digest_window=0.0, digest_every=0.0
+)
+DAY_MS: Final = 86_400_000
 
 
-def alerts_of(log: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in log.splitlines() if line.startswith("{")]
-    return [line for line in lines if line["logger"] == "pisync_receiver.alerts"]
+class Fleet:
+    """The alerts of several receivers on one database, made as needed and closed at the end."""
+
+    def __init__(self, url: str, closing: AsyncExitStack) -> None:
+        self.registry = CollectorRegistry()
+        self._metrics = AlertMetrics(self.registry)
+        self._url = url
+        self._closing = closing
+
+    def alerts(self, *services: Service, rules: Rules = AT_ONCE) -> Alerts:
+        database = Database(PostgresUrl(conninfo=self._url))
+        self._closing.push_async_callback(database.close)
+        return Alerts(
+            database, services, rules=rules, now_ms=now_ms, uniform=lambda low, high: low, metrics=self._metrics
+        )
+
+    def value(self, name: str, **labels: str) -> float | None:
+        return self.registry.get_sample_value(name, labels)
 
 
-def test_a_device_that_keeps_failing_and_recovers_is_told_of_twice(database: WorkerDatabase, webhook: Webhook) -> None:
+@asynccontextmanager
+async def fleet(database: WorkerDatabase, url: str | None = None) -> AsyncIterator[Fleet]:
+    async with AsyncExitStack() as closing:
+        yield Fleet(url or database.url, closing)
+
+
+async def send_all(alerts: Alerts, service: Service) -> None:
+    while await alerts.send_next(service) == AGAIN:
+        pass
+
+
+def notify(database: WorkerDatabase, *services: Service, rules: Rules = AT_ONCE) -> None:
+    """Make the notices that are due and send everything pending, as one receiver does."""
+
+    async def main() -> None:
+        async with fleet(database) as receivers:
+            alerts = receivers.alerts(*services, rules=rules)
+            await alerts.make_notices()
+            for service in services:
+                await send_all(alerts, service)
+
+    asyncio.run(main())
+
+
+def service_of(webhook: Webhook) -> Service:
+    return AppriseService(webhook.url, 1)
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.message for record in caplog.records if record.name == "pisync_receiver.alerts"]
+
+
+def test_a_device_that_fails_and_recovers_gives_two_notices(
+    database: WorkerDatabase, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
     database.device("pibook-1", "Nakuru")
-    since = 1_795_500_000_000
-    chosen = {"database_url": database.url, "alert_urls": webhook.url, "time_zone": "Africa/Nairobi"} | AT_ONCE
-
-    database.crossing("pibook-1", since_ms=since, failures=3)
-    first = once(**chosen)
+    database.crossing("pibook-1", since_ms=1_795_500_000_000)
+    notify(database, service_of(webhook))
     database.crossing("pibook-1", "recovered", failures=0, errors=None)
-    second = once(**chosen)
-    third = once(**chosen)
+    notify(database, service_of(webhook))
+    notify(database, service_of(webhook))
 
-    assert [done.returncode for done in (first, second, third)] == [0, 0, 0], first.stderr + second.stderr
-    assert webhook.titles() == ["pibook-1 (Nakuru) keeps failing", "pibook-1 (Nakuru) recovered"]
-    assert webhook.told[0]["message"] == "3 sync runs in a row failed since 2026-11-24 09:00 EAT (dns)."
-    assert webhook.told[1]["message"].startswith("It got through at 2026-")
-    assert [line["message"] for line in alerts_of(first.stderr)] == ["pibook-1 (Nakuru) keeps failing"]
-    assert alerts_of(third.stderr) == []
-    assert database.waiting_crossings() == 0
-
-
-def test_two_workers_tell_each_crossing_once(database: WorkerDatabase, webhook: Webhook, tmp_path: Path) -> None:
-    chosen = {"database_url": database.url, "alert_urls": webhook.url, "digest_over": "1000"} | AT_ONCE
-    with (
-        WorkerProcess(tmp_path / "one", **chosen) as one,
-        WorkerProcess(tmp_path / "two", **chosen) as two,
-    ):
-        wait_until(lambda: "started" in one.log() and "started" in two.log(), "both work")
-        for number in range(60):
-            database.crossing(f"pibook-{number}")
-        wait_until(lambda: len(webhook.told) >= 60, "all is told")
-        for number in range(60):
-            database.crossing(f"pibook-{number}", "recovered")
-        wait_until(lambda: len(webhook.told) >= 120, "all is told")
-        wait_until(lambda: unsent(database) == 0, "all is marked")
-        assert (one.stop(), two.stop()) == (0, 0)
-        logged = Counter(line["message"] for worker in (one, two) for line in alerts_of(worker.log()))
-
-    assert Counter(webhook.titles()) == logged
-    assert set(logged.values()) == {1}
-    assert len(logged) == 120
-    for number in range(60):
-        told = [title for title in webhook.titles() if title.split()[0] == f"pibook-{number}"]
-        assert told == [f"pibook-{number} keeps failing", f"pibook-{number} recovered"]
+    expected = ["pibook-1 (Nakuru) keeps failing", "pibook-1 (Nakuru) recovered"]
+    assert webhook.titles() == logged(caplog) == expected
+    assert webhook.received[0]["message"] == (
+        "Nakuru: 1 device keeps failing since 2026-11-24 09:00 EAT (dns): pibook-1"
+    )
+    assert database.pending_crossings() == database.unsent_notices() == 0
 
 
-def unsent(database: WorkerDatabase) -> int:
-    return int(database.one("SELECT count(*) FROM notices WHERE sent_ms IS NULL"))
-
-
-def test_a_dead_district_is_one_message(database: WorkerDatabase, webhook: Webhook) -> None:
-    for number in range(4000):
-        site = "Nakuru" if number < 3987 else "Kisumu"
-        database.rows("INSERT INTO devices (device_id, site) VALUES (%s, %s)", f"pibook-{number:04}", site)
+def test_many_devices_are_one_notice(database: WorkerDatabase, webhook: Webhook) -> None:
+    database.rows(
+        "INSERT INTO devices (device_id, site)"
+        " SELECT 'pibook-' || n, CASE WHEN n < 3987 THEN 'Nakuru' ELSE 'Kisumu' END FROM generate_series(0, 3999) n"
+    )
     database.rows(
         "INSERT INTO crossings (device_id, kind, at_ms, consecutive_failures, failing_since_ms, last_errors)"
         " SELECT device_id, 'failing', 1795500000000, 3, 1795499000000, '{\"timeout\": 2}' FROM devices"
     )
 
-    done = once(database_url=database.url, alert_urls=webhook.url)
+    notify(database, service_of(webhook), rules=replace(AT_ONCE, zone=UTC))
 
-    assert done.returncode == 0, done.stderr
-    (told,) = webhook.told
-    assert told["title"] == "4,000 devices: 4,000 keep failing"
-    assert told["message"].splitlines() == [
+    (notice,) = webhook.received
+    assert notice["title"] == "4,000 devices: 4,000 keep failing"
+    assert notice["message"].splitlines() == [
         "Nakuru: 3,987 devices keep failing since 2026-11-24 05:43 UTC (timeout)",
         "Kisumu: 13 devices keep failing since 2026-11-24 05:43 UTC (timeout)",
     ]
-    assert database.waiting_crossings() == 0
+    assert database.pending_crossings() == 0
 
 
 def test_quiet_hours_hold_alerts_back(database: WorkerDatabase, webhook: Webhook) -> None:
     now = datetime.now(UTC)
-    quiet = f"{now - timedelta(hours=2):%H:%M}-{now + timedelta(hours=2):%H:%M}"
-    chosen = {"database_url": database.url, "alert_urls": webhook.url} | AT_ONCE
-    database.crossing("pibook-1")
-    database.crossing("pibook-2")
-    database.crossing("pibook-1", "recovered")
+    rules = replace(AT_ONCE, zone=UTC)
+    quiet = quiet_hours(f"{now - timedelta(hours=2):%H:%M}-{now + timedelta(hours=2):%H:%M}")
+    for device, kind in (("pibook-1", "failing"), ("pibook-2", "failing"), ("pibook-1", "recovered")):
+        database.crossing(device, kind)
 
-    during = once(quiet_hours=quiet, **chosen)
-    assert (during.returncode, webhook.told, database.waiting_crossings()) == (0, [], 3)
+    notify(database, service_of(webhook), rules=replace(rules, quiet_hours=quiet))
+    assert (webhook.received, database.pending_crossings()) == ([], 3)
 
-    # The same three, as the morning after sees them: they came in hours that were quiet, and it is none now.
-    over = f"{now - timedelta(hours=3):%H:%M}-{now - timedelta(hours=1):%H:%M}"
+    # The same crossings the morning after: they arrived in quiet hours that are over now.
+    over = quiet_hours(f"{now - timedelta(hours=3):%H:%M}-{now - timedelta(hours=1):%H:%M}")
     database.rows("UPDATE crossings SET at_ms = at_ms - 7200000")
-    after = once(quiet_hours=over, **chosen)
+    notify(database, service_of(webhook), rules=replace(rules, quiet_hours=over))
 
-    assert after.returncode == 0, after.stderr
     assert webhook.titles() == ["2 devices: 1 keeps failing, 1 failed and recovered"]
-    assert database.waiting_crossings() == 0
+    assert database.pending_crossings() == 0
 
 
-def test_a_service_that_fails_is_tried_again_and_the_log_has_it(
-    database: WorkerDatabase, webhook: Webhook, tmp_path: Path
-) -> None:
-    webhook.failing = True
-    chosen = {"database_url": database.url, "alert_urls": webhook.url + "?token=hunter2"} | AT_ONCE
-    database.crossing("pibook-1")
-
-    failed = once(**chosen)
-    assert failed.returncode == 1
-    assert "it is kept and goes again" in failed.stderr
-    assert (webhook.told, webhook.refused) == ([], 1)
-    assert [line["message"] for line in alerts_of(failed.stderr)] == ["pibook-1 keeps failing"]
-
-    database.crossing("pibook-1", "recovered")
-    with WorkerProcess(tmp_path / "log", **chosen) as worker:
-        wait_until(lambda: webhook.refused > 1, "it is tried again")
-        webhook.failing = False
-        wait_until(lambda: len(webhook.told) == 2, "it is told")
-        wait_until(lambda: "works again" in worker.log(), "the log says so")
-        wait_until(lambda: unsent(database) == 0, "all is marked")
-        assert worker.stop() == 0
-
-    assert webhook.titles() == ["pibook-1 keeps failing", "pibook-1 recovered"]
-    assert "hunter2" not in failed.stderr + worker.log()
-
-
-def test_one_service_that_fails_holds_up_no_other(database: WorkerDatabase, webhook: Webhook) -> None:
-    with SmtpSink() as mail:
-        webhook.failing = True
-        chosen = {"database_url": database.url, "alert_urls": f"{webhook.url}, {mail.url}"} | AT_ONCE
-        database.crossing("pibook-1")
-
-        first = once(**chosen)
-        webhook.failing = False
-        second = once(**chosen)
-
-        assert (first.returncode, second.returncode) == (1, 0), second.stderr
-        assert webhook.titles() == ["pibook-1 keeps failing"]
-        (sent,) = mail.mails
-    assert sent["Subject"] == "pibook-1 keeps failing"
-    assert "3 sync runs in a row failed" in sent.get_content()
-
-
-def test_a_worker_killed_while_it_sends_loses_nothing(
-    database: WorkerDatabase, webhook: Webhook, tmp_path: Path
-) -> None:
-    """The one window: the service may have taken it, and the mark is not there. It is told again, not lost."""
-    database.crossing("pibook-1")
-    port = int(webhook.url.rpartition(":")[2].partition("/")[0])
-    with FaultProxy("127.0.0.1", port) as proxy:
-        url = webhook.url.replace(str(port), str(proxy.port)) + "?rto=60"
-        chosen = {"database_url": database.url, "alert_urls": url} | AT_ONCE
-        proxy.latency = 5.0
-        with WorkerProcess(tmp_path / "log", **chosen) as worker:
-            wait_until(lambda: bool(proxy.requests), "the notice is under way")
-            worker.kill()
-        assert unsent(database) == 1
-        proxy.heal()
-        assert once(**chosen).returncode == 0
-
-    assert set(webhook.titles()) == {"pibook-1 keeps failing"}
-    assert unsent(database) == 0
-
-
-def test_without_a_service_the_log_is_told(database: WorkerDatabase) -> None:
-    database.crossing("pibook-1")
-    done = once(database_url=database.url, **AT_ONCE)
-    assert [line["message"] for line in alerts_of(done.stderr)] == ["pibook-1 keeps failing"]
-    assert database.waiting_crossings() == 0
-
-
-def test_while_digests_go_the_next_one_waits(database: WorkerDatabase, webhook: Webhook) -> None:
-    chosen = {"database_url": database.url, "alert_urls": webhook.url, "digest_window": "0s", "digest_every": "1h"}
+def test_after_a_digest_the_next_notice_waits(database: WorkerDatabase, webhook: Webhook) -> None:
+    rules = replace(AT_ONCE, digest_every=3600.0)
     for number in range(6):
         database.crossing(f"pibook-{number}")
-    once(**chosen)
-    assert len(webhook.told) == 1
+    notify(database, service_of(webhook), rules=rules)
     database.crossing("pibook-7")
-    once(**chosen)
-    assert len(webhook.told) == 1
+    notify(database, service_of(webhook), rules=rules)
+    assert len(webhook.received) == 1
     database.rows("UPDATE notices SET made_ms = made_ms - 3600000")
-    once(**chosen)
-    assert webhook.titles()[1:] == ["pibook-7 keeps failing"]
+    notify(database, service_of(webhook), rules=rules)
+    assert webhook.titles()[1:] == ["pibook-7 (no site) keeps failing"]
 
 
-def test_old_notices_are_forgotten(database: WorkerDatabase, webhook: Webhook) -> None:
-    webhook.failing = True
-    chosen = {"database_url": database.url, "alert_urls": webhook.url} | AT_ONCE
+@pytest.mark.parametrize("behind_pgbouncer", [False, True], ids=["directly", "behind PgBouncer"])
+def test_two_receivers_send_each_alert_once(
+    database: WorkerDatabase, webhook: Webhook, caplog: pytest.LogCaptureFixture, behind_pgbouncer: bool
+) -> None:
+    rules = replace(AT_ONCE, digest_over=1000)
+    kinds = ("failing", "recovered")
+
+    def sent(count: int) -> bool:
+        return len(webhook.received) >= count and not database.unsent_notices()
+
+    async def main(url: str) -> None:
+        async with fleet(database, url) as receivers, asyncio.TaskGroup() as group:
+            both = [receivers.alerts(service_of(webhook), rules=rules) for _ in range(2)]
+            for alerts in both:
+                group.create_task(alerts.run())
+            for number, kind in enumerate(kinds, 1):
+                for device in range(20):
+                    await asyncio.to_thread(database.crossing, f"pibook-{device}", kind)
+                await asyncio.to_thread(wait_until, partial(sent, 20 * number), "every alert is sent")
+            for alerts in both:
+                await alerts.stop()
+
+    if behind_pgbouncer:
+        with pgbouncer(*database.server) as port:
+            asyncio.run(main(database.through(port)))
+    else:
+        asyncio.run(main(database.url))
+
+    titles = Counter(webhook.titles())
+    assert titles == Counter(logged(caplog))
+    assert set(titles.values()) == {1}
+    assert len(titles) == 40
+    for device in range(20):
+        of_device = [title for title in webhook.titles() if title.split()[0] == f"pibook-{device}"]
+        assert of_device == [f"pibook-{device} (no site) keeps failing", f"pibook-{device} (no site) recovered"]
+    assert "retrying" not in caplog.text
+
+
+def test_a_failing_service_holds_up_no_other_and_gets_its_notices_later(
+    database: WorkerDatabase, webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Webhook() as other:
+        hook, working = AppriseService(webhook.url + "?token=hunter2", 1), AppriseService(other.url, 2)
+        webhook.failing = True
+        database.crossing("pibook-1")
+
+        async def main() -> None:
+            async with fleet(database) as receivers:
+                alerts = receivers.alerts(hook, working)
+                await alerts.make_notices()
+                with pytest.raises(ServiceUnavailable, match="kept and sent again") as caught:
+                    await alerts.send_next(hook)
+                assert "hunter2" not in str(caught.value)
+                await send_all(alerts, working)
+                await alerts.make_notices()
+                assert receivers.value("pisync_notices_pending") == 1
+                webhook.failing = False
+                await send_all(alerts, hook)
+                await alerts.make_notices()
+                assert receivers.value("pisync_notices_pending") == 0
+
+        asyncio.run(main())
+    assert webhook.titles() == other.titles() == logged(caplog) == ["pibook-1 (no site) keeps failing"]
+
+
+def test_without_a_service_the_log_has_the_notice(database: WorkerDatabase, caplog: pytest.LogCaptureFixture) -> None:
     database.crossing("pibook-1")
-    once(**chosen)
-    database.rows("UPDATE notices SET made_ms = made_ms - 31 * 86400000::bigint")
-    done = once(**chosen)
-    assert "notices that no service took are given up" in done.stderr
+    notify(database)
+    assert logged(caplog) == ["pibook-1 (no site) keeps failing"]
+    assert database.pending_crossings() == 0
+
+
+def test_the_lag_of_each_consumer_is_measured(database: WorkerDatabase) -> None:
+    database.add_events([("pibook-1", "s1", n) for n in range(1, 6)])
+    database.rows("INSERT INTO positions (consumer, event_id, moved_ms) VALUES ('one', 5, 0), ('two', 2, 0)")
+
+    async def main() -> None:
+        async with fleet(database) as receivers:
+            alerts = receivers.alerts()
+            await alerts.make_notices()
+            assert receivers.value("pisync_worker_lag_events", consumer="one") == 0
+            assert receivers.value("pisync_worker_lag_events", consumer="two") == 3
+            database.rows("DELETE FROM positions WHERE consumer = 'two'")
+            await alerts.make_notices()
+            assert receivers.value("pisync_worker_lag_events", consumer="two") is None
+
+    asyncio.run(main())
+
+
+def test_old_notices_and_crossings_are_deleted(database: WorkerDatabase, caplog: pytest.LogCaptureFixture) -> None:
+    database.crossing("pibook-1")
+    notify(database)
+    database.crossing("pibook-2")
+    database.rows("UPDATE notices SET made_ms = made_ms - 31 * %s::bigint, sent_ms = NULL", DAY_MS)
+    database.rows("UPDATE crossings SET notified_ms = notified_ms - 91 * %s::bigint", DAY_MS)
+
+    async def main() -> None:
+        async with fleet(database) as receivers:
+            await receivers.alerts().clean_up()
+
+    asyncio.run(main())
+    assert database.rows("SELECT device_id FROM crossings") == [("pibook-2",)]
     assert database.one("SELECT count(*) FROM notices") == 0
+    assert "deleted notices that no service accepted" in caplog.text
+
+
+class SlowService:
+    """Accepts a notice when `let` is set."""
+
+    target = name = "slow"
+
+    def __init__(self, *, let: bool = False) -> None:
+        self.asked = asyncio.Event()
+        self.let = asyncio.Event()
+        self.accepted: list[str] = []
+        if let:
+            self.let.set()
+
+    async def send(self, title: str, body: str) -> None:
+        self.asked.set()
+        if not self.let.is_set():
+            await self.let.wait()
+        self.accepted.append(title)
+
+
+@pytest.fixture
+def notices(database: WorkerDatabase) -> WorkerDatabase:
+    for title in ("first", "second"):
+        database.rows(
+            "INSERT INTO notices (target, digest, title, body, made_ms) VALUES ('slow', false, %s, 'body', %s)",
+            title,
+            now_ms(),
+        )
+    return database
+
+
+def test_one_receiver_at_a_time_sends_to_a_service(notices: WorkerDatabase) -> None:
+    async def main() -> list[str]:
+        service, other = SlowService(), SlowService(let=True)
+        async with fleet(notices) as receivers:
+            first, second = receivers.alerts(service), receivers.alerts(other)
+            sending = asyncio.create_task(first.send_next(service))
+            await service.asked.wait()
+            assert await second.send_next(other) == POLL_SECONDS
+            service.let.set()
+            assert await sending == AGAIN
+            await send_all(second, other)
+        return service.accepted + other.accepted
+
+    assert asyncio.run(main()) == ["first", "second"]
+    assert notices.unsent_notices() == 0
+
+
+def test_a_notice_refused_for_a_day_lets_the_others_pass(notices: WorkerDatabase) -> None:
+    notices.rows("UPDATE notices SET made_ms = made_ms - %s::bigint WHERE title = 'first'", DAY_MS + 60_000)
+    service = SlowService(let=True)
+
+    async def main() -> None:
+        async with fleet(notices) as receivers:
+            await send_all(receivers.alerts(service), service)
+
+    asyncio.run(main())
+    assert service.accepted == ["second", "first"]
+
+
+def test_a_notice_whose_mark_was_lost_is_sent_again(notices: WorkerDatabase) -> None:
+    """PostgreSQL is lost between the service's answer and the commit: sent twice, never lost."""
+
+    async def main() -> list[str]:
+        service = SlowService()
+        async with fleet(notices) as receivers:
+            alerts = receivers.alerts(service)
+            sending = asyncio.create_task(alerts.send_next(service))
+            await service.asked.wait()
+            await asyncio.to_thread(
+                notices.rows,
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            )
+            service.let.set()
+            with pytest.raises(DatabaseUnavailable):
+                await sending
+            await alerts.send_next(service)
+        return service.accepted
+
+    assert asyncio.run(main()) == ["first", "first"]

@@ -1,4 +1,4 @@
-"""Two receivers commit at once, two workers hand on and tell: everything that was acknowledged, in order, once."""
+"""Two receivers commit at once and two workers publish: every acknowledged event, once and in order."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,25 +10,24 @@ import httpx
 import pytest
 
 from tests.support.postgres import fresh_database, needs_postgres
-from tests.support.receiver_process import ReceiverProcess, wait_until
-from tests.support.worker.broker import URL, Queue
-from tests.support.worker.database import WorkerDatabase
-from tests.support.worker.process import WorkerProcess
-from tests.support.worker.webhook import Webhook
+from tests.support.processes import ReceiverProcess, WorkerProcess, wait_until
+from tests.worker.broker import URL, Queue, needs_rabbitmq
+from tests.worker.database import WorkerDatabase
+from tests.worker.webhook import Webhook
 
-pytestmark = needs_postgres
+pytestmark = [needs_postgres, needs_rabbitmq]
 DEVICES, BATCHES, EVENTS = 8, 12, 5
 
 
 @pytest.fixture
-def receivers(tmp_path: Path) -> Iterator[tuple[str, list[ReceiverProcess]]]:
-    """A database's URL and two receivers on it."""
+def receivers(tmp_path: Path, webhook: Webhook) -> Iterator[tuple[str, list[ReceiverProcess]]]:
+    """Give a database's URL and two receivers on it, which alert the webhook."""
     with fresh_database() as url, ExitStack() as closing:
         both = []
         for number in range(2):
-            receiver = ReceiverProcess(
-                tmp_path / f"receiver-{number}", "--auth", "off", environ={"PISYNC_RECEIVER_DATABASE_URL": url}
-            )
+            environ = {"PISYNC_RECEIVER_DATABASE_URL": url, "PISYNC_RECEIVER_ALERT_URLS": webhook.url}
+            arguments = ("--auth", "off")
+            receiver = ReceiverProcess(tmp_path / f"receiver-{number}", *arguments, environ=environ)
             if not number:
                 receiver.command("migrate")
             both.append(closing.enter_context(receiver))
@@ -45,14 +44,14 @@ def batch(device: str, number: int) -> dict[str, Any]:
 
 
 def school_day(device: str, urls: list[str]) -> None:
-    """Batches to the receivers in turn, the way a gateway would have it."""
+    """Send batches to the receivers in turn, as a gateway does."""
     with httpx.Client(timeout=60) as client:
         for number in range(BATCHES):
             answer = client.post(urls[number % len(urls)] + "/api/events", json=batch(device, number))
             assert answer.status_code == 200, answer.text
 
 
-def report(url: str, device: str, minute: int, errors: int) -> None:
+def sync(url: str, device: str, minute: int, errors: int) -> None:
     body = {
         "device_id": device,
         "timestamp": f"2026-11-23T10:{minute:02}:00.000Z",
@@ -64,7 +63,12 @@ def report(url: str, device: str, minute: int, errors: int) -> None:
     assert httpx.post(url + "/api/sync-event", json=body, timeout=60).status_code == 201
 
 
-def test_what_receivers_acknowledge_reaches_the_broker_once_and_in_order(
+def pass_digest_window(database: WorkerDatabase) -> None:
+    """Make what happened a minute older, so that its notice waits no longer."""
+    database.rows("UPDATE crossings SET at_ms = at_ms - 60000 WHERE notified_ms IS NULL")
+
+
+def test_acknowledged_events_reach_the_broker_once_and_in_order(
     receivers: tuple[str, list[ReceiverProcess]], queue: Queue, tmp_path: Path
 ) -> None:
     database_url, both = receivers
@@ -74,7 +78,6 @@ def test_what_receivers_acknowledge_reaches_the_broker_once_and_in_order(
         "amqp_url": URL,
         "amqp_exchange": queue.name,
         "amqp_queue": queue.name,
-        "message_events": "7",
     }
     devices = [f"pibook-{number}" for number in range(DEVICES)]
     database = WorkerDatabase(database_url)
@@ -83,9 +86,9 @@ def test_what_receivers_acknowledge_reaches_the_broker_once_and_in_order(
         WorkerProcess(tmp_path / "two", **chosen) as two,
         ThreadPoolExecutor(DEVICES) as pool,
     ):
-        wait_until(lambda: "started" in one.log() and "started" in two.log(), "both work")
+        wait_until(lambda: "started" in one.log() and "started" in two.log(), "both started")
         list(pool.map(school_day, devices, [urls] * DEVICES))
-        wait_until(lambda: database.position("rabbitmq") == DEVICES * BATCHES * EVENTS, "all is handed on")
+        wait_until(lambda: database.position("rabbitmq") == DEVICES * BATCHES * EVENTS, "everything is published")
     database.close()
 
     taken = queue.take()
@@ -94,17 +97,22 @@ def test_what_receivers_acknowledge_reaches_the_broker_once_and_in_order(
         assert seqs == list(range(1, BATCHES * EVENTS + 1))
 
 
-def test_a_streak_is_told_of_and_its_end(
-    receivers: tuple[str, list[ReceiverProcess]], webhook: Webhook, tmp_path: Path
+def test_a_failing_device_and_its_recovery_are_notified_once(
+    receivers: tuple[str, list[ReceiverProcess]], webhook: Webhook
 ) -> None:
-    database_url, both = receivers
-    chosen = {"database_url": database_url, "alert_urls": webhook.url, "digest_window": "0s"}
-    with WorkerProcess(tmp_path / "one", **chosen), WorkerProcess(tmp_path / "two", **chosen):
-        for minute in range(5):
-            report(both[minute % 2].url, "pibook-1", minute, 2)
-        wait_until(lambda: len(webhook.told) == 1, "the streak is told")
-        report(both[0].url, "pibook-1", 5, 0)
-        wait_until(lambda: len(webhook.told) == 2, "the recovery is told")
+    url, both = receivers
+    database = WorkerDatabase(url)
+    for minute in range(5):
+        sync(both[minute % 2].url, "pibook-1", minute, 2)
+    pass_digest_window(database)
+    wait_until(lambda: len(webhook.received) == 1, "the failure is notified")
+    sync(both[0].url, "pibook-1", 5, 0)
+    pass_digest_window(database)
+    wait_until(lambda: len(webhook.received) == 2, "the recovery is notified")
+    database.close()
+    assert [receiver.stop() for receiver in both] == [-15, -15]
 
-    assert webhook.titles() == ["pibook-1 keeps failing", "pibook-1 recovered"]
-    assert webhook.told[0]["message"] == "3 sync runs in a row failed since 2026-11-23 10:00 UTC (dns)."
+    assert webhook.titles() == ["pibook-1 (no site) keeps failing", "pibook-1 (no site) recovered"]
+    assert webhook.received[0]["message"] == (
+        "no site: 1 device keeps failing since 2026-11-23 10:00 UTC (dns): pibook-1"
+    )

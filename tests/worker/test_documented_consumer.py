@@ -1,4 +1,4 @@
-"""The consumer that the documentation shows works, and drops what comes twice."""
+"""The consumer in the documentation works and drops repetitions."""
 
 import os
 import re
@@ -6,15 +6,17 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.support.receiver_process import wait_until
-from tests.support.worker.broker import URL, Queue
-from tests.support.worker.database import WorkerDatabase
-from tests.support.worker.process import once
+from tests.support.postgres import needs_postgres
+from tests.support.processes import run_worker, wait_until
+from tests.worker.broker import URL, Queue, needs_rabbitmq
+from tests.worker.database import WorkerDatabase
+
+pytestmark = [needs_postgres, needs_rabbitmq]
 
 DOCUMENT = Path(__file__).parents[2] / "docs/events.md"
 
 
-def test_the_consumer_of_the_documentation(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
+def test_documented_consumer_handles_each_event_once(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
     (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)
     database.add_events([("pibook-1", "s1", seq) for seq in range(1, 6)])
     chosen = {
@@ -22,12 +24,11 @@ def test_the_consumer_of_the_documentation(database: WorkerDatabase, queue: Queu
         "amqp_url": URL,
         "amqp_exchange": queue.name,
         "amqp_queue": queue.name,
-        "message_events": "2",
     }
     for again in ((), ("--from", "2")):
-        assert once(*again, **chosen).returncode == 0
+        assert run_worker("--once", *again, **chosen).returncode == 0
     database.add_events([("pibook-2", "s2", 1)])
-    assert once(**chosen).returncode == 0
+    assert run_worker("--once", **chosen).returncode == 0
 
     printed = tmp_path / "printed"
     with printed.open("w") as out:
@@ -35,7 +36,7 @@ def test_the_consumer_of_the_documentation(database: WorkerDatabase, queue: Queu
             [sys.executable, "-c", program], env=os.environ | {"AMQP_URL": URL, "QUEUE": queue.name}, stdout=out
         )
         try:
-            wait_until(lambda: "pibook-2" in printed.read_text() or consumer.poll() is not None, "the last is read")
+            wait_until(lambda: "pibook-2" in printed.read_text() or consumer.poll() is not None, "all are read")
         finally:
             consumer.kill()
             consumer.wait()

@@ -1,25 +1,27 @@
-"""Stored events reach a real RabbitMQ: in order, in the documented shape, and the position moves over nothing that was
-not confirmed."""
+"""Stored events reach a real RabbitMQ in order and in the documented form, and the position moves only over what was
+confirmed."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
+from itertools import pairwise
 from typing import Any, TypeVar
 
 import pytest
-from prometheus_client import CollectorRegistry
 
+from pisync_receiver.background import AGAIN
+from pisync_receiver.errors import DatabaseUnavailable
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres.transactions import Database
-from pisync_receiver.worker.duty import AGAIN
-from pisync_receiver.worker.errors import PublisherUnavailable
-from pisync_receiver.worker.feed import Feed
-from pisync_receiver.worker.metrics import WorkerMetrics
-from pisync_receiver.worker.publishing import Publishing
-from pisync_receiver.worker.rabbitmq import Place, RabbitPublisher
+from pisync_receiver.worker.messages import Message
+from pisync_receiver.worker.publishing import NOW, PAGE_BYTES, POLL_SECONDS, Publishing
+from pisync_receiver.worker.rabbitmq import PublisherUnavailable, RabbitPublisher
 from tests.support.fault_proxy import FaultProxy
-from tests.support.worker.broker import HOST, PORT, URL, Queue
-from tests.support.worker.database import WorkerDatabase
+from tests.support.postgres import needs_postgres
+from tests.worker.broker import HOST, PORT, URL, Queue, needs_rabbitmq
+from tests.worker.database import WorkerDatabase
+
+pytestmark = [needs_postgres, needs_rabbitmq]
 
 T = TypeVar("T")
 
@@ -28,33 +30,40 @@ class Bench:
     """One worker's publishing, step by step."""
 
     def __init__(
-        self, database: WorkerDatabase, queue: Queue, *, url: str = URL, consumer: str = "test", **settings: Any
+        self,
+        database: WorkerDatabase,
+        queue: Queue,
+        *,
+        url: str = URL,
+        database_url: str | None = None,
+        consumer: str = "test",
+        start: int | str | None = None,
+        queue_type: str = "quorum",
+        page_events: int = 1000,
+        message_events: int = 100,
+        confirm_seconds: float = 20.0,
+        answer_seconds: float = 60.0,
     ) -> None:
-        self.registry = CollectorRegistry()
-        self.metrics = WorkerMetrics(self.registry)
-        self.database = Database(PostgresUrl(conninfo=database.url))
-        place = Place(exchange=queue.name, queue=queue.name, queue_type=settings.get("queue_type", "quorum"))
-        self.feed = Feed(self.database, consumer, now_ms=lambda: 1_000, page_events=settings.get("page_events", 1000))
+        self.database = Database(PostgresUrl(conninfo=database_url or database.url), answer_seconds=answer_seconds)
         self.publisher = RabbitPublisher(
-            url, place, connected=self.metrics.connected, confirm_seconds=settings.get("confirm_seconds", 20.0)
+            url, exchange=queue.name, queue=queue.name, queue_type=queue_type, confirm_seconds=confirm_seconds
         )
         self.publishing = Publishing(
-            self.feed, self.publisher, metrics=self.metrics, message_events=settings.get("message_events", 100)
+            self.database,
+            self.publisher,
+            consumer=consumer,
+            now_ms=lambda: 1_000,
+            start=start,
+            page_events=page_events,
+            message_events=message_events,
         )
 
     async def drain(self) -> None:
-        await self.feed.begin()
         while await self.publishing.step() == AGAIN:
             pass
 
     async def close(self) -> None:
-        await self.publisher.close()
-        await self.database.close()
-
-    def value(self, name: str) -> float:
-        value = self.registry.get_sample_value(name)
-        assert value is not None
-        return value
+        await self.publishing.close()
 
 
 def with_bench(bench: Bench, work: Callable[[Bench], Awaitable[T]]) -> T:
@@ -66,17 +75,15 @@ def with_bench(bench: Bench, work: Callable[[Bench], Awaitable[T]]) -> T:
     return asyncio.run(main())
 
 
-def drain(database: WorkerDatabase, queue: Queue, **settings: Any) -> Bench:
-    bench = Bench(database, queue, **settings)
-    with_bench(bench, Bench.drain)
-    return bench
+def drain(database: WorkerDatabase, queue: Queue, **settings: Any) -> None:
+    with_bench(Bench(database, queue, **settings), Bench.drain)
 
 
 def test_a_message_is_a_cloud_event_of_one_device(database: WorkerDatabase, queue: Queue) -> None:
-    database.device("pibook-1", "Nakuru")
-    ids = database.add_events([("pibook-1", "s1", 1), ("pibook-2", "s9", 7), ("pibook-1", "s1", 2)])
+    ids = database.add_events([("pibook-1", "s1", 1), ("pibook-2", "s9", 7), ("pibook-1", "s1", 2)], site="Nakuru")
+    database.device("pibook-1", "Kisumu")
 
-    bench = drain(database, queue)
+    drain(database, queue)
 
     one, two = sorted(queue.take(), key=lambda message: str(message.headers["cloudEvents:subject"]))
     assert {name: value for name, value in one.headers.items() if not name.startswith("x-")} == {
@@ -95,22 +102,20 @@ def test_a_message_is_a_cloud_event_of_one_device(database: WorkerDatabase, queu
         (2, ids[2], "Nakuru"),
     ]
     assert one.events[0]["data"] == {"n": 1}
-    assert one.events[0]["type"] == "video.watched"
-    assert [(event["device_id"], event["seq"], event["site"]) for event in two.events] == [("pibook-2", 7, None)]
-    assert bench.value("pisync_worker_events_published_total") == 3
-    assert bench.value("pisync_worker_messages_published_total") == 2
-    assert bench.value("pisync_worker_lag_events") == 0
+    assert (one.events[0]["type"], one.events[0]["event_id"]) == ("video.watched", "e-1")
+    assert (one.events[0]["learner_home"], one.events[0]["learner_id"]) == ("Nakuru", "s-17")
+    assert [(event["device_id"], event["seq"]) for event in two.events] == [("pibook-2", 7)]
     assert database.position("test") == ids[-1]
 
 
 @pytest.mark.parametrize("queue_type", ["quorum", "classic", "stream"])
-def test_a_queue_of_each_kind_is_made(database: WorkerDatabase, queue: Queue, queue_type: str) -> None:
+def test_a_queue_of_each_type_is_declared(database: WorkerDatabase, queue: Queue, queue_type: str) -> None:
     database.add_events([("pibook-1", "s1", 1)])
     drain(database, queue, queue_type=queue_type)
     assert database.position("test") == 1
 
 
-def test_pages_and_messages_have_limits_and_the_order_of_a_device_holds(database: WorkerDatabase, queue: Queue) -> None:
+def test_events_of_a_device_keep_their_order_across_pages_and_messages(database: WorkerDatabase, queue: Queue) -> None:
     sent = [(f"pibook-{n % 3}", f"s{n // 40}", n) for n in range(1, 101)]
     for start in range(0, 100, 7):
         database.add_events(sent[start : start + 7])
@@ -126,26 +131,22 @@ def test_pages_and_messages_have_limits_and_the_order_of_a_device_holds(database
         assert len(arrived) == len([event for event in sent if event[0] == f"pibook-{device}"])
 
 
-def test_large_data_does_not_fill_the_memory(database: WorkerDatabase, queue: Queue) -> None:
+def test_a_page_is_limited_in_bytes(database: WorkerDatabase, queue: Queue) -> None:
     large = '{"x": "' + "y" * 60_000 + '"}'
     database.add_events([("pibook-1", "s1", n) for n in range(1, 201)], data=large)
-    bench = Bench(database, queue)
 
     async def work(bench: Bench) -> list[int]:
-        await bench.feed.begin()
-        sizes = []
-        while await bench.feed.prepare():
-            async with bench.feed.page() as page:
-                assert page is not None
-                sizes.append(sum(len(event.data or "") for event in page.events))
-        return sizes
+        ends = [0]
+        while await bench.publishing.step() == AGAIN:
+            ends.append(database.position("test") or 0)
+        return [end - start for start, end in pairwise(ends)]
 
-    sizes = with_bench(bench, work)
-    assert sum(sizes) == 200 * len(large)
-    assert max(sizes) <= 8 * 1024 * 1024
+    pages = with_bench(Bench(database, queue), work)
+    assert sum(pages) == 200
+    assert max(pages) * len(large) <= PAGE_BYTES
 
 
-def test_another_consumer_begins_at_the_first_event(database: WorkerDatabase, queue: Queue) -> None:
+def test_a_new_consumer_starts_at_the_first_event(database: WorkerDatabase, queue: Queue) -> None:
     database.add_events([("pibook-1", "s1", n) for n in range(1, 6)])
     drain(database, queue)
     first = queue.take()
@@ -156,43 +157,41 @@ def test_another_consumer_begins_at_the_first_event(database: WorkerDatabase, qu
     assert (database.position("test"), database.position("another")) == (5, 5)
 
 
-def test_handing_on_begins_again_where_it_is_told_to(database: WorkerDatabase, queue: Queue) -> None:
+def test_a_position_can_be_set_back_and_forward(database: WorkerDatabase, queue: Queue) -> None:
     database.add_events([("pibook-1", "s1", n) for n in range(1, 6)])
     drain(database, queue)
     queue.take()
 
-    async def again(bench: Bench) -> None:
-        await bench.feed.begin_from(4)
-        await bench.drain()
-        await bench.feed.begin_from(None)
-        await bench.drain()
-
-    with_bench(Bench(database, queue), again)
+    drain(database, queue, start=4)
+    drain(database, queue, start=NOW)
 
     assert [event["seq"] for message in queue.take() for event in message.events] == [4, 5]
 
 
-def test_a_page_is_one_workers(database: WorkerDatabase, queue: Queue) -> None:
+def test_only_one_worker_publishes_a_page(
+    database: WorkerDatabase, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
     database.add_events([("pibook-1", "s1", 1)])
-    other = Bench(database, queue)
+    first, second = Bench(database, queue), Bench(database, queue)
+    publish = first.publisher.publish
+    pauses: list[float] = []
+
+    async def publish_beside(histories: Sequence[Sequence[Message]]) -> None:
+        pauses.append(await second.publishing.step() if histories else POLL_SECONDS)
+        await publish(histories)
 
     async def work(bench: Bench) -> None:
-        await bench.feed.begin()
-        assert await bench.feed.prepare()
-        async with bench.feed.page() as page, AsyncExitStack() as closing:
-            closing.push_async_callback(other.close)
-            assert page is not None
-            assert not await other.feed.prepare()
-            async with other.feed.page() as taken:
-                assert taken is None
-        assert not await bench.feed.prepare()
+        await bench.drain()
+        await second.close()
 
-    with_bench(Bench(database, queue), work)
+    monkeypatch.setattr(first.publisher, "publish", publish_beside)
+    with_bench(first, work)
 
-    assert database.position("test") == 1
+    assert pauses == [POLL_SECONDS] * 3
+    assert [event["seq"] for message in queue.take() for event in message.events] == [1]
 
 
-def test_what_no_queue_takes_is_kept(database: WorkerDatabase, queue: Queue) -> None:
+def test_events_are_kept_while_no_queue_is_bound(database: WorkerDatabase, queue: Queue) -> None:
     database.add_events([("pibook-1", "s1", 1)])
     bench = Bench(database, queue, queue_type="none")
 
@@ -208,7 +207,7 @@ def test_what_no_queue_takes_is_kept(database: WorkerDatabase, queue: Queue) -> 
     assert [event["seq"] for message in queue.take() for event in message.events] == [1]
 
 
-def test_what_the_broker_refuses_is_kept_and_stays_in_order(database: WorkerDatabase, queue: Queue) -> None:
+def test_refused_messages_are_published_later_in_order(database: WorkerDatabase, queue: Queue) -> None:
     queue.make({"x-max-length": 1, "x-overflow": "reject-publish"})
     database.add_events([("pibook-1", "s1", n) for n in range(1, 7)])
     taken: list[int] = []
@@ -232,22 +231,48 @@ def test_what_the_broker_refuses_is_kept_and_stays_in_order(database: WorkerData
     assert database.position("test") == 6
 
 
-def test_an_answer_lost_on_the_way_repeats_the_same_messages(database: WorkerDatabase, queue: Queue) -> None:
-    """The confirm does not arrive, and more events do: what goes again is cut as before."""
-    database.add_events([("pibook-1", "s1", n) for n in range(1, 4)])
+def test_a_message_is_sent_when_the_one_before_is_accepted(
+    database: WorkerDatabase, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the broker refused the first and accepted the second, their order would be lost."""
+    database.add_events([(f"pibook-{n % 2}", "s1", n) for n in range(8)])
+    bench = Bench(database, queue, message_events=1)
+    under_way: list[str] = []
+    most: list[int] = []
+
+    async def work(bench: Bench) -> None:
+        await bench.publisher.publish(())
+        exchange = bench.publisher._exchange
+        assert exchange is not None
+        publish = exchange.publish
+
+        async def record(message: Any, key: str) -> None:
+            assert key not in under_way
+            under_way.append(key)
+            most.append(len(under_way))
+            await publish(message, key)
+            under_way.remove(key)
+
+        monkeypatch.setattr(exchange, "publish", record)
+        await bench.drain()
+
+    with_bench(bench, work)
+    assert (len(most), max(most)) == (8, 2)
+
+
+def test_a_lost_confirmation_repeats_the_same_messages(database: WorkerDatabase, queue: Queue) -> None:
+    """The confirmation is lost and more events arrive; the repetition has the same messages."""
     with FaultProxy(HOST, PORT) as proxy:
         bench = Bench(database, queue, url=URL.replace(str(PORT), str(proxy.port)), confirm_seconds=60.0)
 
         async def work(bench: Bench) -> None:
-            await bench.feed.begin()
-            await bench.publisher.publish(())
+            await bench.publishing.step()
+            database.add_events([("pibook-1", "s1", n) for n in range(1, 4)])
             proxy.drop_answers = 1
             with pytest.raises(PublisherUnavailable):
                 await bench.publishing.step()
-            assert bench.value("pisync_worker_broker_connected") == 0
             database.add_events([("pibook-1", "s1", n) for n in range(4, 7)])
             await bench.drain()
-            assert bench.value("pisync_worker_broker_connected") == 1
 
         with_bench(bench, work)
 
@@ -256,14 +281,13 @@ def test_an_answer_lost_on_the_way_repeats_the_same_messages(database: WorkerDat
     assert taken[0].id == taken[1].id != taken[2].id
 
 
-def test_a_broker_that_hangs_is_given_up_in_time(database: WorkerDatabase, queue: Queue) -> None:
-    database.add_events([("pibook-1", "s1", 1)])
+def test_a_silent_broker_is_abandoned_in_time(database: WorkerDatabase, queue: Queue) -> None:
     with FaultProxy(HOST, PORT) as proxy:
         bench = Bench(database, queue, url=URL.replace(str(PORT), str(proxy.port)), confirm_seconds=0.2)
 
         async def work(bench: Bench) -> None:
-            await bench.feed.begin()
-            await bench.publisher.publish(())
+            await bench.publishing.step()
+            database.add_events([("pibook-1", "s1", n) for n in range(1, 4)])
             proxy.blackhole = True
             with pytest.raises(PublisherUnavailable, match="TimeoutError"):
                 await bench.publishing.step()
@@ -272,31 +296,48 @@ def test_a_broker_that_hangs_is_given_up_in_time(database: WorkerDatabase, queue
 
         with_bench(bench, work)
 
+    assert database.position("test") == 3
+    assert len({message.id for message in queue.take()}) == 1
+
+
+@pytest.mark.parametrize("silent_from", ["connecting", "a statement"])
+def test_a_silent_database_is_abandoned_in_time(database: WorkerDatabase, queue: Queue, silent_from: str) -> None:
+    database.add_events([("pibook-1", "s1", 1)])
+    with FaultProxy(*database.server[:2]) as proxy:
+        url = database.through(proxy.port) + "?connect_timeout=2"
+        bench = Bench(database, queue, database_url=url, answer_seconds=0.2)
+
+        async def work(bench: Bench) -> None:
+            if silent_from == "a statement":
+                await bench.publishing.step()
+            proxy.blackhole = True
+            with pytest.raises(DatabaseUnavailable):
+                await bench.publishing.step()
+            proxy.heal()
+            await bench.drain()
+
+        with_bench(bench, work)
+
     assert database.position("test") == 1
-    assert {message.id for message in queue.take()} == {queue_id(database)}
 
 
-def queue_id(database: WorkerDatabase) -> str:
-    from pisync_receiver.worker.messages import messages
+def test_an_event_that_cannot_be_rendered_is_skipped(database: WorkerDatabase, queue: Queue) -> None:
+    database.add_events([("pibook-1", "s1", n) for n in range(1, 4)])
+    database.rows("UPDATE events SET data = '{' WHERE seq = 2")
 
-    async def work(bench: Bench) -> str:
-        await bench.feed.begin()
-        assert await bench.feed.prepare()
-        async with bench.feed.page() as page:
-            assert page is not None
-            (message,) = messages(page.events, most_events=100)
-        return message.id
+    drain(database, queue)
 
-    return with_bench(Bench(database, Queue("unused"), consumer="reader"), work)
+    assert [event["seq"] for message in queue.take() for event in message.events] == [1, 3]
+    assert database.position("test") == 3
 
 
 @pytest.mark.parametrize(
     ("error", "raised"), [(Exception(), PublisherUnavailable), (TypeError("ours"), TypeError)], ids=["aiormq's", "ours"]
 )
-def test_a_connection_that_ends_without_a_reason_is_away_and_does_not_end_the_worker(
+def test_a_connection_that_ends_without_a_reason_counts_as_unavailable(
     database: WorkerDatabase, queue: Queue, monkeypatch: pytest.MonkeyPatch, error: Exception, raised: type[Exception]
 ) -> None:
-    """Where the link breaks in the middle of opening, aiormq may raise Exception and nothing more."""
+    """When the connection breaks while it opens, aiormq may raise Exception itself."""
 
     async def breaks() -> None:
         raise error

@@ -1,9 +1,10 @@
-"""An event on its way into the outbox, and its text once it is there."""
+"""A progress event on its way into the outbox, and its text once it is there."""
 
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from math import isfinite
 from typing import Any, Final, Self
 
@@ -12,11 +13,9 @@ from pisync_common import rules, wire
 from pisync_common.errors import RuleError
 from pisync_common.limits import DATA_BYTES
 from pisync_common.models import Origin, Stamp
+from pisync_common.times import EARLIEST_MS, LATEST_MS, to_ms
 
 ATTEMPT_MAX: Final = 2**63 - 1
-EARLIEST_MS: Final = -62_135_596_800_000
-LATEST_MS: Final = 253_402_300_800_000
-"""The years 1 to 9999, which is what can be written."""
 
 _HEAD = re.compile(r'\{"seq":(0|[1-9][0-9]{0,15}),')
 
@@ -27,14 +26,17 @@ class NewEvent:
 
     type: str
     stamp: Stamp
+    """The moment of recording."""
+    occurred_at_ms: int | None = None
+    """The app's own time; None where it gave none."""
+    id: str | None = None
+    """The app's own key: the same id twice is stored once."""
     learner_id: str | None = None
     object_id: str | None = None
     data: str | None = None
     """JSON text."""
-    key: str | None = None
-    """The caller's own id: the same key twice is stored once."""
     attempt: int | None = None
-    """A random number that is kept beside the event, so that recording it again after a lost answer is noticed."""
+    """A random number stored beside the event, so that recording it again after a lost answer is noticed."""
     retried: bool = False
     """Whether an earlier attempt may have been recorded: look for it first."""
 
@@ -44,36 +46,34 @@ class NewEvent:
         type: str,
         *,
         stamp: Stamp,
+        occurred_at: datetime | None = None,
+        id: str | None = None,
         learner_id: str | None = None,
         object_id: str | None = None,
         data: Mapping[str, object] | None = None,
-        key: str | None = None,
-        attempt: int | None = None,
-        retried: bool = False,
     ) -> Self:
-        """Check every field; raise InvalidEvent that names the one that breaks a rule."""
+        """Check every field; raise InvalidEvent that names the field that breaks a rule."""
         try:
             return cls(
-                type=rules.check_type(type),
-                stamp=_checked(stamp),
-                learner_id=None if learner_id is None else rules.check_id("learner_id", learner_id),
-                object_id=None if object_id is None else rules.check_object_id(object_id),
+                type=type,
+                stamp=stamp,
+                occurred_at_ms=None if occurred_at is None else _to_ms(occurred_at),
+                id=id,
+                learner_id=learner_id,
+                object_id=object_id,
                 data=None if data is None else rules.encode_data(data),
-                key=None if key is None else rules.check_id("id", key),
-                attempt=attempt,
-                retried=retried,
-            )
+            )._checked()
         except RuleError as error:
             raise InvalidEvent(str(error)) from error
 
     def fields(self) -> dict[str, object]:
-        """As a JSON object for another process; fields without a value are left out."""
+        """Return it as a JSON object for another process, without the fields that have no value."""
         stamp = self.stamp
         fields: dict[str, object] = {
             "type": self.type,
             "stamp": [stamp.at_ms, stamp.boot_id, stamp.boottime_ms, stamp.clock_synced],
         }
-        for name in ("learner_id", "object_id", "data", "key", "attempt"):
+        for name in ("occurred_at_ms", "id", "learner_id", "object_id", "data", "attempt"):
             value = getattr(self, name)
             if value is not None:
                 fields[name] = value
@@ -83,37 +83,54 @@ class NewEvent:
 
     @classmethod
     def from_fields(cls, fields: Mapping[str, Any]) -> Self:
-        """The event another process sent, checked as if it were new; raise InvalidEvent."""
+        """Return the event another process sent, checked as if it were new; raise InvalidEvent."""
         try:
             at_ms, boot_id, boottime_ms, clock_synced = fields["stamp"]
-            get = fields.get
-            learner_id, object_id, data, key = get("learner_id"), get("object_id"), get("data"), get("key")
+            data = fields.get("data")
             return cls(
-                type=rules.check_type(fields["type"]),
-                stamp=_checked(Stamp(at_ms=at_ms, boot_id=boot_id, boottime_ms=boottime_ms, clock_synced=clock_synced)),
-                learner_id=None if learner_id is None else rules.check_id("learner_id", learner_id),
-                object_id=None if object_id is None else rules.check_object_id(object_id),
-                data=None if data is None else _checked_data(data),
-                key=None if key is None else rules.check_id("id", key),
-                attempt=_checked_attempt(get("attempt")),
-                retried=get("retried") is True,
-            )
+                type=fields["type"],
+                stamp=Stamp(at_ms=at_ms, boot_id=boot_id, boottime_ms=boottime_ms, clock_synced=clock_synced),
+                occurred_at_ms=fields.get("occurred_at_ms"),
+                id=fields.get("id"),
+                learner_id=fields.get("learner_id"),
+                object_id=fields.get("object_id"),
+                data=None if data is None else _check_data(data),
+                attempt=fields.get("attempt"),
+                retried=fields.get("retried") is True,
+            )._checked()
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidEvent(str(error) if isinstance(error, RuleError) else f"not an event: {error!r}") from error
 
+    def _checked(self) -> Self:
+        """Return itself if every field but `data` keeps the rules; raise RuleError."""
+        rules.check_type(self.type)
+        _check_stamp(self.stamp)
+        _check_integer("occurred_at_ms", self.occurred_at_ms, EARLIEST_MS, LATEST_MS)
+        _check_integer("attempt", self.attempt, 0, ATTEMPT_MAX)
+        for value, check in (
+            (self.id, rules.check_event_id),
+            (self.learner_id, rules.check_learner_id),
+            (self.object_id, rules.check_object_id),
+        ):
+            if value is not None:
+                check(value)
+        return self
+
     def body(self, seq: int) -> str:
-        """Its final JSON text under `seq`."""
+        """Return its final JSON text under `seq`."""
         return wire.encode_event(
             seq=seq,
             type=self.type,
             stamp=self.stamp,
+            occurred_at_ms=self.occurred_at_ms,
+            id=self.id,
             learner_id=self.learner_id,
             object_id=self.object_id,
             data=self.data,
         )
 
     def same_as(self, body: str) -> bool:
-        """Whether the recorded `body` says the same: type, learner, object and data (time aside)."""
+        """Return whether the recorded `body` has the same type, learner, object and data, whatever its time."""
         recorded = json.loads(body)
         data = None if self.data is None else json.loads(self.data)
         return (self.type, self.learner_id, self.object_id, data) == tuple(
@@ -121,10 +138,10 @@ class NewEvent:
         )
 
 
-def carry(body: str, *, seq: int, origin: Origin) -> str:
-    """`body` under another `seq`, with the `origin` it was first recorded at: an origin it already has stays.
+def renumber(body: str, *, seq: int, origin: Origin) -> str:
+    """Return `body` under another `seq`, with the `origin` it was first recorded at, unless it has an origin already.
 
-    Everything else keeps its text. Raises ValueError if `body` is no event's text.
+    Everything else keeps its text. Raises ValueError if `body` is not an event's text.
     """
     head = _HEAD.match(body)
     fields = json.loads(body)
@@ -135,7 +152,7 @@ def carry(body: str, *, seq: int, origin: Origin) -> str:
 
 
 def seq_of(body: str) -> int | None:
-    """The seq that stands in an event's text."""
+    """Return the seq in an event's text."""
     head = _HEAD.match(body)
     return int(head.group(1)) if head else None
 
@@ -150,10 +167,10 @@ def _finite(text: str) -> float:
 _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
-def _checked_data(text: str) -> str:
-    """JSON text that another process encoded: kept as it came where that is safe, else encoded anew.
+def _check_data(text: str) -> str:
+    """Return JSON text that another process encoded: unchanged where that is safe, else encoded again.
 
-    Not safe are line ends (an event is a line where events are exported) and escapes (of half a character).
+    Line ends are not safe (exports write one event a line), nor are escapes (they may hold half a character).
     Raises RuleError, ValueError or TypeError.
     """
     value = _DECODER.decode(text)
@@ -164,18 +181,22 @@ def _checked_data(text: str) -> str:
     return rules.check_depth(text)
 
 
-def _checked_attempt(attempt: object) -> int | None:
-    if attempt is not None and not (type(attempt) is int and 0 <= attempt <= ATTEMPT_MAX):
-        raise ValueError("attempt is not a positive 63-bit number")
-    return attempt
+def _check_integer(name: str, value: object, least: int, most: int) -> None:
+    if value is not None and not (type(value) is int and least <= value <= most):
+        raise RuleError(f"{name} is not an integer from {least} to {most}")
 
 
-def _checked(stamp: Stamp) -> Stamp:
-    """The stamp, which may come from another process; raise RuleError."""
+def _to_ms(moment: datetime) -> int:
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise RuleError(f"occurred_at must be a datetime with a time zone, such as datetime.now(UTC); got {moment!r}")
+    return to_ms(moment)
+
+
+def _check_stamp(stamp: Stamp) -> None:
+    """Check the stamp, which may come from another process; raise RuleError."""
     values: tuple[object, ...] = (stamp.at_ms, stamp.boot_id, stamp.boottime_ms, stamp.clock_synced)
     if tuple(map(type, values)) != (int, str, int, bool) or stamp.boottime_ms < 0:
         raise RuleError(f"not a stamp: {stamp}")
-    if not EARLIEST_MS <= stamp.at_ms < LATEST_MS:
-        raise RuleError(f"the clock shows no time that can be written: {stamp.at_ms} ms since 1970")
+    if not EARLIEST_MS <= stamp.at_ms <= LATEST_MS:
+        raise RuleError(f"the clock is outside the years 1 to 9999: {stamp.at_ms} ms since 1970")
     rules.check_id("boot_id", stamp.boot_id)
-    return stamp

@@ -1,8 +1,9 @@
-"""What goes into the outbox and what it tells about itself. Frozen, keyword-only."""
+"""What goes into the outbox and what it says about itself. Frozen, keyword-only."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from pisync_common.limits import MIB
 from pisync_common.models import Stamp
@@ -13,13 +14,13 @@ class OutboxLimits:
     """How much of the disk the outbox may use."""
 
     max_bytes: int = 256 * MIB
-    """The database file; never more than half of the disk that is free beside it."""
+    """The database file; never more than half of the free space of its disk."""
     keep_delivered_bytes: int = 32 * MIB
-    """Delivered events kept for a receiver that was restored from an older copy: the newest so many bytes."""
+    """How many bytes of the newest delivered events are kept, for a receiver restored from an older copy."""
 
 
 class EventState(StrEnum):
-    """Where an event in the outbox stands."""
+    """The state of an event in the outbox."""
 
     WAITING = "waiting"
     DELIVERED = "delivered"
@@ -28,15 +29,15 @@ class EventState(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DeadLetter:
-    """An event that will not be delivered under its seq: kept until someone deals with it."""
+    """An event that will not be delivered under its seq; kept until a person deals with it."""
 
     stream: str
     seq: int
     code: str
-    """`invalid_event` or `conflict` from the receiver; `too_large` or `damaged` from the device itself."""
+    """`invalid_event` or `conflict` from the receiver; `too_large`, `declined` or `damaged` from the device."""
     detail: str
     body: str
-    """The event's JSON text; for a damaged one, what could still be read of it."""
+    """The event's JSON text; for a damaged event, what could still be read of it."""
     requeued_as: int | None
     """Its new seq, once it was queued again."""
 
@@ -47,40 +48,40 @@ class Salvaged:
 
     at_ms: int
     reason: str
-    carried: int
-    """Events carried into the stream that followed."""
+    transferred: int
+    """Events transferred into the stream that followed."""
     damaged: int
-    """Events that could be read in part only; they are dead letters now."""
+    """Events that could be read only in part; they are dead letters now."""
     file: str
     """The name of the file set aside, in the same folder."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class OutboxState:
-    """The outbox at one moment."""
+    """The outbox at one moment; by default, one without a stream yet."""
 
-    stream: str
-    last_seq: int
+    stream: str = ""
+    last_seq: int = 0
     """The newest event's seq; 0 if the stream has none."""
-    delivered: int
+    delivered: int = 0
     """Events 1 to this number were accounted for by the receiver, as far as the device knows."""
-    watermark: int
-    """What the receiver last said."""
-    waiting: int
-    dead: int
+    watermark: int = 0
+    """The receiver's last watermark."""
+    waiting: int = 0
+    dead: int = 0
     """Dead letters that were not queued again."""
-    kept_from: int
-    """The oldest event still held is this one; last_seq + 1 when none is."""
-    bytes_used: int
-    bytes_max: int
-    salvaged: tuple[Salvaged, ...]
+    kept_from: int = 1
+    """The oldest event still held; last_seq + 1 if none is."""
+    bytes_used: int = 0
+    bytes_max: int = 0
+    salvaged: tuple[Salvaged, ...] = ()
     """Files set aside, oldest first."""
-    reports_waiting: int
+    sync_events_waiting: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Report:
-    """What one sync run (or several, folded) has to say; sent as a sync event."""
+class QueuedSyncEvent:
+    """The sync event of one sync run (or of several, merged) until the receiver has it."""
 
     key: str
     """Its idempotency key, made once."""
@@ -89,11 +90,15 @@ class Report:
     errors: Mapping[str, int] = field(default_factory=dict)
     speed: float = 0.0
     """Mbit/s."""
-    folded: int = 1
-    """How many reports it stands for."""
+    runs: int = 1
+    """How many sync runs it stands for."""
     id: int | None = None
     """Its place in the queue; None until it is queued."""
 
     @property
     def failed(self) -> bool:
         return any(self.errors.values())
+
+
+LAST_RUN: Final = "last_run"
+"""The note in the outbox under which the service stores the result of its last sync run."""

@@ -1,63 +1,74 @@
 """The outbox: every progress event, numbered and durable before `append` returns, kept until it is delivered and
-longer if there is room.
+longer while there is room.
 
 Thread-safe: one writing connection behind one lock, one reading connection for delivery. The caller of
 `open_outbox` holds the writer's lock of the folder, so no other process writes meanwhile. Each method is one
 transaction. Errors: OutboxFull, InvalidEvent, StoreUnusable (see `pisync_agent.errors`). A file that turns out
-to be broken is set aside and salvaged on the spot (see `salvage`), and the method is done on the file that follows.
+to be broken is set aside and salvaged at once (see `recovery.salvage`), and the method runs again on the new file.
 
-How receipts move the delivered pointer, and when events are sent again, is said in `settlement`.
+`delivered_pointer` says how receipts move the delivered pointer, and when events are sent again; `trimming` deletes
+delivered events.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from pisync_agent.clock import Clock
+from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
-from pisync_agent.outbox import ledger, pointers, report_rows, space
-from pisync_agent.outbox.connection import (
-    Connect,
-    Connection,
-    Error,
-    is_full,
-    transaction,
-)
+from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
+from pisync_agent.outbox.database import is_full, queries
+from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent
-from pisync_agent.outbox.kept_file import KeptFile
-from pisync_agent.outbox.models import DeadLetter, OutboxLimits, OutboxState, Report
+from pisync_agent.outbox.live_file import LiveFile
+from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
-from pisync_agent.outbox.queries import queries
-from pisync_agent.outbox.reader import list_events, look
-from pisync_agent.outbox.settlement import Held, Rewinds, settled
+from pisync_agent.outbox.reader import read_state
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt, Rejection
+from pisync_common.sqlite import ERRORS, Connect, Connection, connect, transaction
 
 T = TypeVar("T")
 
 
-class Outbox:
-    """See the module. Made by `open_outbox`."""
+def open_outbox(
+    home: Path,
+    *,
+    limits: OutboxLimits | None = None,
+    clock: Clock | None = None,
+    random_hex: Callable[[int], str] = files.random_hex,
+    connect: Connect = connect,
+    free_bytes: disk.FreeBytes = disk.free_bytes,
+) -> "Outbox":
+    """Open the outbox of `home`, creating it if there is none. The caller holds the writer's lock (`outbox.lock`).
 
-    def __init__(
-        self,
-        home: Path,
-        *,
-        limits: OutboxLimits,
-        clock: Clock,
-        random_hex: Callable[[int], str],
-        connect: Connect,
-        free_bytes: space.FreeBytes,
-    ) -> None:
-        self._file = KeptFile(
-            home, limits=limits, clock=clock, random_hex=random_hex, connect=connect, free_bytes=free_bytes
-        )
+    Finishes an interrupted swap of files, sets a broken file aside and salvages it, migrates an older schema.
+    Raises StoreUnusable (or OutboxFull) if the outbox cannot be used durably; then nothing is thrown away.
+    """
+    with files.errors(home):
+        home.mkdir(parents=True, exist_ok=True)
+    limits = limits or OutboxLimits()
+    file = LiveFile(
+        home,
+        limits=limits,
+        clock=clock or SystemClock(),
+        random_hex=random_hex,
+        connect=connect,
+        free_bytes=free_bytes,
+    )
+    return Outbox(file, limits)
+
+
+class Outbox:
+    """See the module. Opened by `open_outbox`."""
+
+    def __init__(self, file: LiveFile, limits: OutboxLimits) -> None:
+        self._file = file
         self._limits = limits
         self._rewinds = Rewinds()
         self._unsaved: Pointers | None = None
-        self._unsaved_dead: list[Rejection] = []
+        self._unsaved_rejections: list[Rejection] = []
 
     @property
     def path(self) -> Path:
@@ -72,15 +83,15 @@ class Outbox:
     # Recording
 
     def append(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
-        """Record events in one durable commit; for each its seq, or InvalidEvent where its key was used for another.
+        """Record events in one durable commit; return for each its seq, or InvalidEvent for an id with other content.
 
-        If they do not fit together, those are recorded that do; the others' result is OutboxFull.
+        If they do not fit together, as many as fit are recorded; the result of the others is OutboxFull.
         Raises OutboxFull or StoreUnusable if nothing could be recorded.
         """
         return self._file.guarded(lambda: self._append(events))
 
     def requeue(self, seq: int) -> int:
-        """Record a dead letter's event anew; its new seq (the same one again if it was requeued before).
+        """Record a dead letter's event again; return its new seq (the same again if it was requeued before).
 
         Raises InvalidEvent if there is no such dead letter, or it is damaged.
         """
@@ -89,97 +100,87 @@ class Outbox:
     # Delivering
 
     def begin_run(self) -> None:
-        """A sync run begins: events the receiver lacks may be sent again (see `settlement`, rule 6)."""
+        """Begin a sync run: events the receiver misses may be sent again (see `delivered_pointer`, rule 6)."""
         with self._file.mutex:
             self._rewinds.begin_run()
 
     @property
     def delivered(self) -> int:
-        """Read on from here: events 1 to this number need not be sent, as far as is known."""
+        """Where to read on: events 1 to this number need not be sent, as far as is known."""
         return self._file.guarded(lambda: self._pointers().delivered)
 
     def read(self, after: int, *, max_events: int, max_bytes: int, stream: str | None = None) -> list[tuple[int, str]]:
-        """(seq, text) of the events that follow `after`: one at least if there is any, none if `stream` is over.
+        """Return (seq, text) of the events after `after`: at least one if there is any, none if `stream` has ended.
 
         `max_bytes` counts the texts in UTF-8 and a comma each. A caller that reads batch after batch names the
-        stream it began with: the outbox may begin another one at any time.
+        stream it began with: the outbox may begin another at any time.
         """
 
         def rows(connection: Connection) -> list[tuple[int, str]]:
-            return ledger.read(connection, after, max_events=max_events, max_bytes=max_bytes)
+            return event_rows.read(connection, after, max_events=max_events, max_bytes=max_bytes)
 
         return self._file.read(stream, rows, [])
 
-    def settle(self, upto: int, receipt: Receipt, sent: Sequence[int]) -> int:
-        """Take in the receipt for the batch `sent` (its seqs; empty for a probe): delivered and watermark move as
-        `settlement` says, rejected events are copied to the dead letters. One commit. Returns the new `delivered`.
+    def settle(self, receipt: Receipt, sent: Sequence[int]) -> int:
+        """Apply the receipt for the batch `sent` (its seqs; empty for a probe); return the new `delivered`.
 
-        With not a byte left on the disk the pointers are kept in memory until there is room: delivery goes on, and
-        what a crash forgets is sent again. A receipt of another stream changes nothing.
+        In one commit, delivered and watermark move as `delivered_pointer` says, and rejected events are copied to the
+        dead letters. If the disk is completely full the pointers stay in memory until there is room: delivery goes
+        on, and what a crash forgets is sent again. A receipt of another stream changes nothing.
         """
-        return self._file.guarded(lambda: self._settle([seq for seq in sent if seq <= upto], receipt))
+        return self._file.guarded(lambda: self._settle(sent, receipt))
 
-    def set_aside(self, seq: int, code: str, detail: str) -> None:
-        """Make a dead letter of an event that cannot be sent; delivery goes on behind it. Again: no change."""
-        self._file.guarded(lambda: self._file.room.maintained(lambda: self._set_aside(seq, code, detail)))
+    def move_to_dead_letters(self, seq: int, code: str, detail: str) -> None:
+        """Make a dead letter of an event that cannot be sent; delivery goes on behind it. Repeating changes nothing."""
+
+        def work(connection: Connection, now: Pointers) -> None:
+            event_rows.move_to_dead_letters(connection, now.stream, seq, code, detail, local=True)
+            if seq == now.delivered + 1:
+                pointers.save(connection, dataclasses.replace(now, delivered=seq))
+
+        self._file.guarded(lambda: self._file.disk.maintained(lambda: self._write_all(work)))
 
     def trim(self) -> int:
-        """Delete all but the newest `keep_delivered_bytes` of the delivered events; how many went."""
+        """Delete all but the newest `keep_delivered_bytes` of the delivered events; return how many were deleted."""
         return self._file.guarded(lambda: self._trim(self._limits.keep_delivered_bytes))
 
     def start_new_stream(self, reason: str) -> None:
-        """Go on in a new stream: events that wait, and those in conflict, are carried into it with their origin;
-        the file so far is set aside, whole. `stream` changes."""
+        """Begin a new stream: pending events, and events in conflict, are transferred into it with their origin.
+
+        The file so far is set aside, whole. `stream` changes.
+        """
 
         def renew() -> None:
-            self._file.room.maintained(lambda: self._write_all(lambda connection, now: None))
+            self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
             self._file.renew(reason, broken=False)
 
         self._file.guarded(renew)
 
-    # Looking
-
-    def dead(self) -> list[DeadLetter]:
-        """All dead letters, oldest first."""
-        return self._file.guarded(lambda: ledger.dead_letters(self._file.connection))
-
-    def event(self, seq: int) -> str | None:
-        """The text of an event that is held, or of its dead letter."""
-        return self._file.guarded(lambda: self._event(seq))
-
-    def list_events(self, after: int, limit: int) -> list[tuple[int, str, str]]:
-        """(seq, text, state) of the events that follow `after`; the state is an EventState."""
-        return self._file.guarded(lambda: list_events(self._file.connection, self._pointers(), after, limit))
-
     def state(self) -> OutboxState:
-        return self._file.guarded(lambda: look(self._file.connection, self._pointers(), self._file.room.most))
+        return self._file.guarded(lambda: read_state(self._file.connection, self._pointers(), self._file.disk.most))
 
-    # Reports and notes
+    # Sync events and notes
 
-    def add_report(self, report: Report) -> None:
-        """Queue a report; when over 500 wait, older consecutive failures are folded."""
-        self._file.guarded(
-            lambda: self._file.room.maintained(lambda: self._file.write(lambda c: report_rows.add(c, report)))
-        )
+    def add_sync_event(self, event: QueuedSyncEvent) -> None:
+        """Queue a sync event; beyond 500 pending it is merged into the newest."""
+        self._maintain(lambda connection: sync_event_rows.add(connection, event))
 
-    def next_report(self) -> Report | None:
-        """The oldest report that waits."""
-        return self._file.guarded(lambda: report_rows.oldest(self._file.connection))
+    def next_sync_event(self) -> QueuedSyncEvent | None:
+        """Return the oldest pending sync event."""
+        return self._file.guarded(lambda: sync_event_rows.oldest(self._file.connection))
 
-    def drop_report(self, report_id: int) -> None:
-        """A report was delivered."""
-        self._file.guarded(
-            lambda: self._file.room.maintained(lambda: self._file.write(lambda c: report_rows.drop(c, report_id)))
-        )
+    def delete_sync_event(self, id: int) -> None:
+        """Delete a sync event that was delivered."""
+        self._maintain(lambda connection: sync_event_rows.delete(connection, id))
 
     def note(self, name: str) -> str | None:
-        """A small value kept under `name`."""
+        """Return the small value stored under `name`."""
         row = self._file.guarded(lambda: self._file.connection.execute(queries()["note"], (name,)).fetchone())
         return None if row is None else str(row[0])
 
     def set_note(self, name: str, value: str) -> None:
-        """Keep a small value."""
-        self._keep(lambda connection: connection.execute(queries()["set_note"], (name, value)))
+        """Store a small value."""
+        self._maintain(lambda connection: connection.execute(queries()["set_note"], (name, value)))
 
     def check_writable(self) -> None:
         """Prove that the file can be written, without writing; raise StoreUnusable."""
@@ -191,7 +192,7 @@ class Outbox:
         self._file.guarded(prove)
 
     def is_current(self) -> bool:
-        """Whether the file in place is still the one that is open (another process may have swapped it)."""
+        """Return whether the open file is still the one in place (another process may have swapped it)."""
         return self._file.is_current()
 
     def close(self) -> None:
@@ -200,85 +201,72 @@ class Outbox:
 
     # One transaction each; called with the lock held
 
-    def _keep(self, action: Callable[[Connection], object]) -> None:
-        """Bookkeeping of its own, with room or without."""
-        self._file.guarded(lambda: self._file.room.maintained(lambda: self._file.write(action)))
+    def _maintain(self, action: Callable[[Connection], object]) -> None:
+        """Commit bookkeeping, on a full disk too."""
+        self._file.guarded(lambda: self._file.disk.maintained(lambda: self._file.write(action)))
 
     def _pointers(self) -> Pointers:
         now = pointers.load(self._file.connection)
-        kept = self._unsaved
-        if kept is None or kept.stream != now.stream:
-            self._unsaved, self._unsaved_dead = None, []
+        unsaved = self._unsaved
+        if unsaved is None or unsaved.stream != now.stream:
+            self._unsaved, self._unsaved_rejections = None, []
             return now
-        return dataclasses.replace(now, delivered=kept.delivered, watermark=kept.watermark)
+        return dataclasses.replace(now, delivered=unsaved.delivered, watermark=unsaved.watermark)
 
     def _write_all(self, action: Callable[[Connection, Pointers], T]) -> T:
-        """Write; and what was kept in memory is written with it."""
+        """Write, and with it what was kept in memory."""
 
         def work(connection: Connection) -> T:
             now = self._pointers()
-            for rejection in self._unsaved_dead:
-                ledger.bury(connection, now.stream, rejection.seq, rejection.code, rejection.detail, local=False)
+            for rejection in self._unsaved_rejections:
+                event_rows.move_to_dead_letters(
+                    connection, now.stream, rejection.seq, rejection.code, rejection.detail, local=False
+                )
             if self._unsaved is not None:
                 pointers.save(connection, now)
             return action(connection, now)
 
         result = self._file.write(work)
-        self._unsaved, self._unsaved_dead = None, []
+        self._unsaved, self._unsaved_rejections = None, []
         return result
 
     def _append(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
-        needed = sum(KIB + len(event.data or "") for event in events)
         try:
-            return self._with_room(lambda: self._record(events, needed), needed=needed)
+            return self._with_room(lambda: self._record(events), needed=_size(events))
         except OutboxFull as full:
             results = self._append_halves(events, full)
             if all(isinstance(result, OutboxFull) for result in results):
                 raise
             return results
 
-    def _record(self, events: Sequence[NewEvent], needed: int) -> list[int | AgentError]:
-        """Never so much that the reserve could not hold what still has to be written back."""
-        self._file.room.check(needed)
-        return self._file.write(functools.partial(ledger.record, events=events))
+    def _record(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
+        """Record, but never so much that the reserve could not hold what still has to be written back."""
+        self._file.disk.check(_size(events))
+        return self._file.write(lambda connection: event_rows.record(connection, events))
 
     def _append_halves(self, events: Sequence[NewEvent], full: OutboxFull) -> list[int | AgentError]:
-        """What does not fit together is tried in halves, so that one large event does not refuse its neighbours."""
+        """Record what does not fit together in halves, so that a large event does not keep its neighbours out."""
         if len(events) == 1:
             return [full]
         results: list[int | AgentError] = []
         middle = len(events) // 2
         for half in (events[:middle], events[middle:]):
             try:
-                results += self._record(half, sum(KIB + len(event.data or "") for event in half))
-            except Error as error:
+                results += self._record(half)
+            except ERRORS as error:
                 if not is_full(error):
                     raise
                 results += self._append_halves(half, full)
         return results
 
-    def _event(self, seq: int) -> str | None:
-        body = ledger.event(self._file.connection, seq)
-        if body is None and (letter := ledger.dead_letter(self._file.connection, self.stream, seq)):
-            return letter.body
-        return body
-
     def _requeue(self, seq: int) -> int:
         def work(connection: Connection) -> int:
-            letter = ledger.dead_letter(connection, self.stream, seq)
+            letter = event_rows.dead_letter(connection, self.stream, seq)
             if letter is None:
                 raise InvalidEvent(f"there is no dead letter {seq}; `pisync queue dead` lists them")
-            return ledger.requeue(connection, letter)
+            return event_rows.requeue(connection, letter)
 
         return self._file.write(work)
-
-    def _set_aside(self, seq: int, code: str, detail: str) -> None:
-        def work(connection: Connection, now: Pointers) -> None:
-            ledger.bury(connection, now.stream, seq, code, detail, local=True)
-            if seq == now.delivered + 1:
-                pointers.save(connection, dataclasses.replace(now, delivered=seq))
-
-        self._write_all(work)
 
     def _settle(self, sent: Sequence[int], receipt: Receipt) -> int:
         now = self._pointers()
@@ -287,25 +275,21 @@ class Outbox:
         after = self._after(now, sent, receipt)
         if after == now and not receipt.rejected and self._unsaved is None:
             return now.delivered
-        # In memory first: should no byte be left on the disk, it stays there until there is one.
+        # In memory first: it stays there while the disk is completely full.
         self._unsaved = after
-        self._unsaved_dead += receipt.rejected
+        self._unsaved_rejections += receipt.rejected
         try:
-            self._file.room.maintained(lambda: self._write_all(lambda connection, now: None))
-        except Error as error:
+            self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
+        except ERRORS as error:
             if not is_full(error):
                 raise
         return after.delivered
 
     def _after(self, now: Pointers, sent: Sequence[int], receipt: Receipt) -> Pointers:
         connection = self._file.connection
-        first = ledger.first_held(connection, now)
-        aside = connection.execute(queries()["set_aside_here"], (now.stream, first)).fetchall()
-        held = Held(
-            first=first,
-            last=ledger.last_event(connection, now)[0],
-            set_aside={row[0] for row in aside},
-        )
+        first = event_rows.first_held(connection, now)
+        dead = connection.execute(queries()["local_dead_letters"], (now.stream, first)).fetchall()
+        held = Held(first=first, last=event_rows.last_event(connection, now)[0], dead={row[0] for row in dead})
         batch = [seq for seq in sent if seq <= held.last]
         delivered = settled(now.delivered, now.watermark, batch, receipt, held, self._rewinds.allow)
         return dataclasses.replace(now, delivered=delivered, watermark=receipt.watermark)
@@ -313,48 +297,55 @@ class Outbox:
     # Room
 
     def _with_room(self, action: Callable[[], T], *, needed: int) -> T:
-        """Do it; if there is no room, delete delivered events and try once more; raise OutboxFull."""
+        """Do it; if there is no room, delete delivered events and do it again; raise OutboxFull."""
         try:
             return action()
-        except Error as error:
+        except ERRORS as error:
             if not is_full(error):
                 raise
         self._make_room(needed)
         try:
             return action()
-        except Error as error:
+        except ERRORS as error:
             if not is_full(error):
                 raise
             raise self._full() from error
 
     def _make_room(self, needed: int) -> None:
-        """Delete the oldest delivered events: what is needed several times over, so that it is not done each time."""
-        self._file.room.measure()
+        """Delete the oldest delivered events: several times what is needed, so that it is not done for each event."""
+        self._file.disk.measure()
         connection, now = self._file.connection, self._pointers()
-        first = ledger.first_held(connection, now)
-        if first > now.delivered:
+        if event_rows.first_held(connection, now) > now.delivered:
             return
-        self._file.room.recover()
-        kept = ledger.upto(connection, now.delivered) - now.trimmed_upto
-        self._trim(max(0, kept - max(4 * needed, self._file.room.most // 16)))
+        self._file.disk.recover()
+        kept = trimming.end_offset(connection, now.delivered) - now.trimmed_offset
+        self._trim(max(0, kept - max(4 * needed, self._file.disk.most // 16)))
 
     def _trim(self, keep: int) -> int:
-        """Delete delivered events but for the newest `keep` bytes, piece by piece; how many went."""
+        """Delete delivered events except the newest `keep` bytes, piece by piece; return how many were deleted."""
         before = self._pointers().trimmed
+        guard = self._file.disk
+
+        def piece(connection: Connection, now: Pointers) -> bool:
+            return trimming.trim_piece(connection, now, keep, guard.quarter)
+
         try:
-            while self._file.room.maintained(
-                lambda: self._write_all(lambda c, now: ledger.trim_piece(c, now, keep, self._file.room.quarter))
-            ):
+            while guard.maintained(lambda: self._write_all(piece)):
                 pass
-        except Error as error:
+        except ERRORS as error:
             if not is_full(error):
                 raise
         return self._pointers().trimmed - before
 
     def _full(self) -> OutboxFull:
-        state = look(self._file.connection, self._pointers(), self._file.room.most)
+        state = read_state(self._file.connection, self._pointers(), self._file.disk.most)
         return OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "
-            f"{state.waiting} events wait): nothing was recorded, all that was recorded before is kept. "
+            f"{state.waiting} events pending): nothing was recorded, everything recorded before is kept. "
             "Sync this device (`pisync sync`), or free space on its disk, then try again."
         )
+
+
+def _size(events: Sequence[NewEvent]) -> int:
+    """Return a bound of the bytes that recording these events needs."""
+    return sum(KIB + len(event.data or "") for event in events)

@@ -1,33 +1,35 @@
--- name: state
--- The one row of pointers.
-SELECT stream, delivered, watermark, trimmed, trimmed_upto, guard FROM state WHERE id = 1;
+-- name: pointers
+-- The row of pointers.
+SELECT stream, delivered, watermark, trimmed, trimmed_offset, checksum FROM pointers WHERE id = 1;
 
--- name: insert_state
+-- name: insert_pointers
 -- Begin a stream.
-INSERT INTO state (id, stream, delivered, watermark, trimmed, trimmed_upto, guard) VALUES (1, ?, ?, ?, ?, ?, ?);
+INSERT INTO pointers (id, stream, delivered, watermark, trimmed, trimmed_offset, checksum)
+VALUES (1, ?, ?, ?, ?, ?, ?);
 
--- name: update_state
+-- name: update_pointers
 -- Move the pointers.
-UPDATE state SET stream = ?, delivered = ?, watermark = ?, trimmed = ?, trimmed_upto = ?, guard = ? WHERE id = 1;
+UPDATE pointers
+SET stream = ?, delivered = ?, watermark = ?, trimmed = ?, trimmed_offset = ?, checksum = ? WHERE id = 1;
 
 -- name: last_event
 -- The newest event held.
-SELECT seq, upto FROM events ORDER BY seq DESC LIMIT 1;
+SELECT seq, end_offset FROM events ORDER BY seq DESC LIMIT 1;
 
 -- name: first_event
 -- The oldest event held.
-SELECT seq, upto FROM events ORDER BY seq LIMIT 1;
+SELECT seq, end_offset FROM events ORDER BY seq LIMIT 1;
 
 -- name: insert_event
 -- Record one event.
-INSERT INTO events (seq, crc, upto, attempt, key, body) VALUES (?, ?, ?, ?, ?, ?);
+INSERT INTO events (seq, crc, end_offset, attempt, id, body) VALUES (?, ?, ?, ?, ?, ?);
 
--- name: event_by_key
--- The event recorded under the caller's own id.
-SELECT seq, body FROM events WHERE key = ?;
+-- name: event_by_id
+-- The event recorded under the app's own id.
+SELECT seq, body FROM events WHERE id = ?;
 
 -- name: newest_attempts
--- Attempts beside the newest events, to recognise one whose answer was lost.
+-- Attempts of the newest events, to recognise an event whose answer was lost.
 SELECT attempt, seq FROM events WHERE seq > ? AND attempt IS NOT NULL ORDER BY seq;
 
 -- name: events_after
@@ -38,89 +40,78 @@ SELECT seq, crc, body FROM events WHERE seq > ? ORDER BY seq LIMIT ?;
 -- One event.
 SELECT body FROM events WHERE seq = ?;
 
--- name: upto
+-- name: end_offset
 -- Bytes of all bodies of the stream up to an event.
-SELECT upto FROM events WHERE seq = ?;
+SELECT end_offset FROM events WHERE seq = ?;
 
 -- name: delete_events
--- Forget delivered events up to a number.
+-- Delete delivered events up to a number.
 DELETE FROM events WHERE seq <= ?;
 
--- name: insert_dead
--- Copy an event to the dead letters; one that is there already stays as it is.
-INSERT INTO dead (stream, seq, code, detail, body, requeued_as, local) VALUES (?, ?, ?, ?, ?, NULL, ?)
+-- name: insert_dead_letter
+-- Copy an event to the dead letters; an existing dead letter stays as it is.
+INSERT INTO dead_letters (stream, seq, code, detail, body, requeued_as, local) VALUES (?, ?, ?, ?, ?, NULL, ?)
 ON CONFLICT (stream, seq) DO NOTHING;
 
 -- name: dead_letters
 -- All dead letters, oldest first.
-SELECT stream, seq, code, detail, body, requeued_as FROM dead ORDER BY id;
+SELECT stream, seq, code, detail, body, requeued_as FROM dead_letters ORDER BY id;
 
 -- name: dead_letter
--- A seq's dead letter: one that was not queued again first, then of this stream, else of the newest earlier one.
-SELECT stream, seq, code, detail, body, requeued_as FROM dead WHERE seq = ?1
+-- A seq's dead letter: not yet requeued first, then of this stream, then of the newest earlier stream.
+SELECT stream, seq, code, detail, body, requeued_as FROM dead_letters WHERE seq = ?1
 ORDER BY requeued_as IS NULL DESC, stream = ?2 DESC, id DESC LIMIT 1;
 
 -- name: dead_of_stream
 -- Which events of the stream within two numbers are dead letters.
-SELECT seq FROM dead WHERE stream = ? AND seq BETWEEN ? AND ?;
+SELECT seq FROM dead_letters WHERE stream = ? AND seq BETWEEN ? AND ?;
 
--- name: set_aside_here
--- Events of the stream, from a number on, that the device itself set aside.
-SELECT seq FROM dead WHERE stream = ? AND seq >= ? AND local = 1 ORDER BY seq;
-
--- name: conflicts
--- Events of the stream that the receiver holds another version of, and that were not queued again.
-SELECT seq, body FROM dead WHERE stream = ? AND code = 'conflict' AND requeued_as IS NULL ORDER BY seq;
+-- name: local_dead_letters
+-- Events of the stream, from a number on, that the device itself made dead letters.
+SELECT seq FROM dead_letters WHERE stream = ? AND seq >= ? AND local = 1 ORDER BY seq;
 
 -- name: mark_requeued
 -- Remember a dead letter's new seq.
-UPDATE dead SET requeued_as = ? WHERE stream = ? AND seq = ?;
+UPDATE dead_letters SET requeued_as = ? WHERE stream = ? AND seq = ?;
 
--- name: count_dead
--- Dead letters nobody has dealt with.
-SELECT count(*) FROM dead WHERE requeued_as IS NULL;
+-- name: count_dead_letters
+-- Dead letters that were not queued again.
+SELECT count(*) FROM dead_letters WHERE requeued_as IS NULL;
 
--- name: reports
--- Reports that wait, oldest first.
-SELECT id, key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, folded FROM reports ORDER BY id;
+-- name: next_sync_event
+-- The oldest pending sync event.
+SELECT id, key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, runs
+FROM sync_events ORDER BY id LIMIT 1;
 
--- name: next_report
--- The oldest report that waits.
-SELECT id, key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, folded
-FROM reports ORDER BY id LIMIT 1;
+-- name: newest_sync_event
+-- The newest pending sync event.
+SELECT id, key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, runs
+FROM sync_events ORDER BY id DESC LIMIT 1;
 
--- name: insert_report
--- Queue a report.
-INSERT INTO reports (key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, folded)
+-- name: insert_sync_event
+-- Queue a sync event.
+INSERT INTO sync_events (key, at_ms, boot_id, boottime_ms, clock_synced, files, errors, speed, runs)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: update_report
--- Make a report stand for another one too.
-UPDATE reports SET files = ?, errors = ?, speed = ?, folded = ? WHERE id = ?;
+-- name: delete_sync_event
+-- Delete a sync event that was delivered, or merged into another.
+DELETE FROM sync_events WHERE id = ?;
 
--- name: delete_report
--- A report was delivered, or folded into another one.
-DELETE FROM reports WHERE id = ?;
-
--- name: count_reports
--- Reports that wait.
-SELECT count(*) FROM reports;
+-- name: count_sync_events
+-- Pending sync events.
+SELECT count(*) FROM sync_events;
 
 -- name: insert_salvaged
 -- Note a file that was set aside.
-INSERT INTO salvaged (at_ms, reason, carried, damaged, file) VALUES (?, ?, ?, ?, ?);
+INSERT INTO salvaged (at_ms, reason, transferred, damaged, file) VALUES (?, ?, ?, ?, ?);
 
 -- name: salvaged
 -- Files set aside, oldest first.
-SELECT at_ms, reason, carried, damaged, file FROM salvaged ORDER BY id;
+SELECT at_ms, reason, transferred, damaged, file FROM salvaged ORDER BY id;
 
 -- name: note
 -- A small value by name.
 SELECT value FROM notes WHERE name = ?;
-
--- name: all_notes
--- All small values.
-SELECT name, value FROM notes;
 
 -- name: set_note
 -- Keep a small value.

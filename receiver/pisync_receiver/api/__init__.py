@@ -1,15 +1,10 @@
-"""The table of routes: every call the receiver answers, one module a resource, the busiest first."""
+"""The table of routes: every call the receiver answers, one module a resource."""
 
-from pisync_receiver.api import devices, enrollment, events, operations, sync_events
-from pisync_receiver.routing import Route
+from pisync_receiver.api import devices, enrollment, events, operations, sync_events, tokens
+from pisync_receiver.http.routing import Route
 
 
 def table() -> list[Route]:
-    """Every row. The first match wins, so fixed paths stand before paths with parameters."""
-    return [
-        *sync_events.routes(),
-        *events.routes(),
-        *enrollment.routes(),
-        *devices.routes(),
-        *operations.routes(),
-    ]
+    """Return every row."""
+    modules = (sync_events, events, enrollment, devices, tokens, operations)
+    return [row for module in modules for row in module.ROUTES]

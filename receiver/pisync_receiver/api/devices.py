@@ -1,89 +1,97 @@
-"""Devices: who is there, who was heard when, and whether each stream is complete."""
+"""Devices: the list, one, its completeness; move, rename and retire."""
 
-import asyncio
+from typing import Final
 
-from pisync_receiver import params
-from pisync_receiver.answers import Answer, json_answer
-from pisync_receiver.auth import Who
+from pisync_common import rules
+from pisync_common.errors import RuleError
+from pisync_receiver.api.decoding import decode_body, to_ms
+from pisync_receiver.api.schemas import DeviceChanges
+from pisync_receiver.domain.records import Completeness, DeviceRecord, device_record
+from pisync_receiver.domain.submissions import DeviceChange
 from pisync_receiver.errors import Problem
-from pisync_receiver.marks import on_anything
-from pisync_receiver.pages import CURSOR, LIMIT, page_answer
-from pisync_receiver.params import Query
-from pisync_receiver.routing import Gives, Request, Route
-from pisync_receiver.store import DeviceRow
-from pisync_receiver.views import Completeness, DeviceRecord, completeness_record, device_record
+from pisync_receiver.http import params
+from pisync_receiver.http.auth import Access, forbidden
+from pisync_receiver.http.params import Query
+from pisync_receiver.http.request import CURSOR, LIMIT, Request
+from pisync_receiver.http.responses import Answer, json_answer
+from pisync_receiver.http.routing import route
 
-_DEVICES = Query(
+DEVICES = Query(
     params=(
         params.text("site", "Only devices of this site"),
-        params.duration("silent_for", "Only devices not heard for so long: 12h, 3d"),
+        params.duration("silent_for", "Only devices without contact for this long: 12h, 3d"),
         LIMIT,
         CURSOR,
     )
 )
 
 
-async def devices(request: Request) -> Answer:
+@route("GET", "/api/devices", Access.READER, answer=list[DeviceRecord], pages=True, query=DEVICES)
+async def list_devices(request: Request) -> Answer:
+    """Every device: its last contact, and how its sync runs go."""
+    return await request.cached(_page)
+
+
+async def _page(request: Request) -> Answer:
     query = request.query()
     silent_for = query["silent_for"]
-    page = await asyncio.to_thread(
-        request.services.store.devices,
+    page = await request.services.store.devices(
         site=query["site"],
+        sites=request.caller.sites,
         silent_since_ms=None if silent_for is None else request.services.now_ms() - silent_for,
         limit=query["limit"],
         cursor=query["cursor"],
     )
-    return page_answer(request, page, device_record)
+    return request.page(page)
 
 
-async def device(request: Request) -> Answer:
-    return json_answer(device_record(await known_device(request)))
+@route("GET", "/api/devices/{device_id}", Access.READER, answer=DeviceRecord, problems=(404,))
+async def get_device(request: Request) -> Answer:
+    """One device. Last contact and last refusal show whether it can get through."""
+    return json_answer(await known_device(request))
 
 
-async def completeness(request: Request) -> Answer:
-    row = await known_device(request)
-    streams = await asyncio.to_thread(request.services.store.completeness, row.device_id)
-    return json_answer(completeness_record(row, streams))
+@route("GET", "/api/devices/{device_id}/completeness", Access.READER, answer=Completeness, problems=(404,))
+async def get_completeness(request: Request) -> Answer:
+    """For each stream of a device: what is accounted for, what is missing, what was rejected."""
+    device = await known_device(request)
+    return json_answer(await request.services.store.completeness(device.device_id))
 
 
-async def known_device(request: Request) -> DeviceRow:
-    """The device that the path names. Raises Problem 404."""
-    row = await asyncio.to_thread(request.services.store.device, request.path["device_id"])
-    if row is None:
-        raise Problem(404, "unknown_device", "no device of this id has enrolled or reported here")
-    return row
+@route(
+    "PATCH", "/api/devices/{device_id}", Access.ADMIN, answer=DeviceRecord, request_body=DeviceChanges, problems=(404,)
+)
+async def change_device(request: Request) -> Answer:
+    """Move a device to another site, rename it, retire it or bring it back."""
+    changes = decode_body(DeviceChanges, await request.body())
+    device = await known_device(request)
+    if changes.site is not None and not request.caller.sees(changes.site):
+        raise forbidden("this token is limited to sites, and the new site is not among them")
+    change = DeviceChange(
+        device_id=device.device_id,
+        at_ms=request.services.now_ms(),
+        site=changes.site,
+        site_since_ms=None if changes.site_since is None else to_ms("site_since", changes.site_since),
+        label=changes.label,
+        retire=changes.retired,
+    )
+    row = await request.services.intake.submit(change)
+    if changes.retired:
+        request.services.tokens.clear()  # its tokens are revoked now
+    return json_answer(device_record(row))
 
 
-def routes() -> list[Route]:
-    return [
-        Route(
-            method="GET",
-            path="/api/devices",
-            who=Who.READER,
-            handler=devices,
-            about="Every device: when it was last heard, and how its sync runs go.",
-            query=_DEVICES,
-            depends=on_anything,
-            gives={200: Gives(about="A page.", body=list[DeviceRecord], pages=True)},
-        ),
-        Route(
-            method="GET",
-            path="/api/devices/{device_id}",
-            who=Who.READER,
-            handler=device,
-            about="One device. One that cannot get through cannot say so: last contact and last refusal tell.",
-            depends=on_anything,
-            gives={200: Gives(about="The device.", body=DeviceRecord)},
-            problems=(404,),
-        ),
-        Route(
-            method="GET",
-            path="/api/devices/{device_id}/completeness",
-            who=Who.READER,
-            handler=completeness,
-            about="For each stream of a device: what is accounted for, what is missing, what was rejected.",
-            depends=on_anything,
-            gives={200: Gives(about="The streams.", body=Completeness)},
-            problems=(404,),
-        ),
-    ]
+async def known_device(request: Request) -> DeviceRecord:
+    """Return the device that the path names, if the caller may see it. Raises Problem 404."""
+    unknown = Problem(404, "unknown_device", "unknown device: no device of this id has enrolled or reported here")
+    try:
+        device_id = rules.check_id("device_id", request.path["device_id"])
+    except RuleError as error:
+        raise unknown from error  # a database may refuse even to look for it
+    device = await request.services.store.device(device_id)
+    if device is None or not request.caller.sees(device.site):
+        raise unknown
+    return device
+
+
+ROUTES: Final = (list_devices, get_device, change_device, get_completeness)

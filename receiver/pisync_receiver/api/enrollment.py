@@ -1,18 +1,43 @@
-"""Enrollment: a code from an admin becomes a device's identity and token."""
+"""Enrollment: an admin makes codes, and a code becomes a device's identity and token.
+
+A code is short enough to read aloud and type, and long enough that it cannot be guessed: sixteen letters and digits in
+groups of four, 80 random bits, without the letters people mistake (Crockford's base 32): `K7MQ-2XPD-9RTA-WW4Z`. Case,
+dashes and spaces do not matter, and O, I and L are read as 0 and 1.
+"""
 
 import secrets
+from typing import Final
 
-from pisync_receiver.answers import Answer, json_answer
-from pisync_receiver.auth import Who, new_token, token_hash
-from pisync_receiver.codes import normalized
-from pisync_receiver.decoding import decode_enrollment
-from pisync_receiver.routing import Gives, Request, Route
-from pisync_receiver.store import Enroll
-from pisync_receiver.views import Identity
-from pisync_receiver.wire import Enrollment
+from pisync_receiver.api.decoding import decode_body, decode_enrollment
+from pisync_receiver.api.schemas import CodeRequest, Enrollment, Identity, NewCode
+from pisync_receiver.api.tokens import path_number
+from pisync_receiver.domain.records import CodeRecord, code_record
+from pisync_receiver.domain.submissions import CodeCreate, CodeEnd, Enroll
+from pisync_receiver.errors import Problem
+from pisync_receiver.http.auth import Access, forbidden, new_token, token_hash
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import Answer, json_answer
+from pisync_receiver.http.routing import route
+
+_ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_GROUPS: Final = 4
+_GROUP: Final = 4
+_MISTAKEN: Final = str.maketrans({"O": "0", "I": "1", "L": "1", "-": None, " ": None})
 
 
+def new_code() -> str:
+    """Return a fresh code; show it once and keep only the hash of its `normalized` form."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(_GROUP)) for _ in range(_GROUPS))
+
+
+def normalized(code: str) -> str:
+    """Return what a typed code means: two spellings of one code have one `normalized` form."""
+    return code.strip().upper().translate(_MISTAKEN)
+
+
+@route("POST", "/api/enroll", Access.PUBLIC, answer=Identity, status=201, request_body=Enrollment, problems=(403, 409))
 async def enroll(request: Request) -> Answer:
+    """Exchange a code for an identity. Send it again, with the device id, if the answer was lost."""
     wanted = decode_enrollment(await request.body())
     services = request.services
     token = new_token("device")
@@ -29,16 +54,46 @@ async def enroll(request: Request) -> Answer:
     return json_answer(Identity(device_id=enrolled.device_id, token=token), status=201)
 
 
-def routes() -> list[Route]:
-    return [
-        Route(
-            method="POST",
-            path="/api/enroll",
-            who=Who.ANYONE,
-            handler=enroll,
-            about="Exchange a code for an identity. An answer that got lost needs another use of a code.",
-            takes=Enrollment,
-            gives={201: Gives(about="The identity; its token is shown this once.", body=Identity)},
-            problems=(403, 409),
-        )
-    ]
+@route("POST", "/api/enrollment-codes", Access.ADMIN, answer=NewCode, status=201, request_body=CodeRequest)
+async def create_code(request: Request) -> Answer:
+    """Create a code for `pisync enroll`."""
+    wanted = decode_body(CodeRequest, await request.body())
+    if not request.caller.sees(wanted.site):
+        raise forbidden("this token is limited to sites; name a site of its own for the code")
+    code, now = new_code(), request.services.now_ms()
+    create = CodeCreate(
+        code_hash=token_hash(normalized(code)),
+        at_ms=now,
+        expires_ms=now + wanted.expires_in_s * 1000,
+        uses=wanted.uses,
+        site=wanted.site,
+        device_id=wanted.device_id,
+        label=wanted.label,
+    )
+    created = await request.services.intake.submit(create)
+    return json_answer(NewCode(code=code, record=code_record(created)), status=201)
+
+
+@route("GET", "/api/enrollment-codes", Access.ADMIN, answer=list[CodeRecord])
+async def list_codes(request: Request) -> Answer:
+    """Every enrollment code, without the code itself, and the devices it let in."""
+    return json_answer([code for code in await request.services.store.codes() if request.caller.sees(code.site)])
+
+
+@route("POST", "/api/enrollment-codes/{code_id}/end", Access.ADMIN, answer=CodeRecord, problems=(404, 503))
+async def end_code(request: Request) -> Answer:
+    """End a code now. Devices that it let in keep their tokens."""
+    code_id = path_number(request, "code_id")
+    if request.caller.sites is not None:
+        await _check_visible(request, code_id)
+    ended = await request.services.intake.submit(CodeEnd(code_id=code_id, at_ms=request.services.now_ms()))
+    return json_answer(code_record(ended))
+
+
+async def _check_visible(request: Request, code_id: int) -> None:
+    codes = await request.services.store.codes()
+    if not any(code.id == code_id and request.caller.sees(code.site) for code in codes):
+        raise Problem(404, "unknown_code", f"unknown enrollment code {code_id}; GET /api/enrollment-codes lists them")
+
+
+ROUTES: Final = (enroll, create_code, list_codes, end_code)

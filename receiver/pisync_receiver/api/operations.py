@@ -1,80 +1,55 @@
-"""For whoever runs the receiver: is it alive, can it store, what does it count, what can it do."""
+"""Operating the receiver: liveness, readiness, metrics, retention, and its documentation."""
+
+from typing import Final
 
 from pisync_receiver import metrics
-from pisync_receiver.answers import Answer, json_answer
-from pisync_receiver.auth import Who
-from pisync_receiver.marks import on_nothing
-from pisync_receiver.routing import Gives, Request, Route
-from pisync_receiver.views import Health
+from pisync_receiver.api.decoding import decode_body
+from pisync_receiver.api.schemas import Health, RetentionRequest
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import Answer, json_answer
+from pisync_receiver.http.routing import route
+from pisync_receiver.store import Retained
 
 
-async def alive(request: Request) -> Answer:
+@route("GET", "/healthz", Access.PUBLIC, answer=Health)
+async def healthz(request: Request) -> Answer:
+    """Whether the process answers."""
     return json_answer(Health(status="ok"))
 
 
-async def ready(request: Request) -> Answer:
-    await request.services.readiness.check()
+@route("GET", "/readyz", Access.PUBLIC, answer=Health, problems=(503,))
+async def readyz(request: Request) -> Answer:
+    """Whether the database takes a durable write now."""
+    await request.services.ready()
     return json_answer(Health(status="ok"))
 
 
-async def counted(request: Request) -> Answer:
-    await request.services.census.take()
-    return Answer(status=200, body=request.services.metrics.text(), content_type=metrics.CONTENT_TYPE)
+@route("GET", "/metrics", Access.METRICS, media=("text/plain",))
+async def get_metrics(request: Request) -> Answer:
+    """Prometheus metrics."""
+    await request.services.census()
+    return Answer(body=request.services.metrics.text(), content_type=metrics.CONTENT_TYPE)
 
 
-async def document(request: Request) -> Answer:
-    return Answer(status=200, body=request.services.documents.openapi)
+@route("POST", "/api/retention", Access.CHIEF, answer=Retained, request_body=RetentionRequest)
+async def retain(request: Request) -> Answer:
+    """Delete one bounded batch of events and sync events that arrived long ago; repeat while `more`."""
+    wanted = decode_body(RetentionRequest, await request.body())
+    before_ms = request.services.now_ms() - wanted.older_than_s * 1000
+    return json_answer(await request.services.store.retain(before_ms, dry_run=wanted.dry_run))
 
 
-async def page(request: Request) -> Answer:
-    documents = request.services.documents
-    headers = ((b"content-security-policy", documents.policy.encode()), (b"x-content-type-options", b"nosniff"))
-    return Answer(status=200, body=documents.page, content_type="text/html; charset=utf-8", headers=headers)
+@route("GET", "/openapi.json", Access.PUBLIC)
+async def openapi(request: Request) -> Answer:
+    """This document."""
+    return request.services.documents[0]
 
 
-def routes() -> list[Route]:
-    return [
-        Route(
-            method="GET",
-            path="/healthz",
-            who=Who.ANYONE,
-            handler=alive,
-            about="Whether the process answers.",
-            gives={200: Gives(about="Alive.", body=Health)},
-        ),
-        Route(
-            method="GET",
-            path="/readyz",
-            who=Who.ANYONE,
-            handler=ready,
-            about="Whether the database takes a durable write just now.",
-            gives={200: Gives(about="It can store.", body=Health)},
-            problems=(503,),
-        ),
-        Route(
-            method="GET",
-            path="/metrics",
-            who=Who.READER,
-            handler=counted,
-            about="Prometheus metrics.",
-            gives={200: Gives(about="The exposition format.", media=("text/plain",))},
-        ),
-        Route(
-            method="GET",
-            path="/openapi.json",
-            who=Who.ANYONE,
-            handler=document,
-            about="This document.",
-            depends=on_nothing,
-            gives={200: Gives(about="OpenAPI 3.1.")},
-        ),
-        Route(
-            method="GET",
-            path="/docs",
-            who=Who.ANYONE,
-            handler=page,
-            about="This document as a page, without scripts and without any other host.",
-            depends=on_nothing,
-            gives={200: Gives(about="A page.", media=("text/html",))},
-        ),
-    ]
+@route("GET", "/docs", Access.PUBLIC, media=("text/html",))
+async def docs(request: Request) -> Answer:
+    """This document as a page, without scripts and without any other host."""
+    return request.services.documents[1]
+
+
+ROUTES: Final = (healthz, readyz, get_metrics, retain, openapi, docs)

@@ -1,80 +1,115 @@
-"""The queries, whatever the engine. None of them reads a device's whole history, nor all devices' histories.
+"""The queries of both engines. None of them reads a device's whole history, nor all devices' histories.
 
-Every engine brings the same named queries, giving the same columns; a test compares the names.
+Most of their SQL is shared (`store/sql`); each engine adds its own, and a way to run it, `_read`.
 """
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from abc import ABC, abstractmethod
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, TypeVar
 
-from pisync_common.limits import MIB
-from pisync_common.models import Rejection
-from pisync_receiver.errors import BadCursor
-from pisync_receiver.health import ALARM
-from pisync_receiver.store import cursors
-from pisync_receiver.store.cursors import page
-from pisync_receiver.store.finding import select_events
-from pisync_receiver.store.types import (
+from msgspec import Raw
+
+from pisync_common.limits import MIB, SEQ_MAX
+from pisync_receiver.domain.health import ALARM
+from pisync_receiver.domain.records import (
+    CODE_DEVICES,
     MISSING_RANGES,
     REJECTIONS,
-    DeviceRow,
-    EnrollmentRow,
+    CodeRecord,
+    Completeness,
+    DeviceRecord,
     EventFilter,
-    EventRow,
-    FailureRow,
+    EventRecord,
+    FailingDevice,
     Fleet,
     Mode,
     Page,
-    RejectedRow,
-    StoredSyncEvent,
-    StreamRow,
-    TokenRow,
+    Range,
+    RejectedEvent,
+    RejectedRecord,
+    StreamRecord,
+    SyncEventRecord,
+    TokenRecord,
+    code_record,
+    device_record,
+    errors_of,
+    sync_event_record,
+    time_of,
+    token_record,
 )
-from pisync_receiver.store.writing.access import enrollment_of, token_of
-from pisync_receiver.store.writing.reports import errors_of, sync_event_of
-from pisync_receiver.store.writing.tables import Row, Select, Values
+from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
+from pisync_receiver.domain.times import QUALITIES, shown
+from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
+
+Row = tuple[Any, ...]
+Values = Mapping[str, object]
+Query = tuple[str, Values]
+"""A named query, and its values by name; a list is an array."""
+T = TypeVar("T")
+
+Sites = Sequence[str] | None
+"""The only sites that the caller may see; None for all."""
+SHARED_SQL: Final = Path(__file__).parent / "sql"
+HOUR_MS: Final = 3_600_000
+"""What a row of `arrivals` covers."""
+PAGE_BYTES: Final = MIB
+"""Of `data` on a page of events, unless a single event has more: a page stays in memory while its caller reads."""
+STREAMS_SHOWN: Final = 2_000
+"""Of a device; `decide` accepts no more."""
+DETAILS_SHOWN: Final = 10_000
+"""Missing ranges, and rejected events, of all streams of a device together."""
 
 _LARGEST: Final = 2**63 - 1
-_NOTHING: Final[Mapping[str, object]] = {}
-PAGE_BYTES: Final = MIB
-"""Of `data` on one page of events, unless one event alone has more: a page waits in memory while its caller reads."""
 _STEP: Final = 200
-"""Events read at once for a page, of which each may have 64 KiB of data."""
-_AT_ONCE: Final = 1000
-"""Events that a walk over all of them holds in memory."""
+"""Events read at once for a page; each may have 64 KiB of data."""
+_AT_ONCE: Final = 1_000
+"""Events that an iteration holds in memory."""
 
 
-class Queries:
-    """`store.Reader` says what each query means. An engine's reader adds `_lend`, `_snapshot` and `close`."""
+def build(kind: type[T], row: Row) -> T:
+    """Build a row's struct from columns in the order of its fields."""
+    return kind(**dict(zip(kind.__struct_fields__, row, strict=True)))  # type: ignore[attr-defined]
+
+
+class Queries(ABC):
+    """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
+    same query gave. All raise StoreUnusable when the database cannot be read."""
 
     @abstractmethod
-    def _lend(self) -> AbstractContextManager[Select]:
-        """A connection for the length of the block; the engine's errors in it become StoreUnusable."""
+    async def _read(self, *queries: Query) -> list[list[Row]]:
+        """Run named queries, all of them on one snapshot. Raises StoreUnusable."""
 
-    @abstractmethod
-    def _snapshot(self) -> AbstractContextManager[Select]:
-        """The same, and everything read in the block is of one moment."""
+    async def _rows(self, query: str, **values: object) -> list[Row]:
+        return (await self._read((query, values)))[0]
 
-    def device(self, device_id: str) -> DeviceRow | None:
-        found = [_device(row) for row in self._all("device", {"device": device_id})]
-        return found[0] if found else None
+    # Devices.
 
-    def devices(
+    async def device(self, device_id: str) -> DeviceRecord | None:
+        """Return a device; None if it was never enrolled and never sent anything."""
+        found = await self._rows("devices_by_id", devices=[device_id])
+        return device_record(build(Device, found[0])) if found else None
+
+    async def devices(
         self,
         *,
         site: str | None = None,
+        sites: Sites = None,
         silent_since_ms: int | None = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page[DeviceRow]:
-        after = "" if cursor is None else cursors.decode(cursor, str)[0]
-        wanted = {"after": after, "site": site, "silent_since": silent_since_ms, "limit": limit + 1}
-        rows = [_device(row) for row in self._all("devices", wanted)]
-        return page(rows, limit, lambda row: cursors.encode(row.device_id))
+    ) -> Page[DeviceRecord]:
+        """List devices by id. `silent_since_ms`: only those with no contact at or after it, without retired devices."""
+        after = "" if cursor is None else decode(cursor, str)[0]
+        rows = await self._rows(
+            "devices", after=after, site=site, sites=_list(sites), silent_since=silent_since_ms, limit=limit + 1
+        )
+        records = [device_record(build(Device, row)) for row in rows]
+        return page(records, limit, lambda record: encode(record.device_id))
 
-    def history(
+    async def history(
         self,
         device_id: str,
         *,
@@ -83,180 +118,288 @@ class Queries:
         since_ms: int | None = None,
         until_ms: int | None = None,
         failed: bool | None = None,
-    ) -> Page[StoredSyncEvent]:
-        at_ms, number = (_LARGEST, _LARGEST) if cursor is None else cursors.decode(cursor, int, int)
-        wanted = {
-            "device": device_id,
-            "since": -_LARGEST if since_ms is None else since_ms,
-            "until": _LARGEST if until_ms is None else until_ms,
-            "at": at_ms,
-            "id": number,
-            "failed": failed,
-            "limit": limit + 1,
-        }
-        rows = [sync_event_of(row) for row in self._all("history", wanted)]
-        return page(rows, limit, lambda row: cursors.encode(row.at_ms, row.id))
+    ) -> Page[SyncEventRecord]:
+        """List a device's sync events, newest effective time first; `since_ms` is included, `until_ms` is not."""
+        at_ms, number = (_LARGEST, _LARGEST) if cursor is None else decode(cursor, int, int)
+        rows = await self._rows(
+            "history",
+            device=device_id,
+            since=-_LARGEST if since_ms is None else since_ms,
+            until=_LARGEST if until_ms is None else until_ms,
+            at=at_ms,
+            id=number,
+            failed=None if failed is None else int(failed),
+            limit=limit + 1,
+        )
+        stored = page([StoredSyncEvent(*row) for row in rows], limit, lambda row: encode(row.at_ms, row.id))
+        return Page(rows=[sync_event_record(row) for row in stored.rows], next=stored.next)
 
-    def failures(
+    async def failures(
         self,
         *,
         min_failures: int = 3,
         mode: Mode = "consecutive",
         since_ms: int | None = None,
         site: str | None = None,
+        sites: Sites = None,
         limit: int = 100,
         cursor: str | None = None,
-    ) -> Page[FailureRow]:
-        wanted = {"least": max(min_failures, 1), "site": site, "limit": limit + 1}
-        if mode == "consecutive":
-            count, since, after = (_LARGEST, 0, "") if cursor is None else cursors.decode(cursor, int, int, str)
-            wanted |= {"count": count, "failing_since": since, "after": after}
-            rows = [_failing(row) for row in self._all("streaks", wanted)]
-            return page(rows, limit, _streak_place)
-        count, after = (_LARGEST, "") if cursor is None else cursors.decode(cursor, int, str)
-        wanted |= {"count": count, "after": after, "since": since_ms}
-        rows = [_failing(row) for row in self._all("totals" if since_ms is None else "totals_since", wanted)]
-        return page(rows, limit, lambda row: cursors.encode(row.total_failures, row.device_id))
+    ) -> Page[FailingDevice]:
+        """List devices that keep failing, worst first, without retired devices. `since_ms` narrows mode `total` only:
+        to failures at or after it. A device whose rank rises while a caller pages comes on the last pages, perhaps a
+        second time."""
+        since_ms = since_ms if mode == "total" else None
+        asked = {"mode": mode, "least": max(min_failures, 1), "since": since_ms, "site": site, "sites": _list(sites)}
+        asked["limit"] = limit + 1
+        if cursor is None:
+            (newest,) = (await self._rows("newest_arrival"))[0]
+            place: list[Any] = [_LARGEST, 0, "", newest or 0]
+        else:
+            place = decode(cursor, int, int, str, int)
+        count, failing_since, after, started = place
+        if count >= 0:
+            ranking = "streaks" if mode == "consecutive" else "totals" if since_ms is None else "totals_since"
+            rows = await self._rows(ranking, count=count, failing_since=failing_since, after=after, **asked)
+            if len(rows) > limit:
+                return _failing(rows[:limit], _rank(rows[limit - 1], mode, started))
+            if cursor is None:  # all of it is on one page
+                return _failing(rows, None)
+            found = await self._rows("risen", after="", started=started, **{**asked, "limit": 1})
+            return _failing(rows, encode(-1, 0, "", started) if found else None)
+        rows = await self._rows("risen", after=after, started=started, **asked)
+        return _failing(rows[:limit], encode(-1, 0, rows[limit - 1][0], started) if len(rows) > limit else None)
 
-    def completeness(self, device_id: str) -> list[StreamRow]:
-        with self._snapshot() as select:
-            return [_stream(select, device_id, row) for row in select("streams", {"device": device_id})]
+    async def fleet(self) -> Fleet:
+        """Count every device and stream; reads all of both, so not for every request."""
+        devices, streams = await self._read(("device_counts", {"alarm": ALARM}), ("stream_counts", {}))
+        counts = {"well": 0, "failing": 0, "new": 0, "retired": 0, **dict(devices)}
+        ((behind, missing),) = streams
+        return Fleet(**counts, streams_behind=behind, events_missing=min(int(missing), SEQ_MAX))
 
-    def rejected(self, device_id: str, *, limit: int = 100, cursor: str | None = None) -> Page[RejectedRow]:
-        after = 0 if cursor is None else cursors.decode(cursor, int)[0]
-        rows = self._all("rejected", {"device": device_id, "after": after, "limit": limit + 1})
-        found = page(rows, limit, lambda row: cursors.encode(row[0]))
-        return Page(rows=tuple(map(_rejected, found.rows)), next=found.next)
+    # Streams.
 
-    def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRow]:
-        rows: list[EventRow] = []
-        after = _event_id(cursor)
-        with self._lend() as select:
-            while len(rows) <= limit and _fitting(rows) == len(rows):
-                step = min(_STEP, limit + 1 - len(rows))
-                found = select_events(select, wanted, after=after, limit=step)
-                rows += found
-                if len(found) < step:
-                    break
-                after = found[-1].id
-        return page(rows, min(limit, _fitting(rows)), lambda row: str(row.id))
-
-    def fleet(self) -> Fleet:
-        well, failing, unheard = self._all("device_counts", {"alarm": ALARM})[0]
-        streams_behind, events_missing = self._all("stream_counts")[0]
-        return Fleet(
-            well=well,
-            failing=failing,
-            unheard=unheard,
-            streams_behind=streams_behind,
-            events_missing=events_missing,
+    async def completeness(self, device_id: str) -> Completeness | None:
+        """Return every stream of a device, the oldest first; None for an unknown device."""
+        about = {"device": device_id}
+        devices, streams, gaps, rejections = await self._read(
+            ("devices_by_id", {"devices": [device_id]}),
+            ("streams", {**about, "limit": STREAMS_SHOWN}),
+            ("gaps", {**about, "each": MISSING_RANGES, "limit": DETAILS_SHOWN}),
+            ("newest_rejected", {**about, "each": REJECTIONS, "limit": DETAILS_SHOWN}),
+        )
+        if not devices:
+            return None
+        missing: dict[str, list[Range]] = defaultdict(list)
+        for stream, first, last in gaps:
+            missing[stream].append((first, last))
+        rejected: dict[str, list[RejectedEvent]] = defaultdict(list)
+        for stream, seq, code, detail in rejections:
+            rejected[stream].append(RejectedEvent(seq=seq, code=code, detail=detail))
+        rows = [build(Stream, row) for row in streams]
+        records = [_stream_record(row, missing[row.stream], rejected[row.stream]) for row in rows]
+        return Completeness(
+            device_id=device_id,
+            complete=all(record.complete for record in records),
+            cloned_since=time_of(build(Device, devices[0]).cloned_since_ms),
+            streams=records,
         )
 
-    def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> Iterator[EventRow]:
-        while True:
-            with self._lend() as select:
-                rows = select_events(select, wanted, after=after, limit=_AT_ONCE)
-            yield from rows
-            if len(rows) < _AT_ONCE:
-                return
-            after = rows[-1].id
+    async def rejected(self, device_id: str, *, limit: int = 100, cursor: str | None = None) -> Page[RejectedRecord]:
+        """List what was rejected of a device, conflicting versions included, by stream and order of arrival."""
+        stream, received_ms, seq, content = ("", -1, -1, "") if cursor is None else decode(cursor, str, int, int, str)
+        rows = await self._rows(
+            "rejected",
+            device=device_id,
+            stream=stream,
+            received=received_ms,
+            seq=seq,
+            content=_bytes(content),
+            limit=limit + 1,
+        )
+        found = page(rows, limit, lambda row: encode(row[0], row[1], row[2], bytes(row[3]).hex()))
+        return Page(rows=[_rejected(device_id, row) for row in found.rows], next=found.next)
 
-    def all_tokens(self) -> list[TokenRow]:
-        return [token_of(row) for row in self._all("tokens")]
+    # Events.
 
-    def enrollments(self) -> list[EnrollmentRow]:
-        return [enrollment_of(row) for row in self._all("enrollments")]
+    async def events(self, wanted: EventFilter, *, limit: int = 100, cursor: str | None = None) -> Page[EventRecord]:
+        """List events in the order of arrival. The cursor is the last row's `id` as text. A page with much data has
+        fewer than `limit` rows; the last page is the one without `next`."""
+        after = event_id(cursor)
+        ids = await self._arrived(wanted)
+        records: list[EventRecord] = []
+        while len(records) <= limit and _fitting(records) == len(records):
+            step = min(_STEP, limit + 1 - len(records))
+            found = await self._events(wanted, ids, after=after, limit=step)
+            records += found
+            if len(found) < step:
+                break
+            after = found[-1].id
+        return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
 
-    def tokens_by_hash(self, hashes: Sequence[str]) -> list[TokenRow]:
-        return [token_of(row) for row in self._all("tokens_by_hash", {"hashes": list(hashes)})]
+    async def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> AsyncIterator[EventRecord]:
+        """Iterate over all events whose `id` is over `after`, a page in memory at a time, with no open transaction."""
+        ids = await self._arrived(wanted)
+        while records := await self._events(wanted, ids, after=after, limit=_AT_ONCE):
+            for record in records:
+                yield record
+            after = records[-1].id
 
-    def _all(self, query: str, wanted: Values = _NOTHING) -> list[Row]:
-        with self._lend() as select:
-            return select(query, wanted)
+    async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
+        """The ids between which everything lies that arrived in the hours in question."""
+        if wanted.since_ms is None and wanted.until_ms is None:
+            return 0, _LARGEST
+        since, until = _bounds(wanted)
+        first, last = (await self._rows("arrived", first=since // HOUR_MS, last=until // HOUR_MS))[0]
+        return (first or 1) - 1, last or 0
+
+    async def _events(self, wanted: EventFilter, ids: tuple[int, int], *, after: int, limit: int) -> list[EventRecord]:
+        since, until = _bounds(wanted)
+        values: dict[str, object] = {
+            "device": wanted.device_id,
+            "stream": wanted.stream,
+            "type": wanted.type,
+            "learner": wanted.learner_id,
+            "object": wanted.object_id,
+            "site": wanted.site,
+            "sites": _list(wanted.sites),
+            "since": since,
+            "until": until,
+            "after": max(after, ids[0]),
+            "last": ids[1],
+            "limit": limit,
+        }
+        query = "events"
+        if wanted.learner_id is not None:
+            query = "events_of_learner"
+        elif wanted.device_id is not None:
+            query = "events_of_device"
+        return [event_record(row) for row in await self._rows(query, **values)]
+
+    # Access.
+
+    async def tokens_by_hash(self, hashes: Sequence[str]) -> list[Token]:
+        """Return the tokens with these hashes, ended tokens included, in any order."""
+        return [build(Token, row) for row in await self._rows("tokens_by_hash", hashes=list(hashes))]
+
+    async def tokens(self) -> list[TokenRecord]:
+        """List every token, also ended, the oldest first."""
+        return [token_record(build(Token, row)) for row in await self._rows("tokens")]
+
+    async def codes(self) -> list[CodeRecord]:
+        """List every enrollment code, also used up and expired, the oldest first."""
+        codes, devices = await self._read(("codes", {}), ("code_devices", {"each": CODE_DEVICES}))
+        let_in: dict[int, list[str]] = defaultdict(list)
+        for code_id, device_id in devices:
+            let_in[code_id].append(device_id)
+        return [code_record(code, let_in[code.id]) for code in (build(EnrollmentCode, row) for row in codes)]
 
 
-def _stream(select: Select, device_id: str, row: Row) -> StreamRow:
-    number, stream, watermark, highest, stored, carried, rejected, conflicts, first_ms, last_ms = row
-    key = {"number": number, "device": device_id, "stream": stream}
-    missing = select("gaps", {**key, "limit": MISSING_RANGES})
-    newest = select("newest_rejected", {**key, "limit": REJECTIONS})
-    return StreamRow(
-        stream=stream,
-        watermark=watermark,
-        highest=highest,
-        stored=stored,
-        carried=carried,
-        rejected=rejected,
-        conflicts=conflicts,
-        missing=tuple((first, last) for first, last in missing),
-        missing_count=highest - stored - carried - rejected,
-        rejections=tuple(Rejection(seq=seq, code=code, detail=detail) for seq, code, detail in newest),
-        first_ms=first_ms,
-        last_ms=last_ms,
+def _list(sites: Sites) -> list[str] | None:
+    return None if sites is None else list(sites)
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError as error:
+        raise bad_cursor() from error
+
+
+def _bounds(wanted: EventFilter) -> tuple[int, int]:
+    return (
+        -_LARGEST if wanted.since_ms is None else wanted.since_ms,
+        _LARGEST if wanted.until_ms is None else wanted.until_ms,
     )
 
 
-def _fitting(rows: Sequence[EventRow]) -> int:
+def _fitting(records: Sequence[EventRecord]) -> int:
     """How many of these fit on a page, by their data; the first always does."""
-    sizes = accumulate(len(row.data or "") for row in rows)
-    return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(rows), 1))
+    sizes = accumulate(len(memoryview(record.data)) for record in records)
+    return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(records), 1))
 
 
-def _event_id(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdigit()) or len(cursor) > 18:
-        raise BadCursor("this cursor is not one that this query gave; start again without it")
-    return int(cursor)
+def _rank(row: Row, mode: Mode, started: int) -> str:
+    """The place in the ranking of a row of `streaks`, `totals` or `totals_since`."""
+    device_id, _, consecutive, total, failing_since, *_ = row
+    if mode == "consecutive":
+        return encode(consecutive, failing_since or 0, device_id, started)
+    return encode(total, 0, device_id, started)
 
 
-def _streak_place(row: FailureRow) -> str:
-    return cursors.encode(row.consecutive_failures, row.failing_since_ms, row.device_id)
+def _failing(rows: Sequence[Row], following: str | None) -> Page[FailingDevice]:
+    return Page(rows=[_failing_device(row) for row in rows], next=following)
 
 
-def _device(row: tuple[Any, ...]) -> DeviceRow:
-    device_id, site, agent, enrolled, contact, refused, cloned, conflicts, *health, errors = row
-    consecutive, total, since, sync, success = health
-    return DeviceRow(
-        device_id=device_id,
-        site=site,
-        agent=agent,
-        enrolled_ms=enrolled,
-        last_contact_ms=contact,
-        last_refused_ms=refused,
-        cloned_since_ms=cloned,
-        conflicts=conflicts,
-        consecutive_failures=consecutive,
-        total_failures=total,
-        failing_since_ms=since,
-        last_sync_ms=sync,
-        last_success_ms=success,
-        last_errors=errors_of(errors),
-    )
-
-
-def _failing(row: tuple[Any, ...]) -> FailureRow:
+def _failing_device(row: Row) -> FailingDevice:
     device_id, site, consecutive, total, since, sync, success, errors = row
-    return FailureRow(
+    return FailingDevice(
         device_id=device_id,
         site=site,
         consecutive_failures=consecutive,
         total_failures=total,
-        failing_since_ms=since,
-        last_sync_ms=sync,
-        last_success_ms=success,
+        failing_since=time_of(since),
+        last_sync_at=time_of(sync),
+        last_success_at=time_of(success),
         last_errors=errors_of(errors),
     )
 
 
-def _rejected(row: tuple[Any, ...]) -> RejectedRow:
-    _, device_id, stream, seq, code, detail, body, received_ms = row
-    return RejectedRow(
+def _stream_record(row: Stream, missing: list[Range], rejections: list[RejectedEvent]) -> StreamRecord:
+    missing_count = row.highest - row.stored - row.carried - row.rejected
+    return StreamRecord(
+        stream=row.stream,
+        complete=missing_count == 0,
+        watermark=row.watermark,
+        highest=row.highest,
+        stored=row.stored,
+        carried=row.carried,
+        rejected=row.rejected,
+        conflicts=row.conflicts,
+        missing=missing,
+        missing_count=missing_count,
+        rejections=rejections,
+        first_received_at=shown(row.first_ms),
+        last_received_at=shown(row.last_ms),
+    )
+
+
+def _rejected(device_id: str, row: Row) -> RejectedRecord:
+    stream, received_ms, seq, _, code, detail, body = row
+    return RejectedRecord(
         device_id=device_id,
         stream=stream,
         seq=seq,
         code=code,
         detail=detail,
         body=body,
-        received_ms=received_ms,
+        received_at=shown(received_ms),
+    )
+
+
+def event_record(row: Row) -> EventRecord:
+    """Take the columns of the table `events` in their order."""
+    (
+        number, device_id, stream, seq, kind, site, learner_home, learner_id, object_id, event_id, occurred_at,
+        recorded_at, boot_id, boottime_ms, clock_synced, data, received_ms, best_ms, quality, _,
+    ) = row  # fmt: skip
+    return EventRecord(
+        id=number,
+        device_id=device_id,
+        site=site,
+        stream=stream,
+        seq=seq,
+        type=kind,
+        event_id=event_id,
+        learner_home=learner_home,
+        learner_id=learner_id,
+        object_id=object_id,
+        occurred_at=occurred_at,
+        recorded_at=recorded_at,
+        boot_id=boot_id,
+        boottime_ms=boottime_ms,
+        clock_synced=bool(clock_synced),
+        estimated_at=shown(best_ms),
+        quality=QUALITIES[quality],
+        received_at=shown(received_ms),
+        data=Raw(b"null" if data is None else data.encode()),
     )

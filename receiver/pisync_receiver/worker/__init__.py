@@ -1,9 +1,8 @@
-"""`pisync-receiver worker`: hands stored events on to a broker, tells operators of devices that keep failing, and makes
-room for the months to come. Any number of workers may run; what one does, no other does at the same time.
+"""`pisync-receiver worker`: publishes stored events to RabbitMQ. Any number may run; one at a time publishes.
 
 ```
-running ── publishing ── feed (positions, events)      alerts.planner ── crossings → notices
-              └── publisher ── rabbitmq                 alerts.sender ── notices → services (Apprise)
-        └── upkeep (months, old notices)
+run (settings, signals) ── publishing (stored events behind a consumer's position)
+                            ├─ messages (CloudEvents)
+                            └─ rabbitmq (publisher confirms)
 ```
 """

@@ -1,109 +1,109 @@
-"""Stored events as messages: which events share one, and what tells one message from every other."""
+"""Stored events as messages: which events share one, and its id."""
 
 import hashlib
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby, zip_longest
+from itertools import groupby
 from typing import Final
 
 import msgspec
 
-from pisync_common.times import format_ms
-from pisync_receiver.store import EventRow
-from pisync_receiver.views import event_record
+from pisync_receiver.domain.records import EventRecord
+from pisync_receiver.logs import fields
+from pisync_receiver.store.reading import Row, event_record
+
+log = logging.getLogger(__name__)
 
 TYPE: Final = "pisync.progress.stored"
 """The CloudEvents type of every message."""
-SPECVERSION: Final = "1.0"
-CONTENT_TYPE: Final = "application/json"
-MOST_BYTES: Final = 1024 * 1024
-"""Of `data` in one message, unless one event alone has more."""
+MAX_EVENTS: Final = 100
+"""The most events in one message. Another number would change the messages of a repetition, and their ids."""
+MAX_BYTES: Final = 1024 * 1024
+"""The most JSON in one message, unless a single event has more."""
 
 _encode = msgspec.json.Encoder().encode
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """A stored event, and the JSON object that the API shows of it."""
+
+    record: EventRecord
+    body: bytes
 
 
 @dataclass(frozen=True, kw_only=True)
 class Message:
     """Events of one device and stream in the order of arrival: a CloudEvent whose data is their JSON array.
 
-    `id` follows from the events: the same ones have the same id whoever sends them, however often.
+    `id` follows from the events: the same events have the same id, whichever worker sends them, however often.
     """
 
     id: str
     device_id: str
-    stream: str
-    time: str
-    """When the last of the events was stored."""
-    count: int
+    attributes: dict[str, str]
+    """The CloudEvents attributes, except `datacontenttype`, which every transport has a field for."""
     body: bytes
 
-    @property
-    def attributes(self) -> dict[str, str]:
-        """The CloudEvents attributes, `datacontenttype` aside, which every transport has a place for."""
-        return {
-            "specversion": SPECVERSION,
-            "id": self.id,
-            "type": TYPE,
-            "source": f"/devices/{self.device_id}/streams/{self.stream}",
-            "subject": self.device_id,
-            "time": self.time,
-            "partitionkey": self.device_id,
-        }
 
-
-def messages(rows: Iterable[EventRow], *, most_events: int, most_bytes: int = MOST_BYTES) -> list[Message]:
-    """Messages of at most so many events and bytes of data. `rows` are in the order of arrival, and so are the
-    messages of each device."""
-    by_device: dict[str, list[EventRow]] = {}
+def render(rows: Iterable[Row]) -> list[Event]:
+    """Render rows of `page` in worker.sql. A row that cannot be rendered is logged and left out: it stays stored, and
+    the events behind it are published."""
+    rendered = []
     for row in rows:
-        by_device.setdefault(row.device_id, []).append(row)
+        try:
+            record = event_record(row)
+            body = _encode(record)
+            msgspec.json.decode(body)  # stored `data` goes out as it is, so it is checked here
+            rendered.append(Event(record=record, body=body))
+        except Exception as error:  # whatever it is, the next attempt would fail at the same row
+            values = fields(event_id=row[0], device_id=row[1], error=type(error).__name__)
+            log.error("event skipped: it cannot be rendered; it stays stored", extra=values)
+    return rendered
+
+
+def histories(events: Iterable[Event], *, max_events: int = MAX_EVENTS) -> list[list[Message]]:
+    """Gather events, given in the order of arrival, into messages that keep this order: a list for each device."""
+    by_device: dict[str, list[Event]] = {}
+    for event in events:
+        by_device.setdefault(event.record.device_id, []).append(event)
     return [
-        _message(run)
-        for history in by_device.values()
-        for _, stretch in groupby(history, key=lambda row: row.stream)
-        for run in _runs(stretch, most_events, most_bytes)
+        [
+            _message(run)
+            for _, stretch in groupby(of_device, key=lambda event: event.record.stream)
+            for run in _runs(stretch, max_events)
+        ]
+        for of_device in by_device.values()
     ]
 
 
-def rounds(batch: Sequence[Message]) -> Iterator[list[Message]]:
-    """Messages in rounds: no two of one device in a round, and each device's in their order from round to round.
-
-    So a broker that refuses one message while it takes another cannot change the order within a device.
-    """
-    by_device: dict[str, list[Message]] = {}
-    for message in batch:
-        by_device.setdefault(message.device_id, []).append(message)
-    for each in zip_longest(*by_device.values()):
-        yield [message for message in each if message is not None]
-
-
-def _runs(rows: Iterable[EventRow], most_events: int, most_bytes: int) -> Iterator[list[EventRow]]:
-    run: list[EventRow] = []
+def _runs(events: Iterable[Event], max_events: int) -> Iterator[list[Event]]:
+    run: list[Event] = []
     size = 0
-    for row in rows:
-        bytes_of_row = len(row.data or "")
-        if run and (len(run) == most_events or size + bytes_of_row > most_bytes):
+    for event in events:
+        if run and (len(run) == max_events or size + len(event.body) > MAX_BYTES):
             yield run
             run, size = [], 0
-        run.append(row)
-        size += bytes_of_row
+        run.append(event)
+        size += len(event.body)
     if run:
         yield run
 
 
-def _message(run: Sequence[EventRow]) -> Message:
-    first, last = run[0], run[-1]
-    return Message(
-        id=_id(first, last),
-        device_id=first.device_id,
-        stream=first.stream,
-        time=format_ms(last.received_ms),
-        count=len(run),
-        body=_encode([event_record(row) for row in run]),
-    )
-
-
-def _id(first: EventRow, last: EventRow) -> str:
-    # The event's own id begins it, so that a person finds it; the digest keeps it below AMQP's 255 bytes.
-    named = _encode([first.device_id, first.stream, first.seq, last.seq, first.id])
-    return f"{first.id}-{hashlib.sha256(named).hexdigest()[:32]}"
+def _message(run: Sequence[Event]) -> Message:
+    first, last = run[0].record, run[-1].record
+    # The first event's id leads, for people who search; the digest keeps the whole below AMQP's 255 bytes.
+    digest = hashlib.sha256(_encode([first.device_id, first.stream, first.seq, last.seq, first.id])).hexdigest()
+    number = f"{first.id}-{digest[:32]}"
+    attributes = {
+        "specversion": "1.0",
+        "id": number,
+        "type": TYPE,
+        "source": f"/devices/{first.device_id}/streams/{first.stream}",
+        "subject": first.device_id,
+        "time": last.received_at,
+        "partitionkey": first.device_id,
+    }
+    body = b"[" + b",".join(event.body for event in run) + b"]"
+    return Message(id=number, device_id=first.device_id, attributes=attributes, body=body)

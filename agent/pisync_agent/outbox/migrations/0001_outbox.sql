@@ -1,28 +1,28 @@
 -- The outbox, version 1.
 
--- One row. `guard` is a checksum over the others: a broken file must not pass off a wrong number as the truth.
-CREATE TABLE state (
+-- One row. The checksum covers the other columns: a broken file must not pass off a wrong number as true.
+CREATE TABLE pointers (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     stream TEXT NOT NULL,
     delivered INTEGER NOT NULL,
     watermark INTEGER NOT NULL,
-    trimmed INTEGER NOT NULL,        -- events 1 to this number were delivered and deleted
-    trimmed_upto INTEGER NOT NULL,   -- their `upto`
-    guard INTEGER NOT NULL
+    trimmed INTEGER NOT NULL,         -- events 1 to this number were delivered and deleted
+    trimmed_offset INTEGER NOT NULL,  -- the end_offset of the last of them
+    checksum INTEGER NOT NULL
 );
 
--- The held events: always one run of numbers, from state.trimmed + 1. Rows are written once and never updated.
+-- The events held: always a range without gaps from pointers.trimmed + 1. Rows are written once and never updated.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY,
-    crc INTEGER NOT NULL,            -- CRC-32 of `body` in UTF-8
-    upto INTEGER NOT NULL,           -- bytes of all bodies of the stream up to this one, itself included
-    attempt INTEGER,                 -- see recorder: finds an event again whose answer was lost
-    key TEXT,                        -- the caller's own id
-    body TEXT NOT NULL               -- the event's JSON as it is sent
+    crc INTEGER NOT NULL,             -- CRC-32 of `body` in UTF-8
+    end_offset INTEGER NOT NULL,      -- bytes of all bodies of the stream up to and including this event
+    attempt INTEGER,                  -- finds an event whose answer was lost (see recorder)
+    id TEXT,                          -- the app's own key
+    body TEXT NOT NULL                -- the event's JSON as it is sent
 );
-CREATE UNIQUE INDEX events_key ON events (key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX events_id ON events (id) WHERE id IS NOT NULL;
 
-CREATE TABLE dead (
+CREATE TABLE dead_letters (
     id INTEGER PRIMARY KEY,
     stream TEXT NOT NULL,
     seq INTEGER NOT NULL,
@@ -30,13 +30,13 @@ CREATE TABLE dead (
     detail TEXT NOT NULL,
     body TEXT NOT NULL,
     requeued_as INTEGER,
-    local INTEGER NOT NULL,          -- 1: the device set it aside; the receiver does not count it as accounted for
+    local INTEGER NOT NULL,           -- 1: made by the device; the receiver does not count it as accounted for
     UNIQUE (stream, seq)
 );
 
-CREATE TABLE reports (
+CREATE TABLE sync_events (
     id INTEGER PRIMARY KEY,
-    key TEXT NOT NULL,
+    key TEXT NOT NULL,                -- its Idempotency-Key
     at_ms INTEGER NOT NULL,
     boot_id TEXT NOT NULL,
     boottime_ms INTEGER NOT NULL,
@@ -44,14 +44,14 @@ CREATE TABLE reports (
     files INTEGER NOT NULL,
     errors TEXT NOT NULL,
     speed REAL NOT NULL,
-    folded INTEGER NOT NULL
+    runs INTEGER NOT NULL
 );
 
 CREATE TABLE salvaged (
     id INTEGER PRIMARY KEY,
     at_ms INTEGER NOT NULL,
     reason TEXT NOT NULL,
-    carried INTEGER NOT NULL,
+    transferred INTEGER NOT NULL,
     damaged INTEGER NOT NULL,
     file TEXT NOT NULL
 );

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import migrations as migrations_of
@@ -22,38 +22,43 @@ _TABLES: Final = (
     "WHERE n.nspname = current_schema() AND c.relkind IN ('r', 'p')"
 )
 _APPLIED: Final = "SELECT number, name, checksum FROM migrations ORDER BY number"
-_INSERT: Final = "INSERT INTO migrations (number, name, checksum, applied_ms) VALUES ($1, $2, $3, $4)"
+_INSERT: Final = "INSERT INTO migrations (number, name, checksum, applied_ms) VALUES (%s, %s, %s, %s)"
 
 
-def is_new(connection: Connection) -> bool:
-    """Whether nothing was ever made in this database."""
-    return not connection.execute(_TABLES).fetchall()
+async def is_new(connection: Connection) -> bool:
+    """Return whether the database has no tables."""
+    return not await _rows(connection, _TABLES)
 
 
-def check(connection: Connection, url: PostgresUrl, migrations: Sequence[Migration] | None = None) -> None:
+async def check(connection: Connection, url: PostgresUrl, migrations: Sequence[Migration] | None = None) -> None:
     """Raise SchemaMismatch unless the database has exactly the schema this program knows."""
     wanted = load(FOLDER) if migrations is None else migrations
-    migrations_of.check(str(url), _applied(connection, url), wanted)
+    migrations_of.check(str(url), await _applied(connection, url), wanted)
 
 
-def migrate(
+async def migrate(
     connection: Connection, url: PostgresUrl, *, now_ms: int, migrations: Sequence[Migration] | None = None
 ) -> list[Migration]:
-    """Bring the schema up in one transaction; return what was applied. Raises SchemaMismatch, changing nothing."""
+    """Apply what is pending in one transaction; return it. Raises SchemaMismatch, changing nothing."""
     wanted = load(FOLDER) if migrations is None else migrations
-    with connection.transaction():
-        connection.execute(_LOCK)
-        pending = migrations_of.pending(str(url), _applied(connection, url), wanted)
-        connection.execute(_CREATE)
+    async with connection.transaction():
+        await connection.execute(_LOCK)
+        pending = migrations_of.pending(str(url), await _applied(connection, url), wanted)
+        await connection.execute(_CREATE)
         for migration in pending:
-            connection.execute(migration.sql)
-            connection.execute(_INSERT, (migration.number, migration.name, migration.checksum, now_ms))
+            await connection.execute(migration.sql.encode())
+            await connection.execute(_INSERT, (migration.number, migration.name, migration.checksum, now_ms))
     return pending
 
 
-def _applied(connection: Connection, url: PostgresUrl) -> list[Applied]:
-    """What this database says was applied to it. Raises StoreUnusable for one that is none of ours."""
-    tables = {name for (name,) in connection.execute(_TABLES)}
+async def _applied(connection: Connection, url: PostgresUrl) -> list[Applied]:
+    """Return what was applied to this database. Raises StoreUnusable if it belongs to another program."""
+    tables = [name for (name,) in await _rows(connection, _TABLES)]
     if tables and "migrations" not in tables:
-        raise StoreUnusable(f"{url} is a database of something else; nothing was changed. Name another database.")
-    return connection.execute(_APPLIED).fetchall() if tables else []
+        raise StoreUnusable(f"{url} is not a PiSync database; nothing was changed. Name another database.")
+    found = await _rows(connection, _APPLIED) if tables else []
+    return [(number, name, checksum) for number, name, checksum in found]
+
+
+async def _rows(connection: Connection, query: str) -> list[tuple[Any, ...]]:
+    return await (await connection.execute(query.encode())).fetchall()

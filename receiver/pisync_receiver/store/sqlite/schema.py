@@ -5,10 +5,10 @@ from functools import cache
 from pathlib import Path
 from typing import Final
 
+from pisync_common.sqlite import Connection, statements, transaction
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import migrations as migrations_of
 from pisync_receiver.store.migrations import Applied, Migration, load
-from pisync_receiver.store.sqlite.connection import Connection, statements, transaction
 
 FOLDER: Final = Path(__file__).with_name("migrations")
 
@@ -23,12 +23,12 @@ _INSERT: Final = "INSERT INTO migrations (number, name, checksum, applied_ms) VA
 
 @cache
 def known() -> tuple[Migration, ...]:
-    """The migrations of this program."""
+    """Return the migrations of this program."""
     return load(FOLDER)
 
 
 def is_new(connection: Connection) -> bool:
-    """Whether nothing was ever made in this database."""
+    """Return whether nothing was ever made in this database."""
     return not connection.execute(_TABLES).fetchall()
 
 
@@ -54,8 +54,8 @@ def migrate(
 
 
 def _applied(connection: Connection, path: Path) -> list[Applied]:
-    """What this database says was applied to it. Raises StoreUnusable for one that is none of ours."""
+    """Return what was applied to this database. Raises StoreUnusable for a database of another program."""
     tables = {name for (name,) in connection.execute(_TABLES)}
     if tables and "migrations" not in tables:
-        raise StoreUnusable(f"{path} is a database of something else; nothing was changed. Name another file.")
+        raise StoreUnusable(f"{path} is not a PiSync database; nothing was changed. Name another file.")
     return connection.execute(_APPLIED).fetchall() if tables else []

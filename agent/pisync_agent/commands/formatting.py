@@ -1,0 +1,45 @@
+"""Numbers and times as text for people."""
+
+import time
+
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def size(number: float) -> str:
+    """Return `12.1 MiB`."""
+    for unit, name in _SIZES:
+        if number >= unit:
+            return f"{number / unit:.1f} {name}"
+    return f"{number:.0f} bytes"
+
+
+def span(seconds: float) -> str:
+    """Return `40 s`, `12 min`, `3 h 5 min` or `4 days`."""
+    whole = round(max(0.0, seconds))
+    if whole < 90:
+        return f"{whole} s"
+    minutes = round(whole / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        hours, rest = divmod(minutes, 60)
+        return f"{hours} h {rest} min" if rest else f"{hours} h"
+    return f"{round(minutes / 1440)} days"
+
+
+def moment(ms: int) -> str:
+    """Return `2026-11-23 10:00:00` in this device's time zone, or the bare number if it is outside all calendars."""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
+    except (OverflowError, ValueError, OSError):
+        return f"{ms} ms since 1970"
+
+
+def count(number: int, noun: str) -> str:
+    """Return `1 event` or `1,204 events`."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def pending(number: int) -> str:
+    """Return `nothing pending`, `1 event pending` or `1,204 events pending`."""
+    return f"{count(number, 'event')} pending" if number else "nothing pending"

@@ -1,0 +1,334 @@
+"""`pisync run`: the one process that writes the outbox, takes records from apps, and delivers.
+
+Two threads. The main thread's event loop serves the Unix socket, signals, the kernel's events about links, and a
+timer; it commits what apps have sent in groups, and never waits for the network. The other thread delivers (see
+`scheduler`).
+
+`sync_once` is the same for `pisync sync` where no service runs: one sync run, and the socket served meanwhile, so that
+apps can record and a second `pisync sync` joins in.
+"""
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any, Final
+
+import pisync_agent.config as config
+from pisync_agent.clock import Clock, SystemClock
+from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
+from pisync_agent.outbox import files
+from pisync_agent.outbox.outbox import Outbox, open_outbox
+from pisync_agent.service import protocol
+from pisync_agent.service.lock import writer_lock
+from pisync_agent.service.schedule import Schedule
+from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
+from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.sync.connectivity import LinkWatch
+from pisync_agent.sync.progress import Progress
+from pisync_agent.sync.retry import RetryPolicy
+from pisync_common import __version__
+from pisync_common.settings import Settings
+from pisync_common.systemd import notify, watchdog_interval
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 15.0
+"""How often the service checks itself, unless systemd's watchdog asks for more."""
+FLUSH_S: Final = 2.0
+"""How long answers may take to leave when the service stops."""
+
+NOT_ENROLLED: Final = (
+    "this device is not enrolled: nothing can be delivered, everything is kept. "
+    "Ask an administrator for a code, then: pisync enroll URL --code CODE"
+)
+STOPPED: Final = "the service has stopped; everything is kept, and delivered when it runs again"
+
+Show = Callable[[Mapping[str, Any]], None]
+
+
+class Service:
+    """See the module. For one use: `run_forever` or `sync_once`, in the main thread."""
+
+    _loop: asyncio.AbstractEventLoop
+    _ending: asyncio.Event
+    _idle: asyncio.Event
+    _outbox: Outbox
+    _runner: SyncRunner
+    _scheduler: Scheduler
+    _server: LocalServer
+
+    def __init__(self, home: Path, *, settings: Settings, clock: Clock | None = None) -> None:
+        self._home = home
+        self._settings = settings
+        self._clock = clock or SystemClock()
+        self._kind = ""
+        self._waiters: list[tuple[Request, int]] = []
+        self._fault: AgentError | None = None
+        self._interrupted = False
+        self._own: tuple[int, Show] | None = None
+        self._own_end: Finished | None = None
+        self._linked = False
+
+    def run_forever(self) -> None:
+        """Serve until SIGTERM or SIGINT. Raises LockHeld that names the holder, StoreUnusable or OutboxFull."""
+        asyncio.run(self._run_forever())
+
+    def sync_once(self, show: Show) -> dict[str, Any]:
+        """Make one sync run in this process; return its result as JSON.
+
+        Raises LockHeld, NotEnrolled, KeyboardInterrupt, or an error of the outbox.
+        """
+        return asyncio.run(self._sync_once(show))
+
+    async def _run_forever(self) -> None:
+        async with self._started("service") as stack:
+            self._watch_links(stack)
+            gc.collect()
+            gc.freeze()  # objects that live as long as the process need not be examined again
+            log.info("started: pisync %s, home %s, stream %s", __version__, self._home, self._outbox.stream)
+            if not self._runner.enrolled:
+                log.warning(NOT_ENROLLED)
+            notify("READY=1")
+            await self._ending.wait()
+            await self._stop()
+        if self._fault is not None:
+            raise self._fault
+
+    async def _sync_once(self, show: Show) -> dict[str, Any]:
+        async with self._started("sync"):
+            if not self._runner.enrolled:
+                raise NotEnrolled(NOT_ENROLLED)
+            self._own = (self._scheduler.request(), show)
+            await self._ending.wait()
+            await self._stop()
+        if self._fault is not None:
+            raise self._fault
+        if self._interrupted or self._own_end is None:
+            raise KeyboardInterrupt
+        if self._own_end.result is None:
+            raise self._own_end.error or AgentError(STOPPED)
+        return self._own_end.result.fields()
+
+    # From start to stop
+
+    @asynccontextmanager
+    async def _started(self, kind: str) -> AsyncIterator[AsyncExitStack]:
+        self._kind = kind
+        self._loop = asyncio.get_running_loop()
+        self._ending, self._idle = asyncio.Event(), asyncio.Event()
+        async with AsyncExitStack() as stack:
+            for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+                self._loop.add_signal_handler(number, self._on_signal, number)
+                stack.callback(self._loop.remove_signal_handler, number)
+            stack.enter_context(writer_lock(files.lock(self._home)))
+            self._outbox = open_outbox(self._home, limits=config.limits(self._settings), clock=self._clock)
+            stack.callback(self._outbox.close)
+            self._runner = SyncRunner(
+                home=self._home, outbox=self._outbox, clock=self._clock, stopping=lambda: self._scheduler.stopping
+            )
+            self._runner.reload()
+            self._scheduler = self._new_scheduler()
+            self._server = LocalServer(path=files.socket(self._home), serve=self._serve)
+            stack.callback(self._server.close)
+            await self._server.start()
+            self._scheduler.start()
+            stack.callback(self._scheduler.stop)
+            stack.callback(asyncio.create_task(self._tick_forever()).cancel)
+            yield stack
+
+    def _new_scheduler(self) -> Scheduler:
+        settings = self._settings
+        return Scheduler(
+            run=self._runner.run,
+            schedule=Schedule(
+                now=self._clock.monotonic(),
+                delay=settings[config.SYNC_DELAY],
+                interval=settings[config.SYNC_INTERVAL],
+                first=settings[config.SYNC_DELAY] if self._kind == "service" else settings[config.SYNC_INTERVAL],
+            ),
+            wait_policy=RetryPolicy(base=settings[config.RETRY_BASE], cap=settings[config.RETRY_CAP]),
+            notify=self._notify,
+            monotonic=self._clock.monotonic,
+            waiting=lambda: self._outbox.state().waiting,
+            enrolled=self._runner.enrolled,
+        )
+
+    async def _stop(self) -> None:
+        """Accept no new connections, let the batch in flight end, answer waiting requests; serve others meanwhile."""
+        notify("STOPPING=1")
+        log.info("stopping")
+        self._server.stop_listening()
+        self._scheduler.stop()
+        try:
+            async with asyncio.timeout(self._settings[config.STOP_TIMEOUT]):
+                await self._idle.wait()
+        except TimeoutError:
+            log.warning("a request was still in flight; its events are sent again")
+        self._answer_waiters(None, protocol.error_answer(protocol.Stopped(STOPPED)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FLUSH_S):
+                await self._server.flushed()
+
+    def _on_signal(self, number: int) -> None:
+        if number == signal.SIGHUP:
+            self._reload()
+        elif self._ending.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt  # the second time: end at once
+        else:
+            self._interrupted = True
+            self._ending.set()
+
+    # Self-checks
+
+    async def _tick_forever(self) -> None:
+        while True:
+            watchdog = watchdog_interval()
+            self._tick(watched=watchdog is not None)
+            await asyncio.sleep(min(TICK_S, watchdog / 3 if watchdog else TICK_S))
+
+    def _tick(self, *, watched: bool) -> None:
+        try:
+            self._outbox.check_writable()
+        except AgentError as error:
+            log.error("the outbox cannot be written: %s", error)
+            return
+        if not self._outbox.is_current() and not self._is_swapped():
+            self._fault = StoreUnusable(
+                f"{self._outbox.path} was removed or replaced while the service had it open; the service stops, and "
+                "opens the file in place when it starts again"
+            )
+            self._ending.set()
+        elif watched:
+            notify("WATCHDOG=1")
+
+    def _is_swapped(self) -> bool:
+        """Return whether the agent itself put another file in place; it has done so when this transaction is over."""
+        try:
+            self._outbox.check_writable()
+        except AgentError:
+            return True
+        return self._outbox.is_current()
+
+    # Links
+
+    def _watch_links(self, stack: AsyncExitStack) -> None:
+        try:
+            watch = stack.enter_context(LinkWatch())
+        except OSError as error:
+            log.info("cannot watch netlink link events (%s); polling instead", error)
+            return
+        self._linked = self._runner.link()
+        self._loop.add_reader(watch, self._on_link_event, watch)
+        stack.callback(self._loop.remove_reader, watch)
+
+    def _on_link_event(self, watch: LinkWatch) -> None:
+        watch.drain()
+        before, self._linked = self._linked, self._runner.link()
+        if self._linked and not before:
+            self._scheduler.link_up()
+
+    # Requests
+
+    def _serve(self, requests: Sequence[Request]) -> None:
+        """Record the events of all requests in one commit; answer the others one by one."""
+        recordings = [request for request in requests if request.events is not None]
+        if recordings:
+            record(self._outbox, recordings)
+            self._scheduler.recorded()
+        for request in requests:
+            if request.events is None:
+                try:
+                    self._serve_one(request)
+                except AgentError as error:
+                    request.answer(protocol.error_answer(error))
+
+    def _serve_one(self, request: Request) -> None:
+        match request.do:
+            case protocol.STATUS:
+                request.answer({"status": self._status()})
+            case protocol.SYNC:
+                self._join(request)
+            case protocol.REQUEUE:
+                request.answer({"seq": self._requeue(request.message)})
+            case protocol.RELOAD:
+                self._reload()
+                request.answer({"reloaded": True})
+            case _:
+                raise protocol.BadMessage("unknown message")
+
+    def _status(self) -> dict[str, object]:
+        about = {
+            "pid": os.getpid(),
+            "kind": self._kind,
+            "version": __version__,
+            "enrolled": self._runner.enrolled,
+            "joined": len(self._waiters),
+        }
+        return about | self._scheduler.live().fields(self._clock.monotonic())
+
+    def _join(self, request: Request) -> None:
+        """Answer when a run is over that began after the request."""
+        if not self._runner.enrolled:
+            raise NotEnrolled(NOT_ENROLLED)
+        if self._ending.is_set():
+            raise protocol.Stopped(STOPPED)
+        self._waiters.append((request, self._scheduler.request()))
+
+    def _requeue(self, message: Mapping[str, Any]) -> int:
+        seq = message.get("seq")
+        if type(seq) is not int:
+            raise protocol.BadMessage("requeue needs the seq of a dead letter")
+        again = self._outbox.requeue(seq)
+        self._scheduler.recorded()
+        return again
+
+    def _reload(self) -> None:
+        """Read the identity again, and use it from now on."""
+        self._runner.reload()
+        log.info("the identity was read again: %s", "enrolled" if self._runner.enrolled else "not enrolled")
+        self._scheduler.set_enrolled(self._runner.enrolled)
+        if not self._runner.enrolled:
+            self._answer_waiters(None, protocol.error_answer(NotEnrolled(NOT_ENROLLED)))
+
+    # Sync runs
+
+    def _notify(self, news: Progress | Finished | None) -> None:
+        """Take the news of a run, in the scheduler's thread."""
+        with suppress(RuntimeError):  # the loop has ended: a run outlived the stop timeout
+            self._loop.call_soon_threadsafe(self._on_news, news)
+
+    def _on_news(self, news: Progress | Finished | None) -> None:
+        match news:
+            case None:
+                self._idle.set()
+            case Finished():
+                self._on_finished(news)
+            case Progress():
+                if self._own is not None:
+                    self._own[1](news.fields())
+                for request, _ in self._waiters:
+                    request.show({"progress": news.fields()})
+
+    def _on_finished(self, finished: Finished) -> None:
+        if finished.result is not None:
+            self._answer_waiters(finished.covers, {"result": finished.result.fields()})
+        else:
+            error = finished.error or AgentError("the sync run ended without a result")
+            self._answer_waiters(finished.covers, protocol.error_answer(error))
+        if self._own is not None and self._own[0] <= finished.covers:
+            self._own, self._own_end = None, finished
+            self._ending.set()
+
+    def _answer_waiters(self, covers: int | None, answer: dict[str, object]) -> None:
+        """Answer the requests up to `covers`; all of them where it is None."""
+        waiters, self._waiters = self._waiters, []
+        for request, number in waiters:
+            if covers is None or number <= covers:
+                request.answer(answer)
+            else:
+                self._waiters.append((request, number))

@@ -1,0 +1,159 @@
+"""Progress and result of a sync run."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import Any, Final
+
+from pisync_agent.errors import DeliveryError
+from pisync_common.models import Receipt
+
+SHOWN_S: Final = 0.2
+"""The least time between two progress messages of one step."""
+
+SENDING: Final = "sending"
+ASKING: Final = "asking"
+SYNC_EVENT: Final = "sending sync event"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Progress:
+    """How far a sync run is."""
+
+    step: str
+    """`sending`, `asking` (for the watermark) or `sending sync event`."""
+    events: int
+    """Events the receiver has answered for in this run."""
+    of: int
+    """Events this run has to deliver."""
+    bytes: int
+    """Sent so far, headers included."""
+    speed_mbit: float
+    seconds_left: float | None
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as the socket carries it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncResult:
+    """The result of a sync run. Each event answered for was delivered, a duplicate, or rejected."""
+
+    delivered: int
+    """Newly stored by the receiver."""
+    duplicates: int
+    """Already known to the receiver."""
+    rejected: int
+    """New dead letters."""
+    waiting: int
+    """Events still pending."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """By `models.ERROR_CODES`; empty if all went well."""
+    seconds: float = 0.0
+    bytes_sent: int = 0
+    """Headers included."""
+    speed_mbit: float = 0.0
+    """Of the batches."""
+    failure: DeliveryError | None = None
+    """What ended the run early."""
+    offline: bool = False
+    """There was no link; that is not a failure."""
+
+    def fields(self) -> dict[str, Any]:
+        """Return it as `sync --json` prints it."""
+        failure = self.failure
+        return {
+            "delivered": self.delivered,
+            "duplicates": self.duplicates,
+            "rejected": self.rejected,
+            "waiting": self.waiting,
+            "errors": dict(self.errors),
+            "seconds": round(self.seconds, 3),
+            "bytes_sent": self.bytes_sent,
+            "speed_mbit": self.speed_mbit,
+            "offline": self.offline,
+            "failure": failure and {"code": failure.code, "kind": failure.kind, "detail": str(failure)},
+        }
+
+
+Show = Callable[[Progress], None]
+
+
+@dataclass(kw_only=True)
+class ProgressTracker:
+    """Counts what a run does, and shows it."""
+
+    of: int
+    monotonic: Callable[[], float]
+    on_progress: Show
+    delivered: int = 0
+    duplicates: int = 0
+    rejected: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    bytes: int = 0
+    seconds_sending: float = 0.0
+    contact: bool = False
+    """Whether the receiver itself has answered."""
+    _step: str = ""
+    _shown_at: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._began = self.monotonic()
+
+    @property
+    def events(self) -> int:
+        return self.delivered + self.duplicates + self.rejected
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return self.monotonic() - self._began
+
+    @property
+    def speed_mbit(self) -> float:
+        return mbit(self.bytes, self.seconds_sending)
+
+    def count_receipt(self, receipt: Receipt) -> None:
+        """Count what the receiver has answered for."""
+        self.contact = True
+        self.delivered += receipt.stored
+        self.duplicates += receipt.duplicates
+        self.rejected += len(receipt.rejected)
+        if receipt.rejected:
+            self.errors["rejected"] += len(receipt.rejected)
+
+    def count_dead_letter(self, kind: str) -> None:
+        """Count an event that the device made a dead letter."""
+        self.rejected += 1
+        self.errors[kind] += 1
+
+    def show(self, step: str, *, moving: int = 0, since: float | None = None) -> None:
+        """Show the progress; `moving` bytes of a request that began at `since` are in flight."""
+        now = self.monotonic()
+        if step == self._step and now - self._shown_at < SHOWN_S:
+            return
+        self._step, self._shown_at = step, now
+        sent = self.bytes + moving
+        spent = self.seconds_sending + (0.0 if since is None else now - since)
+        self.on_progress(
+            Progress(
+                step=step,
+                events=self.events,
+                of=max(self.of, self.events),
+                bytes=sent,
+                speed_mbit=mbit(sent, spent),
+                seconds_left=self._left() if step == SENDING else None,
+            )
+        )
+
+    def _left(self) -> float | None:
+        """Estimate the seconds left from the pace so far; None while there is no pace yet."""
+        if not self.events or self.of <= self.events:
+            return None
+        return round(self.seconds / self.events * (self.of - self.events), 1)
+
+
+def mbit(bytes: int, seconds: float) -> float:
+    """Return Mbit/s, to six decimal places."""
+    return round(bytes * 8 / 1e6 / seconds, 6) if seconds > 0 else 0.0

@@ -1,0 +1,107 @@
+"""`pisync-receiver`: the commands in one table, and how a call of one ends.
+
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 not done or not found,
+2 wrong usage.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pisync_common import command_line
+from pisync_common.errors import PiSyncError, SettingError
+from pisync_common.settings import add_flags
+from pisync_receiver import config
+from pisync_receiver.commands import administering, operating
+from pisync_receiver.commands.context import Command, Context
+from pisync_receiver.errors import WrongUsage
+
+PROGRAM: Final = "pisync-receiver"
+DONE, NOT_DONE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+
+COMMANDS: Final[tuple[Command, ...]] = (
+    operating.serve,
+    operating.worker,
+    administering.token_create,
+    administering.token_list,
+    administering.token_revoke,
+    administering.token_rotate,
+    administering.enrollment_create,
+    administering.enrollment_list,
+    administering.enrollment_end,
+    administering.devices,
+    administering.device_show,
+    administering.device_move,
+    administering.device_rename,
+    administering.device_retire,
+    administering.history,
+    administering.failures,
+    administering.completeness,
+    administering.events,
+    operating.retain,
+    operating.backup,
+    operating.copy,
+    operating.migrate,
+    operating.show_config,
+)
+
+_GROUPS: Final = {
+    "token": "tokens of admins, viewers and others",
+    "enrollment": "codes that devices enroll with",
+    "device": "one device",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; its exit code."""
+    os.umask(0o077)  # everything it makes holds what learners did, or keys to it
+    arguments = build_parser().parse_args(argv)
+    try:
+        arguments.run(Context(arguments=arguments, environ=os.environ, out=sys.stdout, err=sys.stderr))
+        sys.stdout.flush()
+        return DONE
+    except (SettingError, WrongUsage) as error:
+        return _failed(error, WRONG_USAGE)
+    except PiSyncError as error:
+        return _failed(error, NOT_DONE)
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of the output has seen enough; Python must not complain about it when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_DONE
+    except OSError as error:
+        return _failed(f"{error.filename or 'the system'}: {error.strerror or error}; nothing was changed", NOT_DONE)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole command line, from `COMMANDS`."""
+    return command_line.build(
+        PROGRAM,
+        COMMANDS,
+        _GROUPS,
+        _add_command,
+        description="PiSync's receiver: stores what devices send before it answers, and answers about them.",
+        epilog=f"example:\n  {PROGRAM} serve\n\n{PROGRAM} COMMAND --help shows each command's flags and an example.",
+    )
+
+
+def _add_command(where: Any, command: Command) -> None:
+    epilog = f"example:\n  {PROGRAM} {command.example}"
+    parser = command_line.add_parser(where, command.words[-1], command.about, epilog=epilog)
+    for names, how in command.arguments:
+        parser.add_argument(*names, **how)
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        help=f"a TOML file of settings (default: {config.SYSTEM_FILE} if it is there; {config.PREFIX}CONFIG)",
+    )
+    add_flags(parser, command.settings, prefix=config.PREFIX)
+    parser.set_defaults(run=command.run)
+
+
+def _failed(error: PiSyncError | str, code: int) -> int:
+    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    return code

@@ -1,0 +1,189 @@
+"""The receiver's API for commands: over `--url`, through its Unix socket, or in this process where none runs."""
+
+import argparse
+import asyncio
+import re
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import unquote
+
+import httpx
+
+from pisync_common import unix_socket
+from pisync_common.errors import LockHeld, SettingError
+from pisync_common.settings import Settings
+from pisync_receiver import config
+from pisync_receiver.errors import NotFound, ReceiverError, WrongUsage
+from pisync_receiver.http.params import Param, Query
+from pisync_receiver.store import opening
+
+ANSWER_SECONDS: Final = 120.0
+START_SECONDS: Final = 15.0
+"""How long a command waits for a receiver that holds the lock and has no socket yet, or is about to stop."""
+_NEXT_CURSOR: Final = re.compile(r"<[^>]*[?&]cursor=([^&>]+)[^>]*>; *rel=\"?next")
+
+
+class Api:
+    """Calls of one command."""
+
+    def __init__(self, client: httpx.AsyncClient, runner: asyncio.Runner) -> None:
+        self._client = client
+        self._runner = runner
+
+    def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
+        """Return the answer's JSON. Raises NotFound, WrongUsage, ReceiverError with the receiver's own words."""
+        return self._answer(method, path, body, {}).json()
+
+    def page(self, path: str, query: Mapping[str, str]) -> tuple[list[dict[str, Any]], str | None]:
+        """Return the rows of one page, and the cursor of the next. Raises as `call`."""
+        answer = self._answer("GET", path, None, query)
+        link = _NEXT_CURSOR.search(answer.headers.get("link", ""))
+        return answer.json(), unquote(link[1]) if link else None
+
+    def _answer(
+        self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str]
+    ) -> httpx.Response:
+        given = None if body is None else {name: value for name, value in body.items() if value is not None}
+        try:
+            answer = self._runner.run(self._client.request(method, path, params=query, json=given))
+        except httpx.HTTPError as error:
+            doubt = "" if method == "GET" else "; whether it was done is unknown, so look before you try again"
+            raise ReceiverError(
+                f"no answer from {self._client.base_url}: {error or type(error).__name__}{doubt}"
+            ) from error
+        if answer.is_success:
+            return answer
+        try:
+            detail = str(answer.json()["detail"])
+        except (ValueError, KeyError, TypeError):
+            detail = f"{self._client.base_url} answered {answer.status_code}; is it a PiSync receiver?"
+        raise _ERRORS.get(answer.status_code, ReceiverError)(detail)
+
+
+_ERRORS: Final[dict[int, type[ReceiverError]]] = {400: WrongUsage, 404: NotFound}
+
+
+@contextmanager
+def connected(settings: Settings) -> Iterator[Api]:
+    """Reach the receiver that the settings name. Raises LockHeld if another process keeps the lock without a socket,
+    ReceiverError, and what opening the database raises."""
+    with asyncio.Runner() as runner:
+        stack = AsyncExitStack()
+        try:
+            yield Api(runner.run(_client(settings, stack)), runner)
+        finally:
+            runner.run(stack.aclose())
+
+
+async def _client(settings: Settings, stack: AsyncExitStack) -> httpx.AsyncClient:
+    if (url := settings[config.URL]) is not None:
+        headers = {"authorization": f"Bearer {_token(settings)}"}
+        return await stack.enter_async_context(_http(url, headers=headers))
+    path = config.socket_path(settings)
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        if path is not None and _is_served(path):
+            name = stack.enter_context(unix_socket.address(path))
+            return await stack.enter_async_context(_http("http://receiver", httpx.AsyncHTTPTransport(uds=name)))
+        try:
+            return await _in_process(settings, stack)
+        except LockHeld:
+            if time.monotonic() > deadline:
+                raise
+        await asyncio.sleep(0.05)  # its socket opens, or its lock is freed, in a moment; neither can be waited for
+
+
+async def _in_process(settings: Settings, stack: AsyncExitStack) -> httpx.AsyncClient:
+    """Be the receiver for this command, with the writer's lock."""
+    from pisync_receiver.app import AppSettings, Receiver
+
+    database = settings[config.DATABASE]
+    check_exists(settings)
+    stack.enter_context(opening.writing(database, "a pisync-receiver command"))
+    store = await opening.open_store(database)
+    stack.push_async_callback(store.aclose)
+    receiver = Receiver.create(store, AppSettings())
+    await stack.enter_async_context(receiver.running())
+    transport = httpx.ASGITransport(receiver.local, raise_app_exceptions=False)
+    return await stack.enter_async_context(_http("http://receiver", transport))
+
+
+def check_exists(settings: Settings) -> None:
+    """Raise NotFound where there is no database: a command that made one would answer from an empty one."""
+    if not opening.exists(database := settings[config.DATABASE]):
+        raise NotFound(
+            f"there is no database at {database} yet; `pisync-receiver serve` creates it, "
+            "or name another with --database-url"
+        )
+
+
+def _http(
+    url: str, transport: httpx.AsyncBaseTransport | None = None, headers: Mapping[str, str] | None = None
+) -> httpx.AsyncClient:
+    return httpx.AsyncClient(
+        base_url=url,
+        transport=transport,
+        headers={"cache-control": "no-cache", **(headers or {})},
+        timeout=ANSWER_SECONDS,
+    )
+
+
+def _token(settings: Settings) -> str:
+    file = settings[config.TOKEN_FILE]
+    if file is None:
+        raise SettingError("token_file: --url needs --token-file, a file with the token to send")
+    try:
+        token = file.read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"token_file: cannot read {file}: {error}") from error
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise SettingError(f"token_file: {file} must hold one token and nothing else")
+    return token
+
+
+def _is_served(path: Path) -> bool:
+    """Whether a receiver listens at a socket's path. Raises ReceiverError if it is not ours to open."""
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        with probe, unix_socket.address(path) as name:
+            probe.connect(name)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    except PermissionError as error:
+        raise ReceiverError(
+            f"{path} is not yours to open; run this as the user that runs the receiver, or use --url and --token-file"
+        ) from error
+    return True
+
+
+# Flags that are query parameters of the API
+
+
+def flags_of(query: Query) -> list[tuple[tuple[str, ...], dict[str, Any]]]:
+    """Return a flag for each query parameter, as `ArgumentParser.add_argument` takes it."""
+    return [
+        (("--" + param.name.replace("_", "-"),), {"dest": param.name, "metavar": _metavar(param), "help": _help(param)})
+        for param in query.params
+    ]
+
+
+def _help(param: Param) -> str:
+    default = "" if param.default is None else f" (default: {param.default})"
+    return (param.summary + default).replace("%", "%%")
+
+
+def query_of(arguments: argparse.Namespace, query: Query) -> dict[str, str]:
+    """Return the query that the command line asks for."""
+    given = {param.name: getattr(arguments, param.name) for param in query.params}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _metavar(param: Param) -> str:
+    options = param.schema.get("enum")
+    if isinstance(options, Sequence):
+        return "|".join(str(option) for option in options)
+    return {"integer": "N", "boolean": "true|false"}.get(str(param.schema.get("type")), param.name.upper())

@@ -1,0 +1,144 @@
+"""What a command is, and one call of it: its command line, its settings, and where its results go."""
+
+import argparse
+import json
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final, TextIO, TypeVar
+
+from pisync_common import settings as values
+from pisync_common.settings import Setting, Settings
+from pisync_receiver import config
+from pisync_receiver.commands.client import Api, connected, flags_of, query_of
+from pisync_receiver.commands.console import table
+from pisync_receiver.errors import WrongUsage
+from pisync_receiver.http.params import Query
+
+T = TypeVar("T")
+
+_LONGEST_SECONDS: Final = 3650 * 86_400
+
+
+@dataclass(frozen=True)
+class Context:
+    """One call of a command."""
+
+    arguments: argparse.Namespace
+    environ: Mapping[str, str]
+    out: TextIO
+    err: TextIO
+
+    @cached_property
+    def settings(self) -> Settings:
+        return config.settings_from(self.arguments, self.environ)
+
+    def api(self) -> AbstractContextManager[Api]:
+        """Reach the receiver."""
+        return connected(self.settings)
+
+    def call(self, method: str, path: str, **body: object) -> Any:
+        """Make one call; fields of the body that are None are left out."""
+        with self.api() as api:
+            return api.call(method, path, body or None)
+
+    def result(self, text: str) -> None:
+        """Print a result, to standard output."""
+        print(text, file=self.out)
+
+    def remark(self, text: str) -> None:
+        """Print everything else, to standard error."""
+        print(text, file=self.err)
+
+    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+        """Print rows as JSON where `--json` asks for it, otherwise as a table that fits the terminal."""
+        if self.arguments.json:
+            self.result(json.dumps(rows, ensure_ascii=False, indent=2))
+        elif rows:
+            width = shutil.get_terminal_size().columns if self.out.isatty() else None
+            self.out.write(table(rows, columns, width=width))
+        else:
+            self.remark("There are none.")
+
+    def pages(self, path: str, query: Query, columns: Sequence[str]) -> None:
+        """Print a page of the API's answer, or all with `--all`."""
+        given = query_of(self.arguments, query)
+        rows: list[dict[str, Any]] = []
+        with self.api() as api:
+            while True:
+                page, cursor = api.page(path, given)
+                rows += page
+                if cursor is None or not self.arguments.all:
+                    break
+                given["cursor"] = cursor
+        self.rows(rows, columns)
+        if cursor is not None:
+            self.remark(f"There are more: --cursor {cursor} shows the next page, --all every one.")
+
+    def seconds(self, flag: str, value: str) -> int:
+        """Return a flag's time as whole seconds. Raises WrongUsage."""
+        seconds = checked(flag, values.duration, value)
+        if seconds > _LONGEST_SECONDS:
+            raise WrongUsage(f"{flag} {value!r}: ten years (3650d) is the longest")
+        return round(seconds)
+
+
+def checked(flag: str, parse: Callable[[str], T], value: str) -> T:
+    """Return a flag's value. Raises WrongUsage."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise WrongUsage(f"{flag} {value!r}: {error}") from error
+
+
+Argument = tuple[tuple[str, ...], dict[str, Any]]
+
+
+def arg(*names: str, **how: Any) -> Argument:
+    """An argument or a flag, as `ArgumentParser.add_argument` takes it."""
+    return names, how
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command. `words` are what is typed; `run` gets the call and prints its result."""
+
+    words: tuple[str, ...]
+    about: str
+    example: str
+    run: Callable[[Context], None]
+    arguments: Sequence[Argument]
+    settings: Sequence[Setting[Any]]
+
+
+def command(
+    example: str,
+    *arguments: Argument,
+    words: int = 1,
+    settings: Sequence[Setting[Any]] = config.ASKING,
+) -> Callable[[Callable[[Context], None]], Command]:
+    """Make a function a command: its docstring is the help, the first `words` of its example are what is typed."""
+
+    def made(run: Callable[[Context], None]) -> Command:
+        about = (run.__doc__ or "").rstrip(".")
+        typed = tuple(example.split()[:words])
+        return Command(
+            words=typed,
+            about=about[:1].lower() + about[1:],
+            example=example,
+            run=run,
+            arguments=arguments,
+            settings=settings,
+        )
+
+    return made
+
+
+def rows_of(query: Query) -> tuple[Argument, ...]:
+    """The flags of a question: each query parameter of the API, and how to print the answer."""
+    return (*flags_of(query), arg("--all", action="store_true", help="follow to the last page"), JSON)
+
+
+JSON: Final = arg("--json", action="store_true", help="for scripts: JSON")

@@ -1,0 +1,267 @@
+"""What a group's submissions work on: devices with their sites, streams with their accounts, and the rows they add.
+
+Rows are as they were fetched, changed in memory, and compared at the end.
+"""
+
+import json
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Final
+
+from msgspec.structs import replace
+
+from pisync_common.models import Stamp
+from pisync_receiver.domain.facts import STORED, Changes, Facts, Place, Range, StreamName, Version
+from pisync_receiver.domain.rows import (
+    Device,
+    EventKey,
+    Gap,
+    StoredEvent,
+    StoredSyncEvent,
+    Stream,
+)
+from pisync_receiver.domain.times import BOOTTIME_MAX_MS
+
+BOOTS_KEPT: Final = 8
+"""Boots of a stream that are remembered: a device is in one at a time, and seqs of older boots are all delivered."""
+OVERLAP_MS: Final = 60_000
+"""How long two boots of one stream may seem alive at once before they are two devices: slow uploads, server clocks."""
+SITES_KEPT: Final = 50
+"""Earlier sites of a device that are remembered; the oldest of them stands for everything before it."""
+
+_Boot = tuple[str, int, int]
+"""Its id, when it began, and its boot time when it last sent."""
+
+
+class Account:
+    """One stream. `gaps` are the first missing ranges and those around the seqs in question, not necessarily all."""
+
+    def __init__(self, fetched: Stream, gaps: Sequence[Range]) -> None:
+        self.row = replace(fetched)
+        """The stream's row as it is now."""
+        self.touched = False
+        self._fetched_gaps = gaps
+        self._gaps = list(gaps)
+
+    def closed(self) -> list[Range]:
+        """Gaps that were fetched and are no longer as they were."""
+        return [] if self._gaps == self._fetched_gaps else sorted(set(self._fetched_gaps) - set(self._gaps))
+
+    def opened(self) -> list[Range]:
+        """Gaps that were not fetched so."""
+        return [] if self._gaps == self._fetched_gaps else sorted(set(self._gaps) - set(self._fetched_gaps))
+
+    def missing(self, limit: int) -> tuple[Range, ...]:
+        """The first missing ranges."""
+        return tuple(self._gaps[:limit])
+
+    def accounts_for(self, seq: int) -> bool:
+        """Whether a seq is stored, carried or rejected, though nothing may be kept of it any more."""
+        if seq <= self.row.watermark or seq > self.row.highest:
+            return seq <= self.row.watermark
+        return self._gap_at(seq) is None
+
+    def add(self, seqs: Sequence[int]) -> None:
+        """Account for seqs, ascending and distinct, that were missing or never seen before."""
+        if seqs and self.row.watermark == self.row.highest == seqs[0] - 1 and seqs[-1] - seqs[0] == len(seqs) - 1:
+            self.row.watermark = self.row.highest = seqs[-1]
+            return
+        for run in runs(seqs):
+            if run[0] > self.row.highest:
+                if run[0] > self.row.highest + 1:
+                    self._gaps.append((self.row.highest + 1, run[0] - 1))
+                self.row.highest = run[1]
+            else:
+                place = self._gap_at(run[0])
+                assert place is not None, "a seq that is new below the highest lies in a gap"
+                self._gaps[place : place + 1] = without(self._gaps[place], run)
+        self.row.watermark = self._gaps[0][0] - 1 if self._gaps else self.row.highest
+
+    def known_boots(self) -> dict[str, int]:
+        """When each remembered boot began, in milliseconds since 1970."""
+        return {} if self.row.boots == "[]" else {boot: epoch_ms for boot, epoch_ms, _ in json.loads(self.row.boots)}
+
+    def seen_alive(self, sent: Stamp, received_ms: int) -> bool:
+        """Note that a boot sent something; return whether it and another boot were alive at the same time."""
+        if sent.boottime_ms > BOOTTIME_MAX_MS:
+            return False
+        boot: _Boot = (sent.boot_id, received_ms - sent.boottime_ms, sent.boottime_ms)
+        others: list[_Boot] = []
+        for name, epoch_ms, boottime_ms in json.loads(self.row.boots):
+            if name == boot[0]:
+                boot = (name, min(epoch_ms, boot[1]), max(boottime_ms, boot[2]))
+            else:
+                others.append((name, epoch_ms, boottime_ms))
+        self.row.boots = json.dumps([*others[1 - BOOTS_KEPT :], boot], separators=(",", ":"))
+        return any(_overlap(boot, other) for other in others)
+
+    def _gap_at(self, seq: int) -> int | None:
+        """The place in the list of the gap that a seq lies in."""
+        place = bisect_right(self._gaps, seq, key=lambda gap: gap[0]) - 1
+        return place if place >= 0 and seq <= self._gaps[place][1] else None
+
+
+def _overlap(one: _Boot, other: _Boot) -> bool:
+    """Whether the boot that began first was still alive well after the other began."""
+    first, second = sorted((one, other), key=lambda boot: boot[1])
+    return first[1] + first[2] > second[1] + OVERLAP_MS
+
+
+class State:
+    """One group being decided. `facts` is never changed."""
+
+    def __init__(self, facts: Facts) -> None:
+        self.facts = facts
+        self.changes = Changes()
+        """Lists of rows to insert; add events with `put_events`. `finish` adds what is kept here otherwise."""
+        self.tokens = {token.token_hash: token for token in facts.tokens} if facts.tokens else {}
+        self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
+        self._devices: dict[str, Device] = {}
+        self._accounts: dict[StreamName, Account] = {}
+        self._failures: dict[str, list[int]] = defaultdict(list)
+        self._sync_events_by_key: dict[tuple[str, str], StoredSyncEvent] = {}
+        self._sync_event_ids: Iterator[int] = iter(facts.sync_event_ids)
+        self._places: dict[tuple[str, bytes], Place] = {}
+        self._versions: dict[Place, list[Version]] = {}
+        self._unseen: list[StoredEvent] = []
+
+    # Devices.
+
+    def device(self, device_id: str) -> Device | None:
+        """The device as the submissions before left it."""
+        return self._devices.get(device_id) or self.facts.devices.get(device_id)
+
+    def put_device(self, device: Device) -> None:
+        self._devices[device.device_id] = device
+
+    def contact(self, device_id: str, at_ms: int, agent: str | None = None) -> Device:
+        """Note that something of the device arrived."""
+        known = self.device(device_id) or Device(device_id=device_id)
+        last_ms = at_ms if known.last_contact_ms is None else max(at_ms, known.last_contact_ms)
+        device = replace(known, last_contact_ms=last_ms, agent=agent or known.agent)
+        self._devices[device_id] = device
+        return device
+
+    # Streams and events.
+
+    def account(self, device_id: str, stream: str) -> Account | None:
+        """The stream's account, if anything of it ever arrived."""
+        name = (device_id, stream)
+        if (account := self._accounts.get(name)) is None and (row := self.facts.streams.get(name)) is not None:
+            account = self._accounts[name] = Account(row, self.facts.gaps.get(name, ()))
+        return account
+
+    def begin_account(self, device_id: str, stream: str, now_ms: int) -> Account:
+        row = Stream(device_id=device_id, stream=stream, first_ms=now_ms, last_ms=now_ms)
+        account = self._accounts[device_id, stream] = Account(row, ())
+        return account
+
+    def put_events(self, rows: list[StoredEvent]) -> None:
+        self.changes.events += rows
+        self._unseen += rows
+
+    def versions(self, place: Place) -> list[Version]:
+        """What stands under a seq, what this group put there included; append to it through `add_version`."""
+        for row in self._unseen:  # plain continuations never ask, and do without
+            self._versions.setdefault((row.device_id, row.stream, row.seq), [Version(STORED, row.content)])
+        self._unseen.clear()
+        return self._versions.get(place) or self.facts.versions.get(place) or []
+
+    def add_version(self, place: Place, version: Version) -> None:
+        self._versions[place] = [*self.versions(place), version]
+
+    def stored_at(self, key: tuple[str, bytes]) -> Place | None:
+        """Where an event with this key is stored."""
+        return self._places.get(key) or self.facts.event_keys.get(key)
+
+    def put_key(self, key: tuple[str, bytes], place: Place) -> None:
+        """Note where an event is stored whose key is new."""
+        self._places[key] = place
+        self.changes.event_keys.append(EventKey(key[0], key[1], place[0], place[1], place[2]))
+
+    # Sync events.
+
+    def sync_event(self, device_id: str, key: str) -> StoredSyncEvent | None:
+        return self._sync_events_by_key.get((device_id, key)) or self.facts.sync_events.get((device_id, key))
+
+    def put_sync_event(self, event: StoredSyncEvent) -> None:
+        self.changes.sync_events.append(event)
+        if event.total_errors > 0:
+            self._failures[event.device_id].append(event.at_ms)
+        if event.idempotency_key is not None:
+            self._sync_events_by_key[event.device_id, event.idempotency_key] = event
+
+    def next_sync_event_id(self) -> int:
+        return next(self._sync_event_ids)
+
+    def failures_of(self, device_id: str) -> list[int]:
+        """The effective times of the device's failures in this group."""
+        return self._failures[device_id]
+
+    # The end.
+
+    def finish(self) -> Changes:
+        """Return everything that differs from the facts."""
+        changes = self.changes
+        changes.devices = list(self._devices.values())
+        for account in self._accounts.values():
+            name = (account.row.device_id, account.row.stream)
+            if account.touched:
+                changes.streams.append(account.row)
+            changes.gaps_closed += [Gap(*name, *gap) for gap in account.closed()]
+            changes.gaps += [Gap(*name, *gap) for gap in account.opened()]
+        if self.tokens or self.codes:
+            self._add_access(changes)
+        return changes
+
+    def _add_access(self, changes: Changes) -> None:
+        tokens = {token.token_hash: token for token in self.facts.tokens}
+        codes = {code.code_hash: code for code in self.facts.codes}
+        changes.tokens = [token for key, token in self.tokens.items() if key not in tokens]
+        changes.tokens_changed = [token for key, token in self.tokens.items() if token != tokens.get(key, token)]
+        changes.codes = [code for key, code in self.codes.items() if key not in codes]
+        changes.codes_changed = [code for key, code in self.codes.items() if code != codes.get(key, code)]
+
+
+def site_at(device: Device, ms: int) -> str | None:
+    """Return the device's site at a moment."""
+    if device.site_since_ms is None or ms >= device.site_since_ms:
+        return device.site
+    return next((site for until_ms, site in _history(device.site_history) if ms < until_ms), device.site)
+
+
+def moved(device: Device, site: str, since_ms: int) -> Device:
+    """Return the device at another site from a moment on. Later moves are undone; a first site counts for all of its
+    past."""
+    if device.site is None and device.site_history is None:
+        return replace(device, site=site)
+    earlier = [entry for entry in _history(device.site_history) if entry[0] < since_ms]
+    history = [*earlier, (since_ms, site_at(device, since_ms - 1))][-SITES_KEPT:]
+    return replace(device, site=site, site_since_ms=since_ms, site_history=json.dumps(history, ensure_ascii=False))
+
+
+@lru_cache(maxsize=64)
+def _history(text: str | None) -> tuple[tuple[int, str | None], ...]:
+    """Earlier sites and when each ended, oldest first. Remembered, because a batch asks for each of its events."""
+    return tuple((until_ms, site) for until_ms, site in json.loads(text or "[]"))
+
+
+def runs(numbers: Sequence[int]) -> list[Range]:
+    """Ascending, distinct numbers as ranges that do not touch."""
+    if numbers and numbers[-1] - numbers[0] == len(numbers) - 1:
+        return [(numbers[0], numbers[-1])]
+    found: list[Range] = []
+    for number in numbers:
+        if found and number == found[-1][1] + 1:
+            found[-1] = (found[-1][0], number)
+        else:
+            found.append((number, number))
+    return found
+
+
+def without(gap: Range, run: Range) -> list[Range]:
+    """What is left of `gap` once `run`, which lies in it, is filled."""
+    left = (gap[0], run[0] - 1), (run[1] + 1, gap[1])
+    return [(first, last) for first, last in left if first <= last]

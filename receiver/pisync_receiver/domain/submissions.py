@@ -1,0 +1,196 @@
+"""What callers hand to the store. Frozen; times are whole milliseconds since 1970 (UTC).
+
+Each kind of submission has one kind of outcome, named in its docstring; an exception as outcome means that nothing of
+that submission was stored.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from msgspec import Struct, field
+
+from pisync_common.models import Origin, Receipt, Stamp
+from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
+
+Scope = Literal["device", "viewer", "admin", "metrics"]
+
+OVERLAP_MS: Final = 24 * 3600 * 1000
+"""How long a device's earlier tokens still work after it enrolled again."""
+
+
+class Event(Struct, frozen=True, gc=False):
+    """One valid progress event of a batch. Built by position, a thousand times a batch."""
+
+    seq: int
+    type: str
+    occurred_at: str
+    """The claimed time, as sent."""
+    occurred_ms: int
+    content: bytes
+    """`content.event_hash`: equal for two versions of an event that say the same."""
+    recorded_at: str | None = None
+    """When it was recorded by the device's clock, as sent; None if that is `occurred_at`."""
+    recorded_ms: int | None = None
+    learner_home: str | None = None
+    learner_id: str | None = None
+    object_id: str | None = None
+    event_id: str | None = None
+    """The app's own key, `id` on the wire."""
+    boot_id: str | None = None
+    boottime_ms: int | None = None
+    clock_synced: bool = False
+    data: str | None = None
+    """JSON text of an object."""
+    origin: Origin | None = None
+
+
+class InvalidEvent(Struct, frozen=True, kw_only=True):
+    """An event that breaks a rule: rejected, accounted for, kept with its body."""
+
+    seq: int
+    code: str
+    detail: str
+    body: str
+    """The event's own JSON text."""
+    content: bytes
+    """`content.body_hash`."""
+
+
+class EventBatch(Struct, frozen=True, kw_only=True):
+    """Progress events of one stream; outcome: Receipt. Without events it asks for the watermark only."""
+
+    device_id: str
+    stream: str
+    sent: Stamp | None
+    """The device's clocks when it sent this; None unless it named them all."""
+    agent: str | None
+    events: Sequence[Event]
+    invalid: Sequence[InvalidEvent] = ()
+    received_ms: int
+
+
+class SyncEvent(Struct, frozen=True, kw_only=True):
+    """One sync event; outcome: StoredSyncEvent, the first one if the key was used before."""
+
+    device_id: str
+    timestamp: str
+    """As sent."""
+    claimed_ms: int
+    """`timestamp` as milliseconds."""
+    total_files_synced: int
+    total_errors: int
+    internet_speed: float
+    """Mbit/s, the number as sent: an int stays an int."""
+    errors: Mapping[str, int] = field(default_factory=dict)
+    idempotency_key: str | None = None
+    received_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenCreate:
+    """A new token, by its hash alone; outcome: Token, or UnknownToken if `replaces` names none.
+
+    Repeating it with the same hash returns the token that is there.
+    """
+
+    scope: Scope
+    token_hash: str
+    at_ms: int
+    device_id: str | None = None
+    """Required for the scope device."""
+    label: str | None = None
+    sites: tuple[str, ...] | None = None
+    """The only sites that a viewer or admin sees; None for all."""
+    expires_ms: int | None = None
+    replaces: int | None = None
+    """Rotation: the token that ends at `replaced_until_ms`, unless it ends earlier."""
+    replaced_until_ms: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRevoke:
+    """End a token now; outcome: Token (unchanged if it was revoked before), or UnknownToken."""
+
+    token_id: int
+    at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TokenRefused:
+    """A token that had ended was used again; outcome: None. An unknown token is ignored."""
+
+    token_id: int
+    at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeCreate:
+    """A new enrollment code, by its hash alone; outcome: EnrollmentCode."""
+
+    code_hash: str
+    at_ms: int
+    expires_ms: int
+    uses: int = 1
+    site: str | None = None
+    device_id: str | None = None
+    """The one device this code is for; it may exist already: making the code is the admin's consent."""
+    label: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodeEnd:
+    """End an enrollment code now; outcome: EnrollmentCode, or UnknownCode."""
+
+    code_id: int
+    at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Enroll:
+    """Exchange a code for an identity; outcome: Enrolled, or EnrollmentRefused, or DeviceIdTaken.
+
+    The same code and device id again, while the code has not expired or ended, give a fresh token and use nothing up:
+    the first answer may have been lost. So does the same `token_hash`.
+    """
+
+    code_hash: str
+    device_id: str | None
+    """The id the device asks for."""
+    fallback_device_id: str
+    """A fresh random id, for a device that asks for none with a code that names none."""
+    token_hash: str
+    at_ms: int
+    overlap_ms: int = OVERLAP_MS
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeviceChange:
+    """An admin's change of a device; outcome: Device, or UnknownDevice. Fields left None stay as they are."""
+
+    device_id: str
+    at_ms: int
+    site: str | None = None
+    """Move: the site from `site_since_ms` on. Events and sync events keep the site of the time they happened."""
+    site_since_ms: int | None = None
+    """When the move happened; None for `at_ms`."""
+    label: str | None = None
+    """Rename: what people call it. The device id never changes."""
+    retire: bool | None = None
+    """True retires it and revokes its tokens; False brings it back (it must enroll again)."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Enrolled:
+    """A device and its new token; `ending` are its earlier tokens, as they stand now."""
+
+    device_id: str
+    token: Token
+    ending: tuple[Token, ...] = ()
+
+
+Submission = (
+    EventBatch | SyncEvent | TokenCreate | TokenRevoke | TokenRefused | CodeCreate | CodeEnd | Enroll | DeviceChange
+)
+
+Outcome = Receipt | StoredSyncEvent | Token | EnrollmentCode | Enrolled | Device | None | Exception

@@ -1,0 +1,201 @@
+"""The OpenAPI 3.1 document, made from the table of routes and the wire's types, and the page that shows it."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from html import escape
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+
+from pisync_common import __version__
+from pisync_common.limits import SEQ_MAX
+from pisync_common.problems import CONTENT_TYPE
+from pisync_common.rules import ID_PATTERN
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.params import Param
+from pisync_receiver.http.responses import JSON, Answer, ProblemBody
+from pisync_receiver.http.routing import Response, Route
+
+_REF: Final = "#/components/schemas/{name}"
+_NAME: Final = {"type": "string", "pattern": ID_PATTERN}
+_NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": SEQ_MAX}
+_PATH_PARAMETER: Final = re.compile(r"\{(\w+)\}")
+_TITLE: Final = "PiSync receiver"
+_ABOUT: Final = (
+    "Stores what devices recorded offline before it answers, and answers questions about it. "
+    "Every error is application/problem+json (RFC 9457). Unknown fields in bodies are ignored, unknown query "
+    "parameters are refused. Bodies may be gzip (Content-Encoding)."
+)
+_LINK: Final = {
+    "description": 'The next page, if there is one: `<...>; rel="next"`.',
+    "schema": {"type": "string"},
+}
+
+
+_ETAG: Final = {"description": "Name it in If-None-Match the next time.", "schema": {"type": "string"}}
+_IF_NONE_MATCH: Final = Param(
+    name="If-None-Match",
+    summary="The ETag of an earlier answer; if it still holds, 304 is answered without a body.",
+    read=lambda text, _: text,
+    schema={"type": "string"},
+)
+
+
+def make_documents(routes: Sequence[Route], *, auth: bool) -> tuple[Answer, Answer]:
+    """Return the document, and the page that shows it. `auth` says whether tokens are asked for."""
+    document = make_document(routes, auth=auth)
+    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; frame-ancestors 'none'"
+    page = Answer(
+        body=_page(document).encode(),
+        content_type="text/html; charset=utf-8",
+        headers=((b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")),
+    )
+    return Answer(body=msgspec.json.encode(document)), page
+
+
+def make_document(routes: Sequence[Route], *, auth: bool) -> dict[str, Any]:
+    """OpenAPI 3.1 for `routes`."""
+    types = _types(routes)
+    schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
+    schema_of = dict(zip(map(_key, types), schemas, strict=True))
+    paths: dict[str, dict[str, Any]] = {}
+    for route in routes:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, auth=auth)
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": _TITLE, "version": __version__, "description": _ABOUT},
+        "paths": paths,
+        "components": {"schemas": components},
+    }
+    if auth:
+        document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    return document
+
+
+def _types(routes: Sequence[Route]) -> list[Any]:
+    types: dict[str, Any] = {_key(ProblemBody): ProblemBody}
+    for route in routes:
+        for kind in (
+            route.request_body,
+            *route.extra_schemas,
+            *(documented.body for documented in route.responses.values()),
+        ):
+            if kind is not None:
+                types[_key(kind)] = kind
+    return list(types.values())
+
+
+def _key(kind: Any) -> str:
+    return repr(kind)
+
+
+def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dict[str, Any]:
+    operation: dict[str, Any] = {
+        "operationId": route.handler.__name__,
+        "summary": route.summary,
+        "description": f"For: {route.access.value}.",
+        "parameters": _parameters(route),
+        "responses": {str(status): _response(documented, schema_of) for status, documented in route.responses.items()},
+    }
+    if route.method == "GET" and 200 in route.responses:
+        operation["responses"]["200"].setdefault("headers", {})["ETag"] = _ETAG
+        operation["responses"]["304"] = {"description": "The answer that If-None-Match names still holds."}
+    if route.request_body is not None:
+        content = {JSON: {"schema": schema_of[_key(route.request_body)]}}
+        operation["requestBody"] = {"required": True, "content": content}
+    if auth and route.access is not Access.PUBLIC:
+        operation["security"] = [{"token": []}]
+    for status in _problem_statuses(route, auth=auth):
+        operation["responses"].setdefault(str(status), _problem(status, schema_of))
+    return operation
+
+
+def _parameters(route: Route) -> list[dict[str, Any]]:
+    in_path = [
+        {"name": name, "in": "path", "required": True, "schema": _NAME if name == "device_id" else _NUMBER}
+        for name in _PATH_PARAMETER.findall(route.path)
+    ]
+    headers = (*route.headers, _IF_NONE_MATCH) if route.method == "GET" else route.headers
+    return (
+        in_path
+        + [_parameter(param, "query") for param in route.query.params]
+        + [_parameter(param, "header") for param in headers]
+    )
+
+
+def _parameter(param: Param, place: str) -> dict[str, Any]:
+    return {"name": param.name, "in": place, "description": param.summary, "schema": dict(param.schema)}
+
+
+def _response(documented: Response, schema_of: Mapping[str, Any]) -> dict[str, Any]:
+    schema = {} if documented.body is None else {"schema": schema_of[_key(documented.body)]}
+    content = {media: schema if media == JSON else {} for media in documented.media}
+    response: dict[str, Any] = {"description": documented.summary, "content": content}
+    if documented.pages:
+        response["headers"] = {"Link": _LINK}
+    return response
+
+
+def _problem_statuses(route: Route, *, auth: bool) -> list[int]:
+    """Every problem that follows from the row; 500 stands for a fault of the receiver itself."""
+    statuses = {500, *route.problems}
+    if auth and route.access is not Access.PUBLIC:
+        statuses |= {401, 403, 503}
+    if auth and route.access in (Access.DEVICE, Access.OWNER):
+        statuses |= {429}
+    if route.query.params:
+        statuses |= {400}
+    if route.request_body is not None:
+        statuses |= {400, 408, 413, 415, 429, 503}
+    return sorted(statuses)
+
+
+def _problem(status: int, schema_of: Mapping[str, Any]) -> dict[str, Any]:
+    response: dict[str, Any] = {
+        "description": HTTPStatus(status).phrase,
+        "content": {CONTENT_TYPE: {"schema": schema_of[_key(ProblemBody)]}},
+    }
+    if status == 401:
+        response["headers"] = {"WWW-Authenticate": {"schema": {"type": "string"}}}
+    if status in (429, 503):
+        response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
+    return response
+
+
+_STYLE: Final = (
+    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
+    "pre{font:14px/1.4 ui-monospace,monospace;overflow:auto}section{border-top:1px solid;padding:.5rem 0}"
+)
+
+
+def _page(document: Mapping[str, Any]) -> str:
+    info = document["info"]
+    calls = "".join(
+        _section("", f"{method.upper()} {path}", f"{operation['summary']} {operation['description']}", operation)
+        for path, methods in document["paths"].items()
+        for method, operation in methods.items()
+    )
+    types = "".join(_section(name, name, "", schema) for name, schema in document["components"]["schemas"].items())
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(info["title"])}</title>'
+        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
+        f"<main><h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])} "
+        "Send the header <code>Authorization: Bearer TOKEN</code>. "
+        f'The same for programs: <a href="/openapi.json">/openapi.json</a>.</p>\n<h2>Calls</h2>\n{calls}'
+        f"<h2>Types</h2>\n{types}</main></body></html>\n"
+    )
+
+
+def _section(name: str, title: str, summary: str, described: object) -> str:
+    """A call or a type: its title, what it is for, and its description in JSON, whose references are links."""
+    text = escape(msgspec.json.format(msgspec.json.encode(described), indent=2).decode())
+    linked = re.sub(r"#/components/schemas/(\w+)", r'<a href="#\1">\1</a>', text)
+    anchor = f' id="{escape(name)}"' if name else ""
+    return (
+        f"<section{anchor}><h3>{escape(title)}</h3><p>{escape(summary)}</p>"
+        f"<details><summary>JSON</summary><pre>{linked}</pre></details></section>\n"
+    )

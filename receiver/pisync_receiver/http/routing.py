@@ -1,0 +1,77 @@
+"""The table of routes: what a row says.
+
+A row names its path, method, access, handler, and what it takes and answers; authorization, reading of parameters and
+the OpenAPI document all come from the row. A row without `access` cannot be written.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.params import NO_QUERY, Param, Query
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import JSON, Reply
+
+Handler = Callable[[Request], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Response:
+    """A documented answer: its type (None for no fixed type) in each media type."""
+
+    summary: str
+    body: Any = None
+    media: Sequence[str] = (JSON,)
+    pages: bool = False
+    """Whether a Link header leads to the next page."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One row of the table."""
+
+    method: str
+    path: str
+    access: Access
+    handler: Handler
+    summary: str
+    responses: Mapping[int, Response]
+    request_body: type | None = None
+    extra_schemas: Sequence[type] = ()
+    """Further types that the schema of `request_body` refers to by name."""
+    query: Query = field(default=NO_QUERY)
+    headers: Sequence[Param] = ()
+    """Request headers the document names."""
+    problems: Sequence[int] = ()
+    """Problem statuses beyond those that follow from `access`, `request_body` and `query`."""
+
+
+def route(
+    method: str,
+    path: str,
+    access: Access,
+    *,
+    answer: Any = None,
+    status: int = 200,
+    media: Sequence[str] = (JSON,),
+    pages: bool = False,
+    **fields: Any,
+) -> Callable[[Handler], Route]:
+    """Make a handler a row; its docstring is the summary. `answer` is the type of its only answer, with `status`."""
+
+    def row(handler: Handler) -> Route:
+        documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages)
+        summary = " ".join((handler.__doc__ or "").split())
+        return Route(
+            method=method,
+            path=path,
+            access=access,
+            handler=handler,
+            summary=summary,
+            responses={status: documented},
+            **fields,
+        )
+
+    return row

@@ -1,0 +1,383 @@
+"""The store on PostgreSQL: any number of receivers write one database, each over a few connections.
+
+A group is one transaction of two round trips, or three if `details` asks for more. It is tried again over a new
+connection when its own was lost, even at the commit: every submission is recognised when it comes again.
+"""
+
+import asyncio
+import itertools
+import logging
+import re
+import secrets
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import msgspec
+import psycopg
+from msgspec.structs import asdict, replace
+from psycopg import AsyncCursor, AsyncRawCursor, errors
+from psycopg.rows import class_row, tuple_row
+
+from pisync_common.queries import load_queries
+from pisync_receiver.domain.decide import decide, details, plan
+from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
+from pisync_receiver.domain.health import FAILURES_COUNTED
+from pisync_receiver.domain.rows import Device, EnrollmentCode, EventKey, StoredEvent, StoredSyncEvent, Stream, Token
+from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.store import Store
+from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.outcomes import access_statements, with_ids
+from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
+from pisync_receiver.store.postgres.dialect import load_shared
+from pisync_receiver.store.reading import HOUR_MS, SHARED_SQL, Query, Row
+
+log = logging.getLogger(__name__)
+
+WRITERS: Final = 2
+READERS: Final = 4
+"""Their own pool, so that slow queries never keep a group from its connection."""
+PATIENCE_S: Final = 10.0
+"""How long a group is tried while the server is away."""
+WRITE_S: Final = 20.0
+QUERY_S: Final = 60.0
+LOOK_UP_S: Final = 10.0
+"""Bounds on a silent server: of a group, of a query, of looking up tokens."""
+
+_PAUSE_S: Final = 0.1
+_CONFLICTS: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
+"""Another receiver was faster: the next try sees what it wrote."""
+_CONFLICTS_MAX: Final = 5
+
+T = TypeVar("T")
+Statement = tuple[str, Sequence[Any] | Mapping[str, Any], Any]
+"""Name of a query, its parameters (by name, if the query is shared), and the type of its rows; None for tuples."""
+
+
+class PostgresStore(Store):
+    """One process's connections to a database."""
+
+    writers = WRITERS
+
+    def __init__(
+        self,
+        url: PostgresUrl,
+        *,
+        patience_s: float = PATIENCE_S,
+        write_s: float = WRITE_S,
+        query_s: float = QUERY_S,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.url = url
+        self._patience_s = patience_s
+        self._write_s = write_s
+        self._query_s = query_s
+        self._clock = clock
+        self._sleep = sleep
+        self._sql = load_sql()
+        self._writing = make_pool(url, name="writers", size=WRITERS, wait_s=patience_s)
+        self._reading = make_pool(url, name="readers", size=READERS, wait_s=patience_s)
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+
+    async def open(self) -> None:
+        await self._writing.open()
+        await self._reading.open()
+
+    async def aclose(self) -> None:
+        await self._writing.close()
+        await self._reading.close()
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        return {"readers": in_use(self._reading), "writers": in_use(self._writing)}
+
+    @asynccontextmanager
+    async def _lend(self, pool: Pool, bound_s: float) -> AsyncIterator[Connection]:
+        """Lend a connection, aborted after `bound_s`; roll back what an exception leaves open."""
+        timer: asyncio.TimerHandle | None = None
+        try:
+            async with pool.connection() as connection:
+                timer = asyncio.get_running_loop().call_later(bound_s, abort, connection)
+                yield connection
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    # Reading.
+
+    async def _read(self, *wanted: Query) -> list[list[Row]]:
+        bound_s = LOOK_UP_S if wanted[0][0] == "tokens_by_hash" else self._query_s
+        with unusable(self.url, "read"):
+            return await self._persistently(partial(self._select, wanted, bound_s), "read", self._deadline())
+
+    async def _select(self, wanted: Sequence[Query], bound_s: float) -> list[list[Row]]:
+        """Run queries; several of them in one round trip and on one snapshot."""
+        async with self._lend(self._reading, bound_s) as connection:
+            if len(wanted) == 1:
+                ((name, values),) = wanted
+                return [await (await connection.execute(self._sql[name], values)).fetchall()]
+            async with connection.pipeline():
+                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                cursors = [await connection.execute(self._sql[name], values) for name, values in wanted]
+                await connection.execute("COMMIT")
+            return [await cursor.fetchall() for cursor in cursors]
+
+    # Writing.
+
+    async def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        if not submissions:
+            return []
+        return await self._write(list(map(self._recognisable, submissions)), self._deadline())
+
+    async def ready(self) -> None:
+        with unusable(self.url, "write"):
+            await self._persistently(self._beat, "write", self._deadline())
+
+    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
+        with unusable(self.url, "write"):
+            return await self._persistently(partial(self._delete, old), "write", self._deadline())
+
+    def _deadline(self) -> float:
+        return self._clock() + self._patience_s
+
+    def _recognisable(self, submission: Submission) -> Submission:
+        """Give a sync event without a key a key of ours: the next try finds it if this try was committed."""
+        if isinstance(submission, SyncEvent) and submission.idempotency_key is None:
+            return replace(submission, idempotency_key=f"~{self._process}-{next(self._numbers):x}")
+        return submission
+
+    async def _write(self, submissions: Sequence[Submission], deadline: float) -> list[Outcome]:
+        try:
+            return await self._persistently(partial(self._try, submissions), "write", deadline)
+        except StoreUnusable as error:
+            return [error] * len(submissions)
+        except Exception as error:
+            if len(submissions) == 1:
+                return [self._failure("write", error)]
+            leaks = isinstance(error, psycopg.Error)  # its further lines may quote what was sent
+            log.warning("the database refused a group; halving it: %s", reason(error), exc_info=not leaks)
+        # Find the submission that is refused in a logarithmic number of tries.
+        middle = len(submissions) // 2
+        return [
+            *await self._write(submissions[:middle], deadline),
+            *await self._write(submissions[middle:], deadline),
+        ]
+
+    async def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        async with self._lend(self._writing, self._write_s) as connection:
+            facts = await self._fetch(connection, plan(submissions))
+            if (wanted := details(facts, submissions)) is not None:
+                await self._fetch_details(connection, facts, wanted)
+            decision = decide(facts, submissions)
+            ids = await self._store(connection, facts, decision.changes)
+        return with_ids(decision.outcomes, ids)
+
+    async def _persistently(self, operation: Callable[[], Awaitable[T]], doing: str, deadline: float) -> T:
+        """Try until the deadline while another try may help. Raises StoreUnusable, and what the server refuses."""
+        conflicts = 0
+        while self._clock() <= deadline:
+            try:
+                return await operation()
+            except _CONFLICTS as error:
+                conflicts += 1
+                if isinstance(error, errors.UniqueViolation) and conflicts > _CONFLICTS_MAX:
+                    raise
+                problem: Exception = error
+            except LOST as error:
+                problem = error
+            if self._clock() + _PAUSE_S > deadline:
+                raise self._failure(doing, problem)
+            log.warning("cannot %s the database; trying again: %s", doing, reason(problem))
+            await self._sleep(_PAUSE_S)
+        raise StoreUnusable(f"cannot {doing} {self.url}: others of the group took all the time; nothing was stored")
+
+    def _failure(self, doing: str, error: Exception) -> StoreUnusable:
+        unknown = "; whether it was stored is unknown" if doing == "write" else ""
+        failure = StoreUnusable(f"cannot {doing} {self.url}: {reason(error)}{unknown}")
+        failure.__cause__ = error
+        return failure
+
+    async def _exchange(self, connection: Connection, statements: Sequence[Statement]) -> list[list[Any]]:
+        """Send statements in one round trip; return the rows of each."""
+        cursors = []
+        async with connection.pipeline():
+            for name, values, row_type in statements:
+                kind = AsyncCursor if isinstance(values, Mapping) else AsyncRawCursor
+                cursor = kind(connection, row_factory=tuple_row if row_type is None else class_row(row_type))
+                cursors.append(await cursor.execute(self._sql[name], values))
+        return [await cursor.fetchall() if cursor.description else [] for cursor in cursors]
+
+    # Fetching.
+
+    async def _fetch(self, connection: Connection, wanted: Plan) -> Facts:
+        """Begin the transaction, lock the devices and read what was planned."""
+        statements = self._begin()
+        if wanted.devices:
+            statements.append(("lock_devices", (wanted.devices,), Device))
+        statements += [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]
+        if wanted.streams:
+            statements.append(("find_streams", _columns(wanted.streams), Stream))
+        if wanted.sync_keys:
+            statements.append(("find_sync_events", _columns(wanted.sync_keys), StoredSyncEvent))
+        if wanted.event_keys:
+            statements.append(("find_event_keys", _columns(wanted.event_keys), EventKey))
+        if wanted.sync_event_ids:
+            statements.append(("take_sync_event_ids", (wanted.sync_event_ids,), None))
+        if wanted.code_hashes or wanted.code_ids:
+            statements.append(("lock_codes", (wanted.code_hashes, wanted.code_ids), EnrollmentCode))
+        if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
+            statements.append(("lock_tokens", (wanted.token_hashes, wanted.token_ids, wanted.tokens_of), Token))
+        facts = Facts()
+        for rows in (await self._exchange(connection, statements))[2:]:
+            _add(facts, rows)
+        return facts
+
+    def _begin(self) -> list[Statement]:
+        return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)),), None)]
+
+    async def _fetch_details(self, connection: Connection, facts: Facts, wanted: Details) -> None:
+        statements: list[Statement] = [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]
+        if wanted.event_keys:
+            statements.append(("find_event_keys", _columns(wanted.event_keys), EventKey))
+        if wanted.tokens_of:
+            statements.append(("lock_tokens", ([], [], wanted.tokens_of), Token))
+        plain = len(statements)
+        gaps = [(*place, seqs or [0]) for *place, seqs in wanted.gaps]  # an empty array would have no type
+        statements += [("versions", _named("device stream seqs", values), None) for values in wanted.versions]
+        statements += [("gaps_wanted", _named("device stream count seqs", values), None) for values in gaps]
+        statements += [("neighbours", _named("device stream first last", values), None) for values in wanted.neighbours]
+        statements += [
+            ("failures_after", {"device": device_id, "at": at_ms, "limit": FAILURES_COUNTED}, None)
+            for device_id, at_ms in wanted.late_successes
+        ]
+        found = await self._exchange(connection, statements)
+        for rows in found[:plain]:
+            _add(facts, rows)
+        results = iter(found[plain:])
+        for device_id, stream, _ in wanted.versions:
+            for seq, kind, content, detail, *_ in next(results):
+                facts.versions.setdefault((device_id, stream, seq), []).append(Version(kind, content, detail))
+        for device_id, stream, *_ in wanted.gaps:
+            facts.gaps[device_id, stream] = next(results)
+        for device_id, stream, *_ in wanted.neighbours:
+            (facts.neighbours[device_id, stream],) = next(results)
+        for late in wanted.late_successes:
+            (row,) = next(results)
+            facts.failures_after[late] = Failures(*row)
+
+    # Storing.
+
+    async def _beat(self) -> None:
+        async with self._lend(self._writing, self._write_s) as connection:
+            await self._exchange(connection, [("beat", {}, None)])
+
+    async def _store(self, connection: Connection, facts: Facts, changes: Changes) -> dict[str, int]:
+        """Write the rows and commit; return the ids of new tokens and codes by their hashes."""
+        known = [device for device in changes.devices if device.device_id in facts.devices]
+        new = [device for device in changes.devices if device.device_id not in facts.devices]
+        lists: list[tuple[str, Sequence[Any]]] = [
+            ("add_devices", new),
+            ("put_streams", changes.streams),
+            ("add_gaps", changes.gaps),
+            ("add_event_keys", changes.event_keys),
+            ("add_carried", changes.carried),
+            ("add_rejected", changes.rejected),
+            ("add_sync_events", changes.sync_events),
+            ("add_crossings", changes.crossings),
+        ]
+        statements: list[Statement] = [
+            (name, (encode_rows(rows), sorted({row.device_id for row in rows})), None)
+            for name, rows in (("change_devices", known), ("close_gaps", changes.gaps_closed))
+            if rows
+        ]
+        statements += [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
+        statements += [(name, asdict(row), None) for name, changed in access_statements(changes) for row in changed]
+        if changes.events:
+            statements += _event_statements(changes.events)
+        found = await self._exchange(connection, [*statements, ("commit", (), None)])
+        return {digest: number for rows in found for digest, number in rows}
+
+    async def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
+        async with self._lend(self._writing, self._write_s) as connection:
+            wanted = [*self._begin(), ("old_events", old, None), ("old_sync_events", old, None)]
+            *_, events, sync_events = await self._exchange(connection, wanted)
+            statements: list[Statement] = []
+            if events:
+                ids, *places = _columns(events)
+                statements += [("delete_events", {"ids": ids}, None), ("delete_event_keys", places, None)]
+            if sync_events:
+                ids, times = _columns(sync_events)
+                statements.append(("delete_sync_events", {"ids": ids, "newest": times[-1]}, None))
+            await self._exchange(connection, [*statements, ("commit", (), None)])
+            return len(events), len(sync_events)
+
+
+@cache
+def load_sql() -> Mapping[str, bytes]:
+    """Return every statement by its name: those shared and those of this engine."""
+    own = Path(__file__).parent / "sql"
+    found = {**load_shared(SHARED_SQL / "queries.sql"), **load_shared(SHARED_SQL / "write.sql")}
+    found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
+    found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
+    return {query: sql.encode() for query, sql in found.items()}
+
+
+def _named(names: str, values: Sequence[Any]) -> dict[str, Any]:
+    return dict(zip(names.split(), values, strict=True))
+
+
+def _columns(rows: Sequence[Sequence[Any]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _add(facts: Facts, rows: Sequence[Any]) -> None:
+    for row in rows:
+        match row:
+            case Device():
+                facts.devices[row.device_id] = row
+            case Stream():
+                facts.streams[row.device_id, row.stream] = row
+            case StoredSyncEvent():
+                facts.sync_events[row.device_id, row.idempotency_key or ""] = row
+            case EventKey():
+                facts.event_keys[row.device_id, row.key] = (row.stored_device_id, row.stream, row.seq)
+            case Token():
+                facts.tokens.append(row)
+            case EnrollmentCode():
+                facts.codes.append(row)
+            case (number,):
+                facts.sync_event_ids.append(number)
+
+
+def _event_statements(events: Sequence[StoredEvent]) -> list[Statement]:
+    hours: dict[int, tuple[int, int]] = {}
+    for place, event in enumerate(events, 1):
+        hour = event.received_ms // HOUR_MS
+        hours[hour] = (hours.get(hour, (place,))[0], place)
+    arrivals = [{"hour": hour, "first_id": first, "last_id": last} for hour, (first, last) in hours.items()]
+    count = len(events)
+    return [
+        ("take_arrival_numbers", (count,), None),
+        ("add_events", (encode_rows(events), count), None),
+        ("add_arrivals", (encode_rows(arrivals), count), None),
+    ]
+
+
+_NUL: Final = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")
+_encode = msgspec.json.Encoder().encode
+
+
+def encode_rows(rows: Sequence[object]) -> str:
+    """Return rows as a JSON array of objects, the fastest way to hand many rows to one statement.
+
+    PostgreSQL's text holds no NUL: U+FFFD stands in its place.
+    """
+    encoded = _encode(rows)
+    if b"\\u0000" in encoded:
+        encoded = _NUL.sub(rb"\1\\ufffd", encoded)
+    return encoded.decode()

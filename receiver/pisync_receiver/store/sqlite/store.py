@@ -1,0 +1,390 @@
+"""The store on SQLite: one file, one writing connection with a thread of its own, a few read-only connections.
+
+A group is planned, fetched, decided and written in this file, in one transaction on the writer's thread.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, Final, ParamSpec, TypeVar
+
+from msgspec import Struct
+from msgspec.structs import asdict, astuple
+
+from pisync_common.errors import NotDurable
+from pisync_common.queries import load_queries
+from pisync_common.sqlite import ERRORS, VERSION, Connect, Connection, make_durable, rollback, transaction
+from pisync_common.sqlite import connect as connect_to
+from pisync_common.times import now_ms
+from pisync_receiver.domain.decide import decide, details, plan
+from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
+from pisync_receiver.domain.health import ALARM, FAILURES_COUNTED
+from pisync_receiver.domain.rows import Crossing, Device, EnrollmentCode, StoredEvent, StoredSyncEvent, Stream, Token
+from pisync_receiver.domain.submissions import Outcome, Submission
+from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.logs import fields
+from pisync_receiver.store import Store
+from pisync_receiver.store.outcomes import access_statements, with_ids
+from pisync_receiver.store.reading import HOUR_MS, SHARED_SQL, Query, Row, build
+from pisync_receiver.store.sqlite import schema
+
+log = logging.getLogger(__name__)
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+READERS: Final = 4
+"""Queries that run at once, each on a thread and a connection of its own."""
+CACHE: Final = "cache_size = -32768"  # 32 MiB, where the default of 2 MiB would reread the indexes from disk
+
+_REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
+"""The database refused rows, as it would again; other errors of SQLite are those of the file."""
+
+_DEVICE: Final = Device.__struct_fields__
+_STREAM: Final = Stream.__struct_fields__
+
+connect: Final[Connect] = partial(connect_to, private=True, pragmas=[CACHE])
+
+
+class SqliteStore(Store):
+    """The one writer of a database file, and its queries."""
+
+    writers = 1
+
+    def __init__(self, path: Path, connection: Connection, connect: Connect) -> None:
+        self._path = path
+        self._connection = connection
+        self._connect = connect
+        self._file = _identity(path)
+        self._sql = load_sql()
+        self._last_event: int | None = None  # unknown until the next event is stored
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="pisync-writer")
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pisync-reader")
+        self._free: list[Connection] = []
+        self._closed = False
+
+    async def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        return await self._run(self._writer, self._write, submissions)
+
+    async def ready(self) -> None:
+        await self._run(self._writer, self._beat)
+
+    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
+        return await self._run(self._writer, self._delete, old)
+
+    def connections(self) -> Mapping[str, tuple[int, int]]:
+        return {}
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        self._writer.shutdown()
+        self._readers.shutdown()
+        for connection in (*self._free, self._connection):
+            with suppress(*ERRORS):
+                connection.close()
+
+    async def _run(self, threads: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
+        if self._closed:
+            raise StoreUnusable(f"{self._path} was closed")
+        return await asyncio.get_running_loop().run_in_executor(threads, work, *args)
+
+    # Reading, on the readers' threads.
+
+    async def _read(self, *queries: Query) -> list[list[Row]]:
+        return await self._run(self._readers, self._select, queries)
+
+    def _select(self, queries: Sequence[Query]) -> list[list[Row]]:
+        with unusable(self._path, "read"):
+            connection = self._free.pop() if self._free else self._connect(self._path, readonly=True)
+            try:
+                if len(queries) > 1:
+                    connection.execute("BEGIN")
+                found = [connection.execute(self._sql[name], _bound(values)).fetchall() for name, values in queries]
+                if len(queries) > 1:
+                    connection.execute("COMMIT")
+            except BaseException:
+                with suppress(*ERRORS):
+                    connection.close()  # whatever is wrong, the next query gets a fresh connection
+                raise
+            self._free.append(connection)
+            return found
+
+    # Writing, on the writer's thread.
+
+    def _write(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        if not submissions:
+            return []
+        try:
+            return self._write_group(submissions)
+        except StoreUnusable as error:
+            return [error] * len(submissions)
+        except Exception as error:
+            if isinstance(error, ERRORS) and not isinstance(error, _REFUSED):
+                return [_unusable(self._path, "written", error)] * len(submissions)
+            if len(submissions) == 1:
+                return [_unusable(self._path, "written", error)]
+            log.warning("a group of submissions was refused; it is halved", exc_info=True)
+        # Find the submission that the database refuses in a logarithmic number of tries.
+        middle = len(submissions) // 2
+        return [*self._write(submissions[:middle]), *self._write(submissions[middle:])]
+
+    def _write_group(self, submissions: Sequence[Submission]) -> list[Outcome]:
+        wanted = plan(submissions)
+        last_event, self._last_event = self._last_event, None
+        self._connection.execute("BEGIN IMMEDIATE")
+        try:
+            facts = self._fetch(wanted)
+            more = details(facts, submissions)
+            if more is not None:
+                self._fetch_details(facts, more)
+            decision = decide(facts, submissions)
+            ids, last_event = self._store(decision.changes, last_event)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            rollback(self._connection)
+            raise
+        self._last_event = last_event
+        self._check_file()
+        if decision.changes.crossings:
+            _log_crossings(decision.changes.crossings)
+        return with_ids(decision.outcomes, ids) if ids else decision.outcomes
+
+    def _fetch(self, wanted: Plan) -> Facts:
+        facts = Facts()
+        self._fetch_devices(facts, [*wanted.devices, *wanted.known_devices])
+        for device_id in wanted.devices:
+            if device_id not in facts.devices:
+                facts.devices[device_id] = Device(device_id=device_id)
+        if wanted.streams:
+            for row in self._all("streams_by_name", json.dumps(wanted.streams)):
+                facts.streams[row[0], row[1]] = Stream(**dict(zip(_STREAM, row, strict=True)))
+        if wanted.sync_keys:
+            for row in self._all("sync_events_by_key", json.dumps(wanted.sync_keys)):
+                facts.sync_events[row[0], row[9]] = StoredSyncEvent(*row)
+        for key in wanted.event_keys:
+            self._fetch_event_key(facts, key)
+        if wanted.sync_event_ids:
+            ((last,),) = self._all("last_sync_event") or [(0,)]
+            facts.sync_event_ids.extend(range(last + 1, last + 1 + wanted.sync_event_ids))
+        if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
+            self._fetch_tokens(facts, wanted.token_hashes, wanted.token_ids, wanted.tokens_of)
+        if wanted.code_hashes or wanted.code_ids:
+            rows = self._all("codes_wanted", json.dumps(wanted.code_hashes), json.dumps(wanted.code_ids))
+            facts.codes.extend(build(EnrollmentCode, row) for row in rows)
+        return facts
+
+    def _fetch_details(self, facts: Facts, wanted: Details) -> None:
+        for device_id, stream, seqs in wanted.versions:
+            for seq, kind, content, detail, *_ in self._named("versions", device=device_id, stream=stream, seqs=seqs):
+                facts.versions.setdefault((device_id, stream, seq), []).append(Version(kind, content, detail))
+        for device_id, stream, count, seqs in wanted.gaps:
+            about = {"device": device_id, "stream": stream, "count": count, "seqs": seqs}
+            facts.gaps[device_id, stream] = self._named("gaps_wanted", **about)
+        for device_id, stream, first, last in wanted.neighbours:
+            place = {"device": device_id, "stream": stream, "first": first, "last": last}
+            (facts.neighbours[device_id, stream],) = self._named("neighbours", **place)
+        for device_id, at_ms in wanted.late_successes:
+            (row,) = self._named("failures_after", device=device_id, at=at_ms, limit=FAILURES_COUNTED)
+            facts.failures_after[device_id, at_ms] = Failures(*row)
+        for key in wanted.event_keys:
+            self._fetch_event_key(facts, key)
+        if wanted.known_devices:
+            self._fetch_devices(facts, wanted.known_devices)
+        if wanted.tokens_of:
+            self._fetch_tokens(facts, (), (), wanted.tokens_of)
+
+    def _fetch_devices(self, facts: Facts, device_ids: Sequence[str]) -> None:
+        for row in self._named("devices_by_id", devices=list(device_ids)):
+            device = Device(**dict(zip(_DEVICE, row, strict=True)))
+            facts.devices[device.device_id] = device
+
+    def _fetch_event_key(self, facts: Facts, key: tuple[str, bytes]) -> None:
+        for place in self._all("event_key", *key):
+            facts.event_keys[key] = place
+
+    def _fetch_tokens(self, facts: Facts, hashes: Sequence[str], ids: Sequence[int], devices: Sequence[str]) -> None:
+        known = {token.id for token in facts.tokens}
+        rows = self._all("tokens_wanted", json.dumps(hashes), json.dumps(ids), json.dumps(devices))
+        facts.tokens.extend(build(Token, row) for row in rows if row[0] not in known)
+
+    def _store(self, changes: Changes, last_event: int | None) -> tuple[dict[str, int], int | None]:
+        """Write every row; return the ids of new tokens and codes by their hash, and the last event's id."""
+        rows: Sequence[Struct]
+        for statement, rows in (
+            ("delete_gap", changes.gaps_closed),
+            ("insert_gap", changes.gaps),
+            ("put_device", changes.devices),
+            ("put_stream", changes.streams),
+            ("insert_event_key", changes.event_keys),
+            ("insert_carried", changes.carried),
+            ("insert_rejected", changes.rejected),
+            ("insert_sync_event", changes.sync_events),
+        ):
+            if rows:
+                self._connection.executemany(self._sql[statement], map(astuple, rows))
+        if changes.events:
+            last_event = self._put_events(changes.events, last_event)
+        ids: dict[str, int] = {}
+        if changes.tokens or changes.tokens_changed or changes.codes or changes.codes_changed:
+            for statement, rows in access_statements(changes):
+                for row in rows:
+                    ids.update(self._named(statement, **asdict(row)))
+        return ids, last_event
+
+    def _put_events(self, events: Sequence[StoredEvent], last: int | None) -> int:
+        first = 1 + (self._all("last_event")[0][0] if last is None else last)
+        rows = [(number, *astuple(event)) for number, event in enumerate(events, first)]
+        self._connection.executemany(self._sql["insert_event"], rows)
+        hours: dict[int, list[int]] = {}
+        for number, event in enumerate(events, first):
+            hours.setdefault(event.received_ms // HOUR_MS, [number, number])[1] = number
+        for hour, (begun, ended) in hours.items():
+            self._all("put_arrivals", hour, begun, ended)
+        return first + len(events) - 1
+
+    def _beat(self) -> None:
+        with unusable(self._path, "written"), transaction(self._connection):
+            self._connection.execute(self._sql["beat"])
+        self._check_file()
+
+    def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
+        with unusable(self._path, "written"), transaction(self._connection):
+            events = self._named("old_events", **old)
+            sync_events = self._named("old_sync_events", **old)
+            self._connection.executemany(self._sql["delete_keys"], [place for _, *place in events])
+            self._named("delete_events", ids=[number for number, *_ in events])
+            if sync_events:
+                self._named("delete_sync_events", ids=[number for number, _ in sync_events], newest=sync_events[-1][1])
+        return len(events), len(sync_events)
+
+    def _all(self, query: str, *values: object) -> list[Any]:
+        return self._connection.execute(self._sql[query], values).fetchall()
+
+    def _named(self, query: str, **values: object) -> list[Any]:
+        return self._connection.execute(self._sql[query], _bound(values)).fetchall()
+
+    def _check_file(self) -> None:
+        """Raise StoreUnusable unless the file that was committed to is still the one at its path."""
+        if _identity(self._path) != self._file:
+            raise StoreUnusable(
+                f"{self._path} was moved or replaced while the receiver was using it; nothing is acknowledged. "
+                "What was stored is in the moved file and its -wal: stop the receiver and put both back."
+            )
+
+
+def _log_crossings(crossings: Sequence[Crossing]) -> None:
+    """Log devices that began to keep failing or recovered; on PostgreSQL, notices do."""
+    for crossing in crossings:
+        detail = fields(device_id=crossing.device_id, consecutive_failures=crossing.consecutive_failures)
+        if crossing.kind == "failing":
+            log.warning("a device keeps failing: at least %d sync events in a row", ALARM, extra=detail)
+        else:
+            log.warning("a device that kept failing has recovered", extra=detail)
+
+
+def open_store(
+    path: Path, *, create: bool = False, connect: Connect = connect, now_ms: Callable[[], int] = now_ms
+) -> SqliteStore:
+    """Open the database for writing; the caller holds the writer's lock. `create` makes it if there is none.
+
+    Raises SchemaMismatch for a schema that is not this program's, StoreUnusable if it cannot be opened or a commit
+    would not survive a power cut.
+    """
+    if not create and not path.exists():
+        raise StoreUnusable(f"there is no database {path}; `pisync-receiver serve` makes one")
+    connection = _open(path, connect)
+    try:
+        with unusable(path, "opened"):
+            if create and schema.is_new(connection):
+                schema.migrate(connection, path, now_ms=now_ms())
+            schema.check(connection, path)
+            store = SqliteStore(path, connection, connect)
+    except BaseException:
+        connection.close()
+        raise
+    log.info("opened %s with SQLite %s", path, VERSION)
+    return store
+
+
+def migrate(path: Path, *, connect: Connect = connect, now_ms: Callable[[], int] = now_ms) -> list[str]:
+    """Bring the schema up, making the database if there is none; return what was applied. Safe to repeat.
+
+    Raises SchemaMismatch for a database of a newer program or another build, changing nothing.
+    """
+    connection = _open(path, connect)
+    try:
+        with unusable(path, "migrated"):
+            applied = schema.migrate(connection, path, now_ms=now_ms())
+            return [f"{migration.number:04d}_{migration.name}" for migration in applied]
+    finally:
+        connection.close()
+
+
+@contextmanager
+def unusable(path: Path, doing: str) -> Iterator[None]:
+    """Turn the engine's errors inside the block into StoreUnusable."""
+    try:
+        yield
+    except ERRORS as error:
+        raise _unusable(path, doing, error) from error
+
+
+def _unusable(path: Path, doing: str, error: Exception) -> StoreUnusable:
+    failure = StoreUnusable(f"{path} cannot be {doing}: {error}")
+    failure.__cause__ = error
+    return failure
+
+
+def _open(path: Path, connect: Connect) -> Connection:
+    orphan = path.with_name(f"{path.name}-wal")
+    if not path.exists() and orphan.exists():
+        raise StoreUnusable(
+            f"{path} is gone, but its log {orphan} is still there and may hold stored events; nothing was changed. "
+            "Put the database file back beside it, or move the log away to begin a new database."
+        )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    except OSError as error:
+        raise StoreUnusable(f"{path.parent} cannot be made: {error.strerror}") from error
+    with unusable(path, "opened"):
+        connection = connect(path, readonly=False)
+        try:
+            make_durable(connection, path)
+        except NotDurable as error:
+            connection.close()
+            raise StoreUnusable(str(error)) from error
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    with suppress(OSError):
+        found = os.stat(path)  # noqa: PTH116 - half the calls of Path.stat, once a group
+        return found.st_dev, found.st_ino
+    return None
+
+
+@cache
+def load_sql() -> Mapping[str, str]:
+    """Return every statement by its name: those shared and those of this engine."""
+    own = Path(__file__).parent / "sql"
+    files = (SHARED_SQL / "queries.sql", SHARED_SQL / "write.sql", own / "queries.sql", own / "write.sql")
+    return {name: sql for file in files for name, sql in load_queries(file).items()}
+
+
+def _bound(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the values of a statement; a list is a JSON array."""
+    return {name: json.dumps(value) if isinstance(value, list) else value for name, value in values.items()}

@@ -1,1 +1,0 @@
-"""Telling operators, once, when a device keeps failing and when it recovers."""

@@ -1,0 +1,17 @@
+"""What every engine of the store must hold: conformance classes that an engine's tests inherit.
+
+An engine's test module brings the fixtures `store`, a `BlockingStore` over an open, empty store, and `tables`, its
+database past the store's code, and inherits:
+
+    events       EventConformance          events and completeness as stored and shown, a group with a bad submission
+    sync_events  SyncEventConformance      history, repeated failures, the fleet
+    access       TokenConformance          create, rotate, revoke, look up
+                 EnrollmentConformance     codes and the devices they let in
+                 DeviceConformance         move, rename
+    queries      QueryConformance          devices, events, pages, snapshots
+    retention    RetentionConformance      what is deleted stays accounted for
+    tables       KeyConformance            the database's own keys refuse a second row
+    properties   PropertyConformance       outcomes and rows equal those of the reference engine, whatever arrives
+
+Decisions are the same for every engine: their rules are tested without a database, in tests/unit/test_decide*.
+"""

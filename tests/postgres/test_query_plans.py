@@ -1,0 +1,97 @@
+"""Query plans: no query reads a history, or all devices, from end to end."""
+
+from collections.abc import Iterator
+
+import psycopg
+import pytest
+
+from pisync_receiver.store.postgres import PostgresUrl, migrate
+from pisync_receiver.store.postgres.store import load_sql
+from tests.support.postgres import fresh_database, needs_postgres, on_a_loop
+
+pytestmark = needs_postgres
+
+ROWS = (
+    "INSERT INTO devices (device_id, site, consecutive_failures, total_failures, failing_since_ms) "
+    "SELECT 'd' || n, 'site' || n % 50, n % 7, n % 11, n FROM generate_series(1, 2000) AS n",
+    "INSERT INTO events (id, device_id, stream, seq, type, site, learner_id, occurred_at, clock_synced, received_ms, "
+    "best_ms, quality, content) "
+    "SELECT n, 'd' || n % 50, 's', n, 'a.b', 'site' || n % 5, 'l' || n % 50, '', true, n, n, 0, '' "
+    "FROM generate_series(1, 40000) AS n",
+    "INSERT INTO sync_events (device_id, id, timestamp, at_ms, total_files_synced, total_errors, internet_speed, "
+    "received_ms) SELECT 'd' || n % 10, n, '', n, 0, (n % 20 = 0)::integer, 0, n FROM generate_series(1, 40000) AS n",
+    "INSERT INTO rejected SELECT 'd' || n % 2000, 's', n, '', 'a', '', '', n FROM generate_series(1, 20000) AS n",
+    "INSERT INTO gaps SELECT 'd' || n % 10, 's', n, n FROM generate_series(1, 20000) AS n",
+    "ANALYZE",
+)
+VALUES = {
+    "device": "d7", "learner": "l7", "stream": None, "type": None, "object": None, "site": None, "sites": None,
+    "since": 0, "until": 2**62, "after": 0, "last": 2**62, "at": 2**62, "id": 2**62, "failed": None,
+    "least": 3, "failing_since": 0, "started": 39_000, "mode": "consecutive", "received": -1,
+    "seq": -1, "content": b"", "silent_since": None, "seqs": [7, 2007], "first": 7, "before": 100, "hour": 0,
+    "ids": [1, 2, 3], "newest": 100,
+    "count": 100, "limit": 100,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def connection() -> Iterator[psycopg.Connection]:
+    @on_a_loop
+    async def make() -> None:
+        await migrate(PostgresUrl(conninfo=url))
+
+    with fresh_database() as url:
+        make()
+        with psycopg.connect(url, autocommit=True) as connection:
+            for statement in ROWS:
+                connection.execute(statement.encode())
+            yield connection
+
+
+def plan(connection: psycopg.Connection, query: str, **values: object) -> str:
+    found = connection.execute(b"EXPLAIN " + load_sql()[query], VALUES | values)
+    return "\n".join(step for (step,) in found)
+
+
+@pytest.mark.parametrize(
+    ("query", "index", "values"),
+    [
+        ("history", "sync_events_by_device", {}),
+        ("history", "sync_events_failed", {"failed": 1}),
+        ("streaks", "devices_by_streak", {"after": ""}),
+        ("totals", "devices_by_failures", {"after": ""}),
+        ("totals_since", "sync_events_failed_by_time", {"after": "", "since": 39_000}),
+        ("risen", "sync_events_by_arrival", {"after": ""}),
+        ("newest_arrival", "sync_events_by_arrival", {}),
+        ("events", "events_by_arrival", {}),
+        ("events", "events_by_arrival", {"sites": ["site1", "site2"]}),
+        ("events_of_learner", "events_by_learner", {"device": None}),
+        ("events_of_device", "events_by_device", {}),
+        ("rejected", "rejected_by_arrival", {"stream": ""}),
+        ("devices", "devices_pkey", {"after": "d7"}),
+        ("versions", "events_pkey", {"stream": "s"}),
+        ("neighbours", "events_pkey", {"stream": "s"}),
+        ("failures_after", "sync_events_failed", {"at": 0}),
+        ("old_events", "events_by_arrival", {}),
+        ("old_sync_events", "sync_events_by_arrival", {}),
+        ("count_old", "sync_events_by_arrival", {}),
+        ("delete_sync_events", "sync_events_by_arrival", {}),
+        ("gaps_wanted", "gaps_pkey", {"stream": "s"}),
+        ("delete_events", "events_by_arrival", {}),
+    ],
+)
+def test_query_uses_its_index(
+    connection: psycopg.Connection, query: str, index: str, values: dict[str, object]
+) -> None:
+    steps = plan(connection, query, **values)
+    assert index in steps
+    for table in ("events", "sync_events", "rejected", "gaps"):
+        assert f"Seq Scan on {table}" not in steps
+
+
+@pytest.mark.parametrize(
+    ("query", "device"),
+    [("history", "d7"), ("events", None), ("events_of_learner", None), ("events_of_device", "d7")],
+)
+def test_page_needs_no_sorting(connection: psycopg.Connection, query: str, device: str | None) -> None:
+    assert "Sort" not in plan(connection, query, device=device)

@@ -1,1 +1,0 @@
-"""What tests of `pisync-receiver worker` stand on: PostgreSQL, RabbitMQ, a webhook and a mail server, all real."""

@@ -1,0 +1,156 @@
+"""Group commit among threads."""
+
+import threading
+from collections.abc import Callable, Sequence
+
+import pytest
+
+from pisync_agent.group_commit import GroupCommit
+
+DEADLINE_S = 20
+
+
+class Slow:
+    """A commit that lasts until it is released; it keeps the groups it saw."""
+
+    def __init__(self) -> None:
+        self.groups: list[list[int]] = []
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Semaphore(0)
+
+    def __call__(self, items: Sequence[int]) -> list[int]:
+        self.groups.append(list(items))
+        self.begun.release()
+        assert self.go_on.acquire(timeout=DEADLINE_S)
+        return [item * 10 for item in items]
+
+
+def start(*actions: Callable[[], None]) -> list[threading.Thread]:
+    threads = [threading.Thread(target=action) for action in actions]
+    for thread in threads:
+        thread.start()
+    return threads
+
+
+def join(threads: list[threading.Thread]) -> None:
+    for thread in threads:
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+def waiting(group: GroupCommit[int, int], number: int) -> None:
+    deadline = threading.Event()
+    for _ in range(DEADLINE_S * 1000):
+        if len(group._waiting) == number:
+            return
+        deadline.wait(0.001)
+    raise AssertionError(f"{len(group._waiting)} wait, not {number}")
+
+
+def test_a_caller_alone_commits_at_once() -> None:
+    groups: list[list[int]] = []
+
+    def commit(items: Sequence[int]) -> list[int]:
+        groups.append(list(items))
+        return [item + 1 for item in items]
+
+    group = GroupCommit(commit)
+    assert [group.submit(1), group.submit(2)] == [2, 3]
+    assert groups == [[1], [2]]
+
+
+def test_items_submitted_during_a_commit_are_the_next_group() -> None:
+    commit = Slow()
+    group = GroupCommit(commit)
+    results: dict[int, int] = {}
+
+    def caller(number: int) -> Callable[[], None]:
+        return lambda: results.__setitem__(number, group.submit(number))
+
+    threads = start(caller(0))
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    threads += start(*[caller(number) for number in range(1, 20)])
+    waiting(group, 19)
+    commit.go_on.release(2)
+    join(threads)
+    assert [len(items) for items in commit.groups] == [1, 19]
+    assert results == {number: number * 10 for number in range(20)}
+
+
+def test_a_group_has_a_maximum_size() -> None:
+    commit = Slow()
+    group = GroupCommit(commit, most=5)
+    results: list[int] = []
+    threads = start(lambda: results.append(group.submit(0)))
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    threads += start(*[lambda: results.append(group.submit(1)) for _ in range(12)])
+    waiting(group, 12)
+    commit.go_on.release(4)
+    join(threads)
+    assert [len(items) for items in commit.groups] == [1, 5, 5, 2]
+    assert results.count(10) == 12
+
+
+def test_an_error_reaches_the_callers_of_its_group_only() -> None:
+    commit = Slow()
+    fails = [False]
+
+    def maybe(items: Sequence[int]) -> list[int]:
+        results = commit(items)
+        if fails[0]:
+            raise ValueError("no room")
+        return results
+
+    group = GroupCommit(maybe)
+    errors: list[str] = []
+
+    def caller() -> None:
+        try:
+            group.submit(1)
+        except ValueError as error:
+            errors.append(str(error))
+
+    threads = start(caller)
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    threads += start(caller, caller, caller)
+    waiting(group, 3)
+    commit.go_on.release()
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    fails[0] = True
+    commit.go_on.release()
+    join(threads)
+    assert errors == ["no room"] * 3
+    fails[0] = False
+    commit.go_on.release()
+    assert group.submit(5) == 50
+
+
+def test_a_commit_with_missing_results_is_an_error() -> None:
+    group: GroupCommit[int, int] = GroupCommit(lambda items: [])
+    with pytest.raises(ValueError, match="shorter"):
+        group.submit(1)
+
+
+def test_many_threads_get_their_own_results_from_one_commit_at_a_time() -> None:
+    alone = threading.Lock()
+    overlaps: list[int] = []
+
+    def commit(items: Sequence[int]) -> list[int]:
+        if not alone.acquire(blocking=False):
+            overlaps.append(1)
+            return [item * item for item in items]
+        threading.Event().wait(0.0001)  # let others arrive
+        alone.release()
+        return [item * item for item in items]
+
+    group: GroupCommit[int, int] = GroupCommit(commit, most=3)
+    wrong: list[int] = []
+
+    def caller(first: int) -> Callable[[], None]:
+        def work() -> None:
+            wrong.extend(number for number in range(first, first + 50) if group.submit(number) != number * number)
+
+        return work
+
+    join(start(*[caller(1000 * number) for number in range(16)]))
+    assert (wrong, overlaps) == ([], [])
