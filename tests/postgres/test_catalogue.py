@@ -10,7 +10,7 @@ import pytest
 from pisync_common.queries import load_queries
 from pisync_receiver import store as store_of_both
 from pisync_receiver.domain import rows
-from pisync_receiver.domain.submissions import CodeCreate, Enroll, TokenRevoke
+from pisync_receiver.domain.submissions import CodeCreate, Enroll, SyncEvent, TokenRevoke
 from pisync_receiver.store import outcomes, reading
 from pisync_receiver.store.postgres import store as postgres_store
 from pisync_receiver.store.postgres.store import load_sql
@@ -133,6 +133,36 @@ async def test_intake_scans_no_table() -> None:
             assert (retained.events, retained.sync_events) == (6, 3)
             await store.ready()
         assert scans(url) == before
+
+
+@on_a_loop
+async def test_intake_reads_no_more_rows_after_a_long_history() -> None:
+    """A group reads as much of a device with a long past as of a new device."""
+    read = {}
+    for history in (10, 3_000):
+        with fresh_database() as url:
+            async with opened(url) as store:
+                for first in range(0, history, 500):
+                    await store.write(_sync_events(range(first, min(first + 500, history))))
+                for first in range(1, history, 500):
+                    seqs = range(first, min(first + 500, history))
+                    await send(store, batch([event(2 * seq, event_id=f"id-{seq}") for seq in seqs]))
+            run(url, "ANALYZE")  # as autovacuum does within a minute
+            before = rows_read(url)
+            async with opened(url) as store:
+                await store.write(_sync_events(range(history, history + 100)))
+                await send(store, batch([event(3, event_id="new"), event(4, event_id="id-2")]))
+            read[history] = rows_read(url) - before
+    assert read[3_000] <= read[10] + 120, "a receipt names up to 100 missing ranges"
+
+
+def _sync_events(numbers: range) -> list[SyncEvent]:
+    return [sync_event(NOON + number, failed=True, key=f"key-{number}") for number in numbers]
+
+
+def rows_read(url: str) -> int:
+    """How many entries of indexes were read, by connections that are closed."""
+    return int(run(url, "SELECT sum(idx_tup_read) FROM pg_stat_user_indexes")[0][0])
 
 
 def scans(url: str) -> dict[str, int]:

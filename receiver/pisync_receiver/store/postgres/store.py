@@ -281,6 +281,8 @@ class PostgresStore(Store):
         known = [device for device in changes.devices if device.device_id in facts.devices]
         new = [device for device in changes.devices if device.device_id not in facts.devices]
         lists: list[tuple[str, Sequence[Any]]] = [
+            ("change_devices", known),
+            ("close_gaps", changes.gaps_closed),
             ("add_devices", new),
             ("put_streams", changes.streams),
             ("add_gaps", changes.gaps),
@@ -290,12 +292,7 @@ class PostgresStore(Store):
             ("add_sync_events", changes.sync_events),
             ("add_crossings", changes.crossings),
         ]
-        statements: list[Statement] = [
-            (name, (encode_rows(rows), sorted({row.device_id for row in rows})), None)
-            for name, rows in (("change_devices", known), ("close_gaps", changes.gaps_closed))
-            if rows
-        ]
-        statements += [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
+        statements: list[Statement] = [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
         statements += [(name, asdict(row), None) for name, changed in access_statements(changes) for row in changed]
         if changes.events:
             statements += _event_statements(changes.events)

@@ -1,7 +1,9 @@
 -- name: bounds
--- Limit the transaction's time. Every row it needs has an index; a planner with old statistics would scan instead.
+-- Limit the transaction's time. Every row it needs has a key, looked up for each; a planner with old statistics would
+-- scan the table, or all of a device's rows, and join them.
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
-       set_config('idle_in_transaction_session_timeout', $1, true), set_config('enable_seqscan', 'off', true);
+       set_config('idle_in_transaction_session_timeout', $1, true), set_config('enable_seqscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
 
 -- name: lock_devices
 -- Lock devices until the commit, making those that are missing. They are sorted, so that two groups rarely deadlock; it
@@ -16,20 +18,17 @@ SELECT * FROM devices WHERE device_id = $1 FOR UPDATE;
 -- name: find_streams
 -- Streams by their names.
 SELECT s.* FROM unnest($1::text[], $2::text[]) AS wanted (device_id, stream)
-JOIN streams AS s ON s.device_id = wanted.device_id AND s.stream = wanted.stream
-WHERE s.device_id = ANY($1::text[]);
+JOIN streams AS s ON s.device_id = wanted.device_id AND s.stream = wanted.stream;
 
 -- name: find_sync_events
 -- Sync events by their idempotency keys.
 SELECT s.* FROM unnest($1::text[], $2::text[]) AS wanted (device_id, key)
-JOIN sync_events AS s ON s.device_id = wanted.device_id AND s.idempotency_key = wanted.key
-WHERE s.device_id = ANY($1::text[]);
+JOIN sync_events AS s ON s.device_id = wanted.device_id AND s.idempotency_key = wanted.key;
 
 -- name: find_event_keys
 -- Where events with some keys are stored.
 SELECT k.* FROM unnest($1::text[], $2::bytea[]) AS wanted (device_id, key)
-JOIN event_keys AS k ON k.device_id = wanted.device_id AND k.key = wanted.key
-WHERE k.device_id = ANY($1::text[]);
+JOIN event_keys AS k ON k.device_id = wanted.device_id AND k.key = wanted.key;
 
 -- name: take_sync_event_ids
 -- Ids of sync events; taken while their devices are locked, so that a device's ids count up.
@@ -60,7 +59,7 @@ UPDATE devices AS d SET
     last_success_ms = r.last_success_ms, streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms,
     last_errors = r.last_errors
 FROM json_populate_recordset(NULL::devices, $1::json) AS r
-WHERE d.device_id = r.device_id AND d.device_id = ANY($2::text[]);
+WHERE d.device_id = r.device_id;
 
 -- name: put_streams
 -- Begin streams, or replace them; their devices are locked.
@@ -73,7 +72,7 @@ ON CONFLICT (device_id, stream) DO UPDATE SET
 -- name: close_gaps
 -- Missing ranges that are missing no longer.
 DELETE FROM gaps AS g USING json_populate_recordset(NULL::gaps, $1::json) AS r
-WHERE g.device_id = r.device_id AND g.stream = r.stream AND g.first = r.first AND g.device_id = ANY($2::text[]);
+WHERE g.device_id = r.device_id AND g.stream = r.stream AND g.first = r.first;
 
 -- name: add_gaps
 -- Missing ranges.
