@@ -31,7 +31,7 @@ DEVICES: Final = "/api/devices?limit=100"
 INTERVAL_MS: Final = 900_000
 DEVICE_COLUMNS: Final = (
     "device_id", "last_contact_ms", "consecutive_failures", "total_failures", "failing_since_ms", "last_sync_ms",
-    "last_success_ms", "last_failure_ms",
+    "last_success_ms", "streak_after_ms", "last_failure_ms", "conflicts", "streams", "copies",
 )  # fmt: skip
 SYNC_COLUMNS: Final = (
     "id", "device_id", "timestamp", "at_ms", "total_files_synced", "total_errors", "internet_speed", "received_ms",
@@ -146,7 +146,9 @@ def _device(number: int) -> tuple[Any, ...]:
     failing = 9 if number % FAILING == 0 else 0
     success_ms = last_ms - failing * INTERVAL_MS
     since_ms = success_ms + INTERVAL_MS if failing else None
-    return device_name(number), last_ms, failing, failing, since_ms, last_ms, success_ms, last_ms if failing else None
+    failed_ms = last_ms if failing else None
+    streak = (failing, failing, since_ms, last_ms, success_ms, success_ms, failed_ms)
+    return device_name(number), last_ms, *streak, 0, 0, 0
 
 
 def _sync_event(id: int, number: int, turn: int) -> tuple[Any, ...]:
