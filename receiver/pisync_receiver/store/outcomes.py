@@ -21,7 +21,7 @@ def access_statements(changes: Changes) -> Sequence[tuple[str, Sequence[Token] |
 
 def with_ids(outcomes: list[Outcome], ids: Mapping[str, int]) -> list[Outcome]:
     """Return the outcomes with the ids of new tokens and codes, which `ids` has by their hash."""
-    return [_with_id(outcome, ids) for outcome in outcomes] if ids else outcomes
+    return [_with_id(outcome, ids) for outcome in outcomes]
 
 
 def _with_id(outcome: Outcome, ids: Mapping[str, int]) -> Outcome:

@@ -175,7 +175,7 @@ class PostgresStore(Store):
                 await self._fetch_details(connection, facts, wanted)
             decision = decide(facts, submissions)
             ids = await self._store(connection, facts, decision.changes)
-        return with_ids(decision.outcomes, ids)
+        return with_ids(decision.outcomes, ids) if ids else decision.outcomes
 
     async def _persistently(self, operation: Callable[[], Awaitable[T]], doing: str, deadline: float) -> T:
         """Try until the deadline while another try may help. Raises StoreUnusable, and what the server refuses."""
