@@ -3,4 +3,4 @@
 Standard library only, so that it installs and starts fast on any Pi.
 """
 
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
