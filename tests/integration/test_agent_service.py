@@ -135,7 +135,7 @@ def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
         pytest.skip("systemd is not installed")
     unit = Path(__file__).parents[2] / "agent/systemd/pisync-agent.service"
     copy = tmp_path / unit.name
-    copy.write_text(unit.read_text().replace("/usr/local/bin/pisync", shutil.which("true") or "/bin/true"))
+    copy.write_text(unit.read_text().replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
     done = subprocess.run(
         [verifier, "verify", str(copy)],
         capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},

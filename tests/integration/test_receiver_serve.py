@@ -99,7 +99,7 @@ def test_the_unit_file_is_understood_by_systemd(tmp_path: Path, name: str) -> No
     if (verifier := shutil.which("systemd-analyze")) is None:
         pytest.skip("systemd is not installed")
     unit = Path(__file__).parents[2] / f"receiver/systemd/{name}.service"
-    text = unit.read_text().replace("/usr/local/bin/pisync-receiver", shutil.which("true") or "/bin/true")
+    text = unit.read_text().replace("/usr/bin/pisync-receiver", shutil.which("true") or "/bin/true")
     copy = tmp_path / unit.name.replace("@.", "@1.")
     copy.write_text(text)
     done = subprocess.run(

@@ -1,0 +1,147 @@
+"""A Debian 12 machine under a real systemd, for tests that install packages.
+
+with machine(tmp_path) as debian:
+    debian.boot()
+    debian.run("apt-get", "install", "-y", "/tmp/some.deb")
+
+Its disk is an overlay over a root that mmdebstrap makes once (half a minute, 250 MB, in /var/tmp) and that is kept; the
+machine is booted by systemd-nspawn within two seconds. It has no network but its loopback.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+SUITE: Final = "bookworm"
+MIRROR: Final = "http://deb.debian.org/debian"
+CONTENT: Final = "systemd-sysv,dbus,python3,adduser"
+PROGRAMS: Final = ("systemd-nspawn", "mmdebstrap", "nsenter")
+DEADLINE_S: Final = 60.0
+_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CLEAN: Final = ("env", "-i", _PATH, "LANG=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive")
+
+
+class Machine:
+    """Its file system is at `root`. Commands run under its systemd once it is booted, and in a chroot before."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._container: subprocess.Popen[bytes] | None = None
+        self._init: int | None = None
+
+    def boot(self) -> None:
+        """Start it, and wait until systemd has started everything."""
+        options = [
+            "--register=no",
+            "--keep-unit",
+            "--private-network",
+            "--link-journal=no",
+            "--console=pipe",
+            "--quiet",
+        ]
+        self._container = subprocess.Popen(
+            ["systemd-nspawn", "--boot", f"--directory={self.root}", "--private-network", *options],
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        children = Path(f"/proc/{self._container.pid}/task/{self._container.pid}/children")
+        until = time.monotonic() + DEADLINE_S
+        while self._state() not in ("running", "degraded"):
+            if self._container.poll() is not None:
+                assert self._container.stderr is not None
+                pytest.skip(f"systemd-nspawn does not work here: {self._container.stderr.read().decode().strip()}")
+            assert time.monotonic() < until, "the machine does not boot"
+            if self._init is None and (started := children.read_text().split()):
+                self._init = int(started[0])
+            time.sleep(0.05)
+
+    def run(self, *command: str, user: str = "root", code: int | None = 0, stdin: str = "") -> str:
+        """Return what a command prints, on both outputs. Raise AssertionError if it ends with another code."""
+        done = subprocess.run(
+            [*self._enter(), *(() if user == "root" else ("runuser", "-u", user, "--")), *command],
+            input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert code in (None, done.returncode), f"{command} as {user}: {done.returncode}\n{done.stdout}"
+        return done.stdout
+
+    def wait_for(self, *command: str, user: str = "root") -> str:
+        """Repeat a command until it ends with 0; return what it printed."""
+        until = time.monotonic() + DEADLINE_S
+        while True:
+            try:
+                return self.run(*command, user=user)
+            except AssertionError:
+                if time.monotonic() > until:
+                    raise
+            time.sleep(0.1)
+
+    def power_off(self) -> None:
+        """End it at once."""
+        if self._container is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._init or self._container.pid, signal.SIGKILL)
+            self._container.communicate()
+            self._container, self._init = None, None
+
+    def _enter(self) -> tuple[str, ...]:
+        if self._init is None:
+            return ("chroot", str(self.root), *_CLEAN)
+        return ("nsenter", "--all", f"--target={self._init}", *_CLEAN)
+
+    def _state(self) -> str:
+        return self.run("systemctl", "is-system-running", code=None).strip() if self._init else ""
+
+
+@contextlib.contextmanager
+def machine(folder: Path) -> Iterator[Machine]:
+    """A new machine, not booted, with its disk in `folder`. Skips the test where none can be made."""
+    if os.geteuid() != 0:
+        pytest.skip("a machine under systemd needs root")
+    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
+        pytest.skip(f"not installed: {', '.join(missing)}")
+    base = debian_root()
+    for name in ("changes", "work", "root"):
+        (folder / name).mkdir(parents=True)
+    root = folder / "root"
+    options = f"lowerdir={base},upperdir={folder / 'changes'},workdir={folder / 'work'}"
+    mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(root)]
+    if (done := subprocess.run(mount, capture_output=True, text=True, check=False)).returncode:
+        pytest.skip(f"an overlay cannot be mounted here: {done.stderr.strip()}")
+    made = Machine(root)
+    try:
+        yield made
+    finally:
+        made.power_off()
+        subprocess.run(["umount", "--lazy", str(root)], check=True)
+
+
+def debian_root() -> Path:
+    """Return the folder with Debian's files; make it if it is not there yet."""
+    cache = Path("/var/tmp/pisync-tests")
+    cache.mkdir(mode=0o700, exist_ok=True)
+    assert cache.stat().st_uid == 0, f"{cache} is not root's"
+    key = hashlib.sha256(f"{SUITE} {CONTENT}".encode()).hexdigest()[:8]
+    root = cache / f"{SUITE}-{key}"
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not root.exists():
+            making = cache / "making"
+            shutil.rmtree(making, ignore_errors=True)
+            command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io"]
+            done = subprocess.run(
+                [*command, '--aptopt=Acquire::Languages "none"', f"--include={CONTENT}", SUITE, str(making), MIRROR],
+                stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            if done.returncode:
+                pytest.skip(f"mmdebstrap cannot make Debian's {SUITE}: {done.stderr.strip()[-500:]}")
+            making.rename(root)
+    return root
