@@ -137,8 +137,8 @@ def build(package: Package, wheel: Path, architecture: str, work: Path, output: 
     write_control(stage, package, architecture if package.compiled else "all")
     normalise(stage)
     file = output / f"{package.name}_{debian_version()}_{architecture if package.compiled else 'all'}.deb"
-    # Level 1 packs 130 MB of compiled libraries 7 times as fast as level 6, into a seventh more.
-    command = ["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{1 if package.compiled else 9}", "--build"]
+    # Level 0 packs 130 MB of compiled libraries 12 times as fast as level 6, into a fifth more.
+    command = ["dpkg-deb", "--root-owner-group", "-Zxz", f"-z{0 if package.compiled else 9}", "--build"]
     environ = os.environ | {"SOURCE_DATE_EPOCH": str(commit_time())}
     subprocess.run([*command, str(stage), str(file)], env=environ, check=True, stdout=subprocess.DEVNULL)
     return file

@@ -55,6 +55,11 @@ def field(package: Path, name: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
 
+def pack(tree: Path, file: Path) -> Path:
+    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "-z1", "--build", tree, file], check=True)
+    return file
+
+
 # Contents
 
 
@@ -193,10 +198,15 @@ def test_a_development_version_comes_before_its_release() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_lintian_has_no_complaint(packages: dict[str, Path], name: str) -> None:
+def test_lintian_has_no_complaint(trees: dict[str, Path], tmp_path: Path, name: str) -> None:
     if shutil.which("lintian") is None:
         pytest.skip("there is no lintian")
-    command = ["lintian", "--allow-root", "--fail-on", "error,warning", str(packages[name])]
+    # Its complaints about compiled libraries are overridden as a whole, and looking into them takes it 20 s.
+    shutil.copytree(trees[name], tmp_path / "tree", ignore=shutil.ignore_patterns("*.so*"))
+    sums = tmp_path / "tree/DEBIAN/md5sums"
+    sums.write_text("".join(line for line in sums.read_text().splitlines(keepends=True) if ".so" not in line))
+    file = pack(tmp_path / "tree", tmp_path / f"{name}_1_all.deb")
+    command = ["lintian", "--allow-root", "--fail-on", "error,warning", str(file)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stdout
@@ -235,9 +245,7 @@ def newer(package: Path, folder: Path) -> Path:
         text, count = re.subn(pattern, NEWER, (tree / path).read_text(), flags=re.MULTILINE)
         assert count == 1
         (tree / path).write_text(text)
-    file = folder / "newer.deb"
-    subprocess.run(["dpkg-deb", "--root-owner-group", "-Zgzip", "--build", tree, file], check=True)
-    return file
+    return pack(tree, folder / "newer.deb")
 
 
 def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine) -> None:
@@ -290,7 +298,7 @@ def recipe() -> list[str]:
     """The device guide's lines for an app in a virtual environment of its own."""
     section = (ROOT / "docs/device.md").read_text().partition("virtual environment")[2]
     (block,) = re.findall(r"```\n(.*?)```", section.partition("\n## ")[0], re.DOTALL)[:1]
-    # The machine has no ensurepip: the environment stands for one that the app has.
+    # The machine has no ensurepip: the app's environment is made without pip.
     return [line.replace("-m venv app", "-m venv --without-pip app") for line in block.strip().splitlines()]
 
 
