@@ -8,6 +8,7 @@ The same commit gives the same bytes: every file has the time of the commit (SOU
 """
 
 import argparse
+import functools
 import gzip
 import hashlib
 import json
@@ -111,15 +112,18 @@ def main() -> int:
     if shutil.which("dpkg-deb") is None:
         sys.exit("build-packages: there is no dpkg-deb; on Debian and Ubuntu it is always there (apt install dpkg)")
     architecture = arguments.architecture or output_of("dpkg", "--print-architecture").strip()
-    if architecture not in WHEEL_PLATFORMS:
-        sys.exit(f"build-packages: no compiled libraries for {architecture}: give --architecture amd64 or arm64")
+    wanted = [package for package in PACKAGES.values() if arguments.package in (None, package.name)]
+    if architecture not in WHEEL_PLATFORMS and RECEIVER in wanted:
+        sys.exit(
+            f"build-packages: the receiver's libraries are not published for {architecture}. Give --architecture amd64 "
+            "or arm64; or --package pisync-agent, which serves every architecture"
+        )
     arguments.output.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="pisync-packages-") as work, ThreadPoolExecutor() as pool:
         wheel = own_wheel(Path(work))
         jobs = [
             pool.submit(build, package, wheel, architecture, Path(work) / package.name, arguments.output)
-            for package in PACKAGES.values()
-            if arguments.package in (None, package.name)
+            for package in wanted
         ]
         for job in jobs:
             print(job.result())
@@ -149,8 +153,12 @@ def debian_version(version: str = __version__) -> str:
     return re.sub(r"\.?(dev|a|b|rc)(?=\d)", r"~\1", version)
 
 
+@functools.cache
 def commit_time() -> int:
-    return int(os.environ.get("SOURCE_DATE_EPOCH") or output_of("git", "log", "-1", "--format=%ct"))
+    try:
+        return int(os.environ.get("SOURCE_DATE_EPOCH") or output_of("git", "log", "-1", "--format=%ct"))
+    except (OSError, subprocess.CalledProcessError):
+        sys.exit("build-packages: this tree has no git history to take the time from; set SOURCE_DATE_EPOCH")
 
 
 # The wheels
@@ -188,7 +196,7 @@ def download(package: Package, architecture: str, work: Path) -> list[Path]:
 
 
 def download_for(python: str, architecture: str, lock: Path, folder: Path) -> None:
-    machine = WHEEL_PLATFORMS[architecture]
+    machine = WHEEL_PLATFORMS.get(architecture, architecture)  # whatever it is, pure Python is for it
     tags = [f"--platform={tag}_{machine}" for tag in ("manylinux_2_28", "manylinux_2_17", "manylinux2014")]
     pip(
         "download", "--require-hashes", "--no-deps", "--only-binary=:all:", "--implementation=cp",
@@ -215,7 +223,7 @@ def install(stage: Path, package: Package) -> None:
     """Add the program, units, settings and documentation."""
     copy(package.folder / "debian" / package.program, stage / "usr/bin" / package.program, mode=0o755)
     for unit in sorted((package.folder / "systemd").iterdir()):
-        copy(unit, stage / "lib/systemd/system" / unit.name)
+        copy(unit, stage / "usr/lib/systemd/system" / unit.name)
     write(stage / "etc/pisync" / package.settings_file, settings_text(package))
     for path, text in package.files.items():
         write(stage / path, text)
@@ -289,7 +297,10 @@ def write_control(stage: Path, package: Package, architecture: str) -> None:
     text = (package.folder / "debian/control").read_text()
     write(folder / "control", re.sub(r"@(\w+)@", lambda match: values[match[1]], text))
     write(folder / "conffiles", f"/etc/pisync/{package.settings_file}\n")
-    sums = [f"{hashlib.md5(path.read_bytes()).hexdigest()}  {path.relative_to(stage)}\n" for path in files]  # noqa: S324
+    sums = [
+        f"{hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()}  {path.relative_to(stage)}\n"
+        for path in files
+    ]
     write(folder / "md5sums", "".join(line for line in sums if "  etc/" not in line))
     for script in ("postinst", "prerm", "postrm"):
         copy(package.folder / "debian" / script, folder / script, mode=0o755)
@@ -297,10 +308,9 @@ def write_control(stage: Path, package: Package, architecture: str) -> None:
 
 def normalise(stage: Path) -> None:
     """Give every file and folder the same mode and time, whatever the umask and the clock."""
-    moment = min(commit_time(), int(time.time()))
     for path in [stage, *stage.rglob("*")]:
-        path.chmod(0o755 if path.is_dir() or (path.stat().st_mode & 0o100 and path.suffix != ".so") else 0o644)
-        os.utime(path, (moment, moment))
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
+        os.utime(path, (commit_time(), commit_time()))
 
 
 def copy(source: Path, target: Path, mode: int = 0o644) -> None:

@@ -119,7 +119,7 @@ def test_the_receivers_package_has_compiled_libraries_of_each_python(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_units_start_what_the_package_installs(trees: dict[str, Path], name: str) -> None:
-    units = list((trees[name] / "lib/systemd/system").iterdir())
+    units = list((trees[name] / "usr/lib/systemd/system").iterdir())
     programs = {
         line for unit in units for line in re.findall(r"^Exec\w+=(\S*pisync\S*)", unit.read_text(), re.MULTILINE)
     }
