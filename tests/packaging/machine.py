@@ -36,39 +36,30 @@ class Machine:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.console = root.with_name("console")
         self._container: subprocess.Popen[bytes] | None = None
         self._init: int | None = None
 
     def boot(self) -> None:
         """Start it, and wait until systemd has started everything."""
-        options = [
-            "--register=no",
-            "--keep-unit",
-            "--private-network",
-            "--link-journal=no",
-            "--console=pipe",
-            "--quiet",
-        ]
-        self._container = subprocess.Popen(
-            ["systemd-nspawn", "--boot", f"--directory={self.root}", "--private-network", *options],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-        )  # fmt: skip
-        children = Path(f"/proc/{self._container.pid}/task/{self._container.pid}/children")
+        options = ["--quiet", "--console=pipe", "--register=no", "--keep-unit", "--link-journal=no"]
+        with self.console.open("wb") as console:
+            self._container = subprocess.Popen(
+                ["systemd-nspawn", "--boot", f"--directory={self.root}", "--private-network", *options],
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console,
+            )  # fmt: skip
         until = time.monotonic() + DEADLINE_S
         while self._state() not in ("running", "degraded"):
             if self._container.poll() is not None:
-                assert self._container.stderr is not None
-                pytest.skip(f"systemd-nspawn does not work here: {self._container.stderr.read().decode().strip()}")
-            assert time.monotonic() < until, "the machine does not boot"
-            if self._init is None and (started := children.read_text().split()):
-                self._init = int(started[0])
+                pytest.skip(f"systemd-nspawn does not work here: {self.console.read_text().strip()}")
+            assert time.monotonic() < until, f"the machine does not boot:\n{self.console.read_text()}"
             time.sleep(0.05)
 
     def run(self, *command: str, user: str = "root", code: int | None = 0, stdin: str = "") -> str:
         """Return what a command prints, on both outputs. Raise AssertionError if it ends with another code."""
         done = subprocess.run(
             [*self._enter(), *(() if user == "root" else ("runuser", "-u", user, "--")), *command],
-            input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=300, check=False,
+            input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=180, check=False,
         )  # fmt: skip
         assert code in (None, done.returncode), f"{command} as {user}: {done.returncode}\n{done.stdout}"
         return done.stdout
@@ -87,18 +78,29 @@ class Machine:
     def power_off(self) -> None:
         """End it at once."""
         if self._container is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._init or self._container.pid, signal.SIGKILL)
-            self._container.communicate()
+            if self._init is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._init, signal.SIGKILL)  # and with it every process of the machine
+            self._container.kill()
+            self._container.wait()
             self._container, self._init = None, None
 
     def _enter(self) -> tuple[str, ...]:
-        if self._init is None:
+        if self._container is None:
             return ("chroot", str(self.root), *_CLEAN)
         return ("nsenter", "--all", f"--target={self._init}", *_CLEAN)
 
     def _state(self) -> str:
-        return self.run("systemctl", "is-system-running", code=None).strip() if self._init else ""
+        """Return what systemd says of the machine; nothing before it is there."""
+        assert self._container is not None
+        children = Path(f"/proc/{self._container.pid}/task/{self._container.pid}/children")
+        with contextlib.suppress(OSError):  # a process that prepares the machine has ended in between
+            for child in children.read_text().split():
+                # Before it has become systemd, it is not in all of the machine's namespaces yet.
+                if Path(f"/proc/{child}/comm").read_text() == "systemd\n":
+                    self._init = int(child)
+                    return self.run("systemctl", "is-system-running", code=None).strip()
+        return ""
 
 
 @contextlib.contextmanager

@@ -367,7 +367,8 @@ def test_removing_keeps_events_and_purging_names_and_deletes_them(debian: Machin
 
 def test_an_image_made_without_systemd_serves_from_its_first_boot(debian: Machine) -> None:
     install(debian, "/srv/pisync-agent.deb")
-    assert sorted(path.name for path in (debian.root / "var/lib/pisync").iterdir()) == []
+    assert debian.run("stat", "--format=%a %U:%G", "/var/lib/pisync") == "750 pisync:pisync\n"
+    assert list((debian.root / "var/lib/pisync").iterdir()) == []
 
     debian.boot()
 
