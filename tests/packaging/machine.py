@@ -64,17 +64,6 @@ class Machine:
         assert code in (None, done.returncode), f"{command} as {user}: {done.returncode}\n{done.stdout}"
         return done.stdout
 
-    def wait_for(self, *command: str, user: str = "root") -> str:
-        """Repeat a command until it ends with 0; return what it printed."""
-        until = time.monotonic() + DEADLINE_S
-        while True:
-            try:
-                return self.run(*command, user=user)
-            except AssertionError:
-                if time.monotonic() > until:
-                    raise
-            time.sleep(0.1)
-
     def power_off(self) -> None:
         """End it at once."""
         if self._container is not None:

@@ -235,23 +235,26 @@ def status(debian: Machine) -> dict[str, Any]:
 
 
 def newer(package: Path, folder: Path) -> Path:
-    """Return the same package with a higher version."""
-    tree = folder / "newer"
+    """Return the same package with a higher version, for Debian 12's Python alone."""
+    tree, name = folder / "newer", field(package, "Package")
     subprocess.run(["dpkg-deb", "--raw-extract", package, tree], check=True)
     for path, pattern in (
         ("DEBIAN/control", r"(?<=^Version: ).+$"),
-        ("usr/lib/pisync-agent/pisync_common/__init__.py", r'(?<=__version__ = ").+(?="$)'),
+        (f"usr/lib/{name}/pisync_common/__init__.py", r'(?<=__version__ = ").+(?="$)'),
     ):
         text, count = re.subn(pattern, NEWER, (tree / path).read_text(), flags=re.MULTILINE)
         assert count == 1
         (tree / path).write_text(text)
+    for other in tree.glob("usr/lib/*/cpython-3*"):
+        if other.name != "cpython-311":
+            shutil.rmtree(other)
     return pack(tree, folder / "newer.deb")
 
 
 def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine) -> None:
     debian.boot()
     install(debian, "/srv/pisync-receiver.deb")
-    token = debian.wait_for("pisync-receiver", "token", "create", "--scope", "admin")
+    token = debian.run("pisync-receiver", "token", "create", "--scope", "admin")
     code = debian.run("pisync-receiver", "enrollment", "create").split()[-1]
     install(debian, "/srv/pisync-agent.deb")
     debian.run("pisync", "enroll", "http://127.0.0.1:8080", "--insecure-http", "--code", code, "--device-id", "pibox-1")
@@ -363,6 +366,37 @@ def test_removing_keeps_events_and_purging_names_and_deletes_them(debian: Machin
     assert debian.run("getent", "passwd", "pisync", code=2) == ""
     assert debian.run("getent", "group", "pisync", code=2) == ""
     assert "pisync" not in debian.run("find", "/etc/systemd", "/usr/lib/python3", "-name", "*pisync*")
+
+
+def test_the_receiver_keeps_its_database_until_it_is_purged(
+    debian: Machine, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copy(newer(packages["pisync-receiver"], tmp_path), debian.root / "srv/newer.deb")
+    debian.boot()
+    install(debian, "/srv/pisync-receiver.deb")
+    debian.run("pisync-receiver", "token", "create", "--scope", "viewer", "--label", "district office")
+    settings = debian.root / "etc/pisync/receiver.toml"
+    settings.write_text(settings.read_text().replace('#port = "8080"', "port = 8090"))
+
+    install(debian, "/srv/newer.deb")
+    started = debian.run("journalctl", "--unit=pisync-receiver", "--output=cat")
+    assert (
+        f'"address":"http://127.0.0.1:8090","database":"/var/lib/pisync-receiver/receiver.db","version":"{NEWER}"'
+        in started
+    )
+    assert "district office" in debian.run("pisync-receiver", "token", "list")
+
+    debian.run("apt-get", "remove", "-y", "pisync-receiver")
+    assert debian.run("systemctl", "is-active", "pisync-receiver", code=None) == "inactive\n"
+    assert not (debian.root / "usr/lib/pisync-receiver").exists()
+    install(debian, "/srv/pisync-receiver.deb")
+    assert "district office" in debian.run("pisync-receiver", "token", "list")
+    assert debian.run("stat", "--format=%a %U:%G", "/etc/pisync/receiver.toml") == "640 root:pisync-receiver\n"
+
+    assert "deleting /var/lib/pisync-receiver: " in debian.run("apt-get", "purge", "-y", "pisync-receiver")
+    for path in ("var/lib/pisync-receiver", "etc/pisync", "usr/lib/pisync-receiver"):
+        assert not (debian.root / path).exists(), path
+    assert debian.run("getent", "passwd", "pisync-receiver", code=2) == ""
 
 
 def test_an_image_made_without_systemd_serves_from_its_first_boot(debian: Machine) -> None:
