@@ -4,6 +4,7 @@ Code that takes a `Connect` accepts connections of another make (a test's simula
 need only the methods of `Connection`, and raise `sqlite3.Error`. Each side maps ERRORS to its own exceptions.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -49,7 +50,7 @@ def connect(path: Path, *, readonly: bool, private: bool = False, pragmas: Seque
     if private and not readonly:
         path.touch(mode=0o600)
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={'ro' if readonly else 'rwc'}",
+        f"file:{quote(os.fsencode(path.absolute()))}?mode={'ro' if readonly else 'rwc'}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from platformdirs import user_data_path
+from platformdirs import user_data_dir
 
 from pisync_common.errors import SettingError
 from pisync_common.settings import (
@@ -25,6 +25,7 @@ from pisync_common.settings import (
     path,
     size,
     some_time,
+    users_folder,
 )
 from pisync_receiver.alerts.rules import QuietHours, quiet_hours, time_zone
 from pisync_receiver.cache import redis_url
@@ -39,7 +40,7 @@ _BROKER_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 
 def _default_url() -> str:
-    return f"{SQLITE}{user_data_path('pisync-receiver') / 'receiver.db'}"
+    return f"{SQLITE}{users_folder(lambda: user_data_dir('pisync-receiver'))}/receiver.db"
 
 
 def _port(value: str) -> int:

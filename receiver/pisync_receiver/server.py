@@ -9,6 +9,7 @@ import gc
 import hashlib
 import logging
 import math
+import os
 import shlex
 import signal
 import socket
@@ -126,7 +127,7 @@ def app_settings(settings: Settings) -> AppSettings:
 def _digest(database: Address) -> str:
     """Tell databases apart without naming them: receivers of the same database are given the same address."""
     text = database.conninfo if isinstance(database, PostgresUrl) else str(database)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
 
 
 def listening_socket(settings: Settings) -> socket.socket:

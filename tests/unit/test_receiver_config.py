@@ -2,11 +2,12 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pisync_common.errors import SettingError
-from pisync_common.settings import Settings, add_flags, document
+from pisync_common.settings import Setting, Settings, add_flags, document
 from pisync_receiver import config
 from pisync_receiver.store.address import PostgresUrl
 
@@ -25,6 +26,14 @@ def test_the_defaults_work() -> None:
     assert chosen[config.PORT] == 8080
     assert chosen[config.AUTH] is True
     assert str(chosen[config.DATABASE]).endswith("/receiver.db")
+
+
+@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+def test_every_time_and_size_is_bounded(setting: Setting[Any]) -> None:
+    huge = {"TIME": "100000w", "SIZE": "999999999999999GiB"}.get(setting.metavar or "")
+    if huge is not None:
+        with pytest.raises(ValueError, match=r"longest|largest"):
+            setting.parse(huge)
 
 
 class TestDatabaseUrl:

@@ -288,10 +288,10 @@ def _device(context: Context) -> str:
 
 
 def _id(context: Context) -> str:
-    return quote(context.arguments.device, safe="")
+    return quote(context.arguments.device, safe="", errors="surrogateescape")
 
 
 def _number(value: str) -> str:
     if value.startswith(("psa_", "psv_", "psd_", "psm_")):
         raise WrongUsage("that is a token itself, not its id: keep it secret; `token list` shows the ids")
-    return quote(value, safe="")
+    return quote(value, safe="", errors="surrogateescape")

@@ -50,6 +50,8 @@ class Api:
         given = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
             answer = self._runner.run(self._client.request(method, path, params=query, json=given))
+        except UnicodeEncodeError as error:
+            raise WrongUsage("an argument is not text in UTF-8; nothing was asked") from error
         except httpx.HTTPError as error:
             doubt = "" if method == "GET" else "; whether it was done is unknown, so look before you try again"
             raise ReceiverError(
@@ -124,12 +126,15 @@ def check_exists(settings: Settings) -> None:
 def _http(
     url: str, transport: httpx.AsyncBaseTransport | None = None, headers: Mapping[str, str] | None = None
 ) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=url,
-        transport=transport,
-        headers={"cache-control": "no-cache", **(headers or {})},
-        timeout=ANSWER_SECONDS,
-    )
+    try:
+        return httpx.AsyncClient(
+            base_url=url,
+            transport=transport,
+            headers={"cache-control": "no-cache", **(headers or {})},
+            timeout=ANSWER_SECONDS,
+        )
+    except httpx.InvalidURL as error:
+        raise SettingError(f"url = {url!r}: {error}") from error
 
 
 def _token(settings: Settings) -> str:

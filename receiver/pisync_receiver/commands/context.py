@@ -19,8 +19,6 @@ from pisync_receiver.http.params import Query
 
 T = TypeVar("T")
 
-_LONGEST_SECONDS: Final = 3650 * 86_400
-
 
 @dataclass(frozen=True)
 class Context:
@@ -79,10 +77,7 @@ class Context:
 
     def seconds(self, flag: str, value: str) -> int:
         """Return a flag's time as whole seconds. Raises WrongUsage."""
-        seconds = checked(flag, values.duration, value)
-        if seconds > _LONGEST_SECONDS:
-            raise WrongUsage(f"{flag} {value!r}: ten years (3650d) is the longest")
-        return round(seconds)
+        return round(checked(flag, values.duration, value))
 
 
 def checked(flag: str, parse: Callable[[str], T], value: str) -> T:

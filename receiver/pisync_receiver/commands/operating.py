@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
+from pisync_common.settings import path
 from pisync_common.times import now_ms
 from pisync_receiver import config
 from pisync_receiver.commands.client import check_exists
@@ -51,7 +52,7 @@ def worker(context: Context) -> None:
 )
 def backup(context: Context) -> None:
     """Write a consistent copy of the database, also while it serves."""
-    file = Path(context.arguments.file).expanduser().absolute()
+    file = checked("FILE", path, context.arguments.file)
     if file.exists():
         raise ReceiverError(f"{file} exists already and was left as it is; name a new file")
     check_exists(context.settings)
