@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pisync_agent.clock import Clock, SystemClock
-from pisync_agent.config import HOME, settings_from
+from pisync_agent.config import HOME, folder, settings_from
 from pisync_agent.config import limits as outbox_limits
 from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
 from pisync_agent.group_commit import GroupCommit
@@ -64,7 +64,7 @@ class Recorder:
         if home is None:
             settings = settings_from(argparse.Namespace())
             home, limits = settings[HOME], limits or outbox_limits(settings)
-        self._home = Path(home)
+        self._home = folder(home)
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._open_outbox = functools.partial(open_outbox, limits=limits, clock=self._clock)

@@ -136,8 +136,8 @@ def find_file(flag: str | None, *, prefix: str, environ: Mapping[str, str], defa
     Raises SettingError if a named file does not exist. A file that exists and cannot be read is left to `load`.
     """
     variable = prefix + "CONFIG"
-    for name, source in ((flag, "flag --config"), (environ.get(variable), f"variable {variable}")):
-        if name:
+    for name, source in ((flag, "flag --config"), (environ.get(variable) or None, f"variable {variable}")):
+        if name is not None:
             try:
                 named = path(name)
             except ValueError as error:

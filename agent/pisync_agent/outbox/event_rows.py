@@ -6,7 +6,7 @@ from typing import Final
 
 from pisync_agent.errors import AgentError, InvalidEvent
 from pisync_agent.outbox.database import BrokenOutbox, integer, queries, text
-from pisync_agent.outbox.events import NewEvent, renumber
+from pisync_agent.outbox.events import NewEvent, behind_refused, renumber
 from pisync_agent.outbox.models import DeadLetter
 from pisync_agent.outbox.pointers import Pointers, load
 from pisync_common.models import Origin
@@ -54,7 +54,9 @@ class _Recording:
         self._attempts = self._newest_attempts() if any(event.retried for event in events) else {}
         self._ids: dict[str, tuple[int, str]] = {}
         self.rows: list[EventRow] = []
-        self.results = [self._place(event) for event in events]
+        self.results: list[int | AgentError] = []
+        for event in events:
+            self.results += behind_refused([event], self.results) or [self._place(event)]
 
     def _newest_attempts(self) -> dict[int, int]:
         newest = self._connection.execute(queries()["newest_attempts"], (self._seq - ATTEMPTS_SEARCHED,))

@@ -2,13 +2,14 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from math import isfinite
 from typing import Any, Final, Self
 
-from pisync_agent.errors import InvalidEvent
+from pisync_agent.errors import AgentError, InvalidEvent
 from pisync_common import rules, wire
 from pisync_common.errors import RuleError
 from pisync_common.limits import DATA_BYTES
@@ -39,6 +40,8 @@ class NewEvent:
     """A random number stored beside the event, so that recording it again after a lost answer is noticed."""
     retried: bool = False
     """Whether an earlier attempt may have been recorded: look for it first."""
+    follows: bool = False
+    """Whether it must not be recorded where the event before it, in the same call, was refused."""
 
     @classmethod
     def create(
@@ -79,6 +82,8 @@ class NewEvent:
                 fields[name] = value
         if self.retried:
             fields["retried"] = True
+        if self.follows:
+            fields["follows"] = True
         return fields
 
     @classmethod
@@ -97,6 +102,7 @@ class NewEvent:
                 data=None if data is None else _check_data(data),
                 attempt=fields.get("attempt"),
                 retried=fields.get("retried") is True,
+                follows=fields.get("follows") is True,
             )._checked()
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidEvent(str(error) if isinstance(error, RuleError) else f"not an event: {error!r}") from error
@@ -136,6 +142,12 @@ class NewEvent:
         return (self.type, self.learner_id, self.object_id, data) == tuple(
             recorded.get(name) for name in ("type", "learner_id", "object_id", "data")
         )
+
+
+def behind_refused(events: Sequence[NewEvent], results: Sequence[int | AgentError]) -> list[AgentError]:
+    """Return the results of the first `events` that must not be recorded, after `results` of the events before them."""
+    last = results[-1] if results else None
+    return [last for _ in takewhile(lambda event: event.follows, events)] if isinstance(last, AgentError) else []
 
 
 def renumber(body: str, *, seq: int, origin: Origin) -> str:

@@ -20,7 +20,7 @@ from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
 from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
 from pisync_agent.outbox.database import is_full, queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
-from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.events import NewEvent, behind_refused
 from pisync_agent.outbox.live_file import LiveFile
 from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
@@ -251,6 +251,9 @@ class Outbox:
         results: list[int | AgentError] = []
         middle = len(events) // 2
         for half in (events[:middle], events[middle:]):
+            results += (refused := behind_refused(half, results))
+            if not (half := half[len(refused) :]):
+                continue
             try:
                 results += self._record(half)
             except ERRORS as error:

@@ -4,6 +4,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pisync_common import settings as values
+from pisync_common.errors import RuleError
+from pisync_common.rules import check_id
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
@@ -288,10 +290,13 @@ def _device(context: Context) -> str:
 
 
 def _id(context: Context) -> str:
-    return quote(context.arguments.device, safe="", errors="surrogateescape")
+    try:
+        return quote(check_id("DEVICE", context.arguments.device), safe="")
+    except RuleError as error:
+        raise WrongUsage(str(error)) from error
 
 
 def _number(value: str) -> str:
     if value.startswith(("psa_", "psv_", "psd_", "psm_")):
         raise WrongUsage("that is a token itself, not its id: keep it secret; `token list` shows the ids")
-    return quote(value, safe="", errors="surrogateescape")
+    return str(checked("ID", values.integer(1), value))
