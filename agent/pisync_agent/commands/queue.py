@@ -117,6 +117,6 @@ def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, text: Callable[[Map
 
 
 def _number(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or not int(value) <= SEQ_MAX:
+    if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
         raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
     return int(value)

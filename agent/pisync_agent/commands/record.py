@@ -34,7 +34,7 @@ CHUNK_BYTES: Final = 256 * 1024
 LINE_BYTES: Final = 1 * MIB
 """The longest line: far more than any valid event."""
 GROUP_LINES: Final = 250
-GROUP_BYTES: Final = 64 * KIB
+GROUP_BYTES: Final = 48 * KIB
 """A group is one line at least. With this it is one message of a recorder, and one commit: all of it or a prefix."""
 
 ReadLine = Callable[[dict[str, Any]], Mapping[str, Any]]
