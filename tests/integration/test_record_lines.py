@@ -107,7 +107,8 @@ def test_a_reader_that_ends_early(agent: AgentProcess, tmp_path: Path) -> None:
     assert following <= 20_000
 
 
-def test_ctrl_c_says_where_to_go_on(agent: AgentProcess) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_where_the_message_says(agent: AgentProcess, number: signal.Signals) -> None:
     agent.start()
     process = recording(agent)
     assert process.stdin is not None
@@ -115,7 +116,7 @@ def test_ctrl_c_says_where_to_go_on(agent: AgentProcess) -> None:
     process.stdin.write(lines(range(1, 3001)))
     process.stdin.flush()
     assert process.stdout.readline() == b"1\n"
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=DEADLINE_SECONDS)
 
     assert process.returncode == 130

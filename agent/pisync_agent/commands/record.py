@@ -37,6 +37,9 @@ GROUP_LINES: Final = 250
 GROUP_BYTES: Final = 48 * KIB
 """A group is one line at least. With this it is one message of a recorder, and one commit: all of it or a prefix."""
 
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends reading lines, with a message that says which are stored."""
+
 ReadLine = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Turns a line's JSON object into arguments of `Recorder.record`; raises InvalidEvent."""
 
@@ -47,6 +50,9 @@ def record(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     with Recorder(settings[config.HOME], limits=config.limits(settings)) as recorder:
         if "-" in (arguments.type, arguments.data):
+            for number in _STOPPING:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
             record_lines(recorder, line_reader(arguments), source=sys.stdin.fileno(), out=sys.stdout)
             return DONE
         seq = recorder.record(
@@ -201,11 +207,8 @@ def _resume(stored: int, unknown: int = 0) -> str:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait until a group is stored and printed. The second Ctrl-C ends at once."""
-    before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:
-        yield
-        return
+    """Let Ctrl-C and the like wait until a group is stored and printed. The second time ends at once."""
+    handled = [number for number in _STOPPING if signal.getsignal(number) is signal.default_int_handler]
     interrupted = False
 
     def note(number: int, frame: object) -> None:
@@ -214,11 +217,13 @@ def _undisturbed() -> Iterator[None]:
             raise KeyboardInterrupt
         interrupted = True
 
-    signal.signal(signal.SIGINT, note)
+    for each in handled:
+        signal.signal(each, note)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each in handled:
+            signal.signal(each, signal.default_int_handler)
     if interrupted:
         raise KeyboardInterrupt
 
