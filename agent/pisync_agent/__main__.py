@@ -9,7 +9,7 @@ _LIBRARIES = ("httpx", "platformdirs", "tenacity")
 
 def main() -> int:
     """Run the command line; return its exit code."""
-    return streams.run("pisync", _main, failed=1)
+    return streams.run("pisync", _main)
 
 
 def _main() -> int:

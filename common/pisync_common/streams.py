@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, Final, TextIO
 
+FAILED: Final = 1
 INTERRUPTED: Final = 130
 """The exit code after Ctrl-C, as shells give it."""
 _ESCAPE: Final = "pisync.escape"
@@ -29,8 +30,8 @@ class OutputFailed(Exception):
         self.reader_left: Final = error.errno == errno.EPIPE
 
 
-def run(program: str, main: Callable[[], int], *, failed: int) -> int:
-    """Run `main` with usable streams; return its exit code, or `failed` if the output could not be written.
+def run(program: str, main: Callable[[], int]) -> int:
+    """Run `main` with usable streams; return its exit code, or FAILED if the output could not be written.
 
     Ctrl-C ends it with INTERRUPTED, also while modules are imported.
     """
@@ -45,7 +46,7 @@ def run(program: str, main: Callable[[], int], *, failed: int) -> int:
         discard_output()
         if not error.reader_left:
             print(f"{program}: the output cannot be written ({error}); what the command did is done", file=sys.stderr)
-        return failed
+        return FAILED
 
 
 def prepare() -> None:

@@ -9,7 +9,7 @@ _LIBRARIES = {"msgspec", "starlette", "uvicorn", "httptools", "uvloop", "httpx",
 
 def main() -> int:
     """Run one command; return its exit code."""
-    return streams.run("pisync-receiver", _main, failed=1)
+    return streams.run("pisync-receiver", _main)
 
 
 def _main() -> int:

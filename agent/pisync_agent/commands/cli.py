@@ -11,10 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
 from pisync_agent.commands import enroll, queue, record, run, status, sync
-from pisync_agent.commands.usage import EXIT_CODES, INTERRUPTED, UNUSABLE, exit_code
+from pisync_agent.commands.usage import EXIT_CODES, UNUSABLE, exit_code
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
 from pisync_common.settings import Setting, add_flags
+from pisync_common.streams import INTERRUPTED
 
 PROGRAM: Final = "pisync"
 

@@ -11,7 +11,7 @@ from pisync_agent.errors import DeliveryError, NotEnrolled, Refused, Unreachable
 from pisync_common.errors import PiSyncError, RuleError, SettingError
 from pisync_common.settings import Settings
 
-DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE = range(6)
 
 EXIT_CODES: Final = (
     "exit codes: 0 done, nothing pending; 1 something pending or rejected, or the output cannot be written;\n"

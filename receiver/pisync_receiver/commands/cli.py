@@ -13,13 +13,14 @@ from typing import Any, Final
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
+from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
 from pisync_receiver.commands import administering, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
 PROGRAM: Final = "pisync-receiver"
-DONE, NOT_DONE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, NOT_DONE, WRONG_USAGE = range(3)
 
 COMMANDS: Final[tuple[Command, ...]] = (
     operating.serve,
