@@ -28,6 +28,7 @@ from starlette.types import ASGIApp
 
 from pisync_common import __version__, unix_socket
 from pisync_common.settings import DEFAULT, Settings
+from pisync_common.streams import OutputFailed, discard_output
 from pisync_common.systemd import notify
 from pisync_receiver import config, logs
 from pisync_receiver.app import AppSettings, Receiver
@@ -241,7 +242,10 @@ def signals_raised_again() -> Iterator[list[int]]:
 def _announce(settings: Settings, listener: socket.socket, out: TextIO) -> None:
     address, database = _url(listener), str(settings[config.DATABASE])
     log.info("started", extra=logs.fields(address=address, database=database, version=__version__))
-    print(f"listening on {address}", file=out, flush=True)
+    try:
+        print(f"listening on {address}", file=out, flush=True)
+    except OutputFailed:  # the log has it too
+        discard_output()
     notify("READY=1")
 
 

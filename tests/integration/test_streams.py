@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -94,6 +95,22 @@ def test_what_the_receivers_commands_cannot_print_is_an_error_in_one_line(
     assert "cannot be written" not in shell(receiver, f"pisync {command} | true").stderr
     for streams in (">&-", "<&- 2>&-"):
         assert shell(receiver, f"pisync {command} {streams}").returncode == 0, streams
+
+
+@pytest.mark.parametrize("output", [">/dev/full", ">&-"])
+def test_a_receiver_serves_without_an_output(tmp_path: Path, output: str) -> None:
+    """Its output may go to a log file on a full disk."""
+    receiver = ReceiverProcess(tmp_path)
+    script = f"exec {shlex.join(receiver.program)} serve --port 0 {output}"
+    process = subprocess.Popen(["bash", "-c", script], env=receiver.environ(), stderr=subprocess.PIPE)
+    assert process.stderr is not None
+    lines = iter(process.stderr.readline, b"")
+    assert any(b'"started"' in line for line in lines)
+    receiver.command("token", "create", "--scope", "viewer")
+    process.terminate()
+    assert b"Traceback" not in b"".join(lines)
+    assert process.wait(DEADLINE_SECONDS) == -signal.SIGTERM
+    process.stderr.close()
 
 
 def test_a_closed_stream_never_becomes_the_outbox(agent: AgentProcess) -> None:
