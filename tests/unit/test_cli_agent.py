@@ -1,6 +1,7 @@
 """The device's command line: what it understands, what it prints, its exit codes; and its documentation."""
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as fuzz_settings
+from hypothesis import strategies as st
 
 from pisync_agent import config
 from pisync_agent.commands import cli, formatting, record, status, sync
@@ -401,6 +405,27 @@ def test_an_invalid_setting_is_wrong_usage(pisync: Pisync, arguments: Sequence[s
 
     assert (ran.code, ran.out) == (2, "")
     assert said in ran.err
+
+
+@fuzz_settings(max_examples=600)
+@given(
+    setting=st.sampled_from(config.SETTINGS),
+    value=st.one_of(
+        st.text(max_size=60),
+        st.text(st.characters(categories=["Cs"]) | st.sampled_from("~/.:,@[]%?#0\0\n é"), max_size=20),
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(
+                ["", "~", "~x/", "sqlite:///", "postgresql://", "http://", "redis://", "amqp://", "-", "9" * 400]
+            ),
+            st.text(max_size=20),
+            st.sampled_from(["", "w", "GiB", "/", ":99999", "%zz", "]", "\0", "\udcff"]),
+        ),
+    ),
+)
+def test_any_value_is_taken_or_refused_as_a_setting_error(setting: Setting[Any], value: str) -> None:
+    with contextlib.suppress(SettingError):
+        config.settings_from(argparse.Namespace(**{setting.name: value}), {"HOME": "/home/ann"})
 
 
 @pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
