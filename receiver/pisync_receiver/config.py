@@ -53,7 +53,11 @@ def _port(value: str) -> int:
 
 
 def _host(value: str) -> str:
-    if not value or "/" in value or value.strip() != value:
+    try:
+        encoded = value.encode("idna")  # as a socket does it
+    except UnicodeError:
+        encoded = b""
+    if not encoded or "/" in value or "\0" in value or value.strip() != value:
         raise ValueError("not an address to listen on, such as 127.0.0.1, ::1 or 0.0.0.0")
     return value
 

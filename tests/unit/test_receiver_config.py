@@ -15,6 +15,9 @@ from pisync_common.settings import Setting, Settings, add_flags, document
 from pisync_receiver import config
 from pisync_receiver.store.address import PostgresUrl
 
+HOSTS = ("\udcff", "x..y", "a" * 300, "a\0b", "a/b", " a")
+"""What no socket can take."""
+
 
 def settings(*flags: str, **environ: str) -> Settings:
     parser = argparse.ArgumentParser()
@@ -150,7 +153,9 @@ class TestServing:
         with pytest.raises(SettingError, match="not the address of a receiver"):
             settings("--url", url)
 
-    @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", "")])
+    @pytest.mark.parametrize(
+        "flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), *(("--host", host) for host in HOSTS)]
+    )
     def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:
         with pytest.raises(SettingError, match=f"flag {flags[0]}"):
             settings(*flags)
