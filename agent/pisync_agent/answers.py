@@ -6,27 +6,37 @@ refusal touches the credentials only if it is the receiver's own problem documen
 """
 
 import json
+import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
+from pisync_agent.network.certificates import Certificate
 from pisync_agent.sync.retry import parse_http_date, parse_retry_after
 from pisync_common import problems
-from pisync_common.models import Receipt
-from pisync_common.wire import decode_receipt
+from pisync_common.errors import RuleError
+from pisync_common.models import Receipt, Stamp
+from pisync_common.rules import check_id
+from pisync_common.times import format_ms
+from pisync_common.wire import NONCE_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
+_SET_CLOCK: Final = "See `date`; the clock is set automatically once NTP is reachable (timedatectl)"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
 _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
+_LONG_MS: Final = 20 * 365 * 86_400_000
+"""A clock that shows so much more than is known is wrong."""
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,10 +49,25 @@ class Answer:
     body: bytes
     own: bool = True
     """Whether it echoes the request's nonce; otherwise something else made it, or it answers another request."""
+    echoes: bool = True
+    """Whether it has a nonce at all."""
 
     @property
     def content_type(self) -> str:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Evidence:
+    """What is known when the server's certificate was rejected."""
+
+    now: Stamp
+    known_ms: int = 0
+    """A time that has passed for certain."""
+    certificate: Certificate | None = None
+    """The rejected certificate; None if it could not be read."""
+    sign_in: str | None = None
+    """How plain HTTP to the receiver's host was answered, if no receiver answers so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,6 +76,60 @@ class Problem:
 
     code: str
     detail: str
+
+
+# Reading
+
+
+def read(status: int, headers: Mapping[str, str], raw: bytes, *, nonce: str, most: int) -> Answer:
+    """Return an answer that came with a body of `raw` bytes, decompressed to at most `most`."""
+    # A gateway may double a header: the same value twice proves as much as once.
+    echoes = [each.strip() for each in headers.get(NONCE_HEADER.lower(), "").split(",")]
+    try:
+        body = decompressed(raw, headers.get("content-encoding", ""), most=most)
+    except ValueError as error:
+        if 200 <= status < 300:
+            raise portal(str(error)) from error
+        body = b""
+    return Answer(status=status, headers=headers, body=body, own=set(echoes) == {nonce}, echoes=any(echoes))
+
+
+def decompressed(raw: bytes, encodings: str, *, most: int) -> bytes:
+    """Return a body without its content codings: a gateway may compress what it was not asked to.
+
+    Raises ValueError if it is more than `most` bytes, broken, or of another coding.
+    """
+    for coding in reversed([each.strip().lower() for each in encodings.split(",")]):
+        match coding:
+            case "" | "identity":
+                continue
+            case "gzip" | "x-gzip":
+                raw = _inflated(raw, zlib.MAX_WBITS | 16, most)
+            case "deflate":  # zlib's format by the standard, and raw deflate from some servers
+                raw = _inflated(raw, zlib.MAX_WBITS if _is_zlib(raw) else -zlib.MAX_WBITS, most)
+            case _:
+                raise ValueError(f"it is compressed ({_printable(coding)}), which was not asked for")
+    return raw
+
+
+def _inflated(raw: bytes, wbits: int, most: int) -> bytes:
+    body = b""
+    while raw:  # gzip may have several members
+        member = zlib.decompressobj(wbits)
+        try:
+            body += member.decompress(raw, most + 1 - len(body))
+        except zlib.error as error:
+            raise ValueError("it is compressed, and cannot be decompressed") from error
+        if len(body) > most:
+            raise ValueError("it is larger than any answer of the receiver")
+        if not member.eof:
+            raise ValueError("it is compressed, and cut off")
+        raw = member.unused_data
+    return body
+
+
+def _is_zlib(raw: bytes) -> bool:
+    return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
 
 
 # Good answers
@@ -62,20 +141,29 @@ def receipt_from(answer: Answer, *, device_id: str, stream: str) -> Receipt:
     try:
         receipt = decode_receipt(_json_body(answer))
     except ValueError as error:
-        raise portal("the answer is not a receipt") from error
+        raise bad_answer("not a receipt", error) from None
     if (receipt.device_id, receipt.stream) != (device_id, stream):
         raise portal("the answer is the receipt of another device or stream")
     return receipt
 
 
+def check_receipt(receipt: Receipt, sent: Sequence[int]) -> None:
+    """Raise BadAnswer unless a receipt accounts for each event of the batch `sent`, and for no other.
+
+    Its watermark may be beyond them, and beyond the newest event: a clone of this card may have delivered more.
+    """
+    seqs = {row.seq for row in receipt.rejected}
+    if not seqs <= set(sent) or len(seqs) != len(receipt.rejected):
+        raise bad_answer("not a receipt of this batch: it rejects events that were not sent, or one twice")
+    if receipt.stored + receipt.duplicates + len(seqs) != len(sent):
+        raise bad_answer(f"not a receipt of this batch: it does not account for {len(sent)} events")
+
+
 def check_sync_event(answer: Answer, *, device_id: str) -> None:
     """Raise DeliveryError unless the answer says that a sync event of this device was stored."""
     raise_fault(answer)
-    try:
-        record = json.loads(_json_body(answer))
-    except (ValueError, RecursionError) as error:
-        raise portal("the answer is not a stored sync event") from error
-    if not isinstance(record, dict) or record.get("device_id") != device_id or "received_at" not in record:
+    record = _object(answer, "not a stored sync event")
+    if record.get("device_id") != device_id or "received_at" not in record:
         raise portal("the answer is not a stored sync event of this device")
 
 
@@ -84,21 +172,38 @@ def enrolled_from(answer: Answer) -> tuple[str, str]:
     try:
         raise_fault(answer)
     except Declined as error:
-        raise Refused(str(error), kind="auth") from error
+        problem = problem_of(answer)
+        raise Refused(str(error), kind="auth", problem=problem.code if problem else None) from error
+    given = _object(answer, "not an identity")
+    device_id, token = given.get("device_id"), given.get("token")
     try:
-        given = json.loads(_json_body(answer))
-        device_id, token = given["device_id"], given["token"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        # Without its cause: a decoder's error quotes the text, and with it the token.
-        raise portal("the answer is not an identity") from None
-    if not isinstance(device_id, str) or not isinstance(token, str):
-        raise portal("the answer is not an identity")
-    return device_id, token
+        valid = isinstance(token, str) and _TOKEN.fullmatch(token) and check_id("device_id", device_id)  # type: ignore[arg-type]
+    except RuleError:
+        valid = False
+    if not valid:
+        raise bad_answer("not an identity")
+    return str(device_id), str(token)
+
+
+def _object(answer: Answer, otherwise: str) -> dict[str, Any]:
+    """Return an answer's JSON object; raise BadAnswer. Without its cause: a decoder's error quotes the text."""
+    try:
+        document = json.loads(_json_body(answer))
+    except (ValueError, RecursionError):
+        raise bad_answer(otherwise) from None
+    if not isinstance(document, dict):
+        raise bad_answer(otherwise)
+    return document
 
 
 def _json_body(answer: Answer) -> bytes:
     if answer.content_type != _JSON:
         raise portal(f"it is of type {_printable(answer.content_type) or 'unknown'}, not JSON")
+    if not answer.echoes:
+        raise portal(
+            f"it does not have the header {NONCE_HEADER}. If this network has no sign-in page, a gateway before the "
+            "receiver drops that header; it must pass it in requests and in answers"
+        )
     if not answer.own:
         raise portal("it does not echo the request's nonce, so it was not made for this request")
     return answer.body
@@ -150,6 +255,33 @@ def portal(what: str) -> Unreachable:
         "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
         kind="portal",
     )
+
+
+def too_large(status: int) -> Unreachable:
+    return portal(f"it ({status}) is larger than any answer of the receiver")
+
+
+def bad_answer(what: str, error: Exception | None = None) -> BadAnswer:
+    """Return the error for an answer that the receiver itself made, and that cannot be right."""
+    why = "" if error is None else f" ({_printable(str(error))})"
+    return BadAnswer(
+        f"the receiver's answer is {what}{why}. {KEPT}; {RETRIED}. Tell the administrator: the versions of the "
+        "receiver and of this device may not fit together",
+        kind="http_5xx",
+    )
+
+
+def sign_in(status: int, headers: Mapping[str, str], host: str) -> str | None:
+    """Return what `http://HOST/healthz` was answered, if a sign-in page or a filter answers so and no receiver."""
+    answer = Answer(status=status, headers=headers, body=b"")
+    to = _redirect_host(answer)
+    if status == 511:
+        return "asks for a sign-in (511)"
+    if 300 <= status < 400 and to and to != f", to {_printable(host)}":
+        return f"redirects ({status}{to})"
+    if 200 <= status < 300 and answer.content_type == "text/html":
+        return f"answers with a web page ({status})"
+    return None
 
 
 def _refusal(answer: Answer, problem: Problem | None) -> DeliveryError:
@@ -208,13 +340,13 @@ def _printable(text: object) -> str:
 # No answer
 
 
-def no_answer(error: BaseException, host: str, *, clock_synced: bool) -> Unreachable:
+def no_answer(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
     """Return what the error of a request without an answer means, from the causes behind it."""
     for cause in causes(error):
         if isinstance(cause, Unreachable):
             return cause
         if isinstance(cause, ssl.SSLCertVerificationError):
-            return bad_certificate(cause, host, clock_synced=clock_synced)
+            return bad_certificate(cause, host, evidence)
         if isinstance(cause, socket.gaierror | UnicodeError):
             return name_not_found(cause, host)
         if isinstance(cause, TimeoutError):
@@ -222,6 +354,24 @@ def no_answer(error: BaseException, host: str, *, clock_synced: bool) -> Unreach
         if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
             return no_tls(cause, host)
     return disconnected(error, host)
+
+
+def proxy_failed(error: BaseException, proxy: str) -> Unreachable:
+    """Return the error for what went wrong on the way to the proxy, or was refused by it."""
+    kind, what = "connect", _reason(error)
+    for cause in causes(error):
+        if isinstance(cause, socket.gaierror | UnicodeError):
+            kind, what = "dns", f"its name cannot be resolved: {_reason(cause)}"
+        elif isinstance(cause, TimeoutError):
+            kind, what = "timeout", "no answer in time"
+        elif isinstance(cause, ssl.SSLError):
+            kind, what = "tls", f"no secure connection: {_reason(cause)}"
+    login = " It asks for a user name and a password." if what.startswith("407") else ""
+    return Unreachable(
+        f"no way through {proxy} ({_printable(what)}). {KEPT}; {RETRIED}.{login} Ask who runs this network, or "
+        "correct the variable where the agent is started",
+        kind=kind,
+    )
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
@@ -255,20 +405,59 @@ def disconnected(error: BaseException, host: str) -> Unreachable:
     )
 
 
-def bad_certificate(error: ssl.SSLCertVerificationError, host: str, *, clock_synced: bool) -> Unreachable:
-    early = error.verify_code == _NOT_YET_VALID
-    if early or (error.verify_code == _EXPIRED and not clock_synced):
-        when = "not valid yet" if early else "no longer valid"
+def bad_certificate(error: ssl.SSLCertVerificationError, host: str, evidence: Evidence) -> Unreachable:
+    if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
+        return _out_of_date(host, evidence, early=error.verify_code == _NOT_YET_VALID)
+    known = evidence.certificate
+    issued = "" if known is None else f", issued by {known.issuer}"
+    if evidence.sign_in is not None:
         return Unreachable(
-            f"by this device's clock the certificate of {host} is {when}, so the clock is most likely wrong. {KEPT}; "
-            f"{RETRIED}. See `date`; the clock is set automatically once NTP is reachable (timedatectl)",
-            kind="clock",
+            f"this network intercepts the connection to {host}: the certificate{issued} cannot be trusted "
+            f"({error.verify_message}), and plain HTTP {evidence.sign_in}. {KEPT}; {RETRIED}. Open any web page on "
+            "this network: it may require a sign-in, or its filter may have to allow the receiver",
+            kind="portal",
         )
     return Unreachable(
-        f"the certificate of {host} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. It may have to be "
-        "renewed, or a private authority named at enrollment (--ca), or this network intercepts TLS",
+        f"the certificate of {host}{issued} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. A private "
+        "authority has to be named at enrollment (--ca); with any other issuer than the receiver's this network "
+        "intercepts TLS: open any web page, it may require a sign-in",
         kind="tls",
     )
+
+
+def _out_of_date(host: str, evidence: Evidence, *, early: bool) -> Unreachable:
+    """Return the error for a certificate that is not valid at the time of this device's clock.
+
+    The clock is blamed if it is certain to be wrong, and the certificate if the clock is synchronised.
+    """
+    now, known = evidence.now, evidence.certificate
+    today = f"this device's date is {_date(now.at_ms)}"
+    valid = ""
+    if known is not None:
+        valid = f" (valid from {known.not_before:%Y-%m-%d} to {known.not_after:%Y-%m-%d}, issued by {known.issuer})"
+    if not evidence.known_ms <= now.at_ms <= evidence.known_ms + _LONG_MS:
+        return Unreachable(
+            f"this device's clock is wrong: it shows {_date(now.at_ms)}, and {_date(evidence.known_ms)} has passed "
+            f"for certain. So the certificate of {host}{valid} cannot be checked. {KEPT}; {RETRIED}. {_SET_CLOCK}",
+            kind="clock",
+        )
+    state = "is not valid yet" if early else "has expired"
+    if now.clock_synced:
+        return Unreachable(
+            f"the certificate of {host}{valid} {state}; {today}, and its clock is synchronised. {KEPT}; {RETRIED}. "
+            "Tell the administrator: the receiver's certificate has to be renewed",
+            kind="tls",
+        )
+    return Unreachable(
+        f"the certificate of {host}{valid} {state}, or this device's clock is wrong; {today}, and its clock is not "
+        f"synchronised. {KEPT}; {RETRIED}. If that date is right, tell the administrator that the receiver's "
+        f"certificate has to be renewed. If it is wrong: {_SET_CLOCK[0].lower()}{_SET_CLOCK[1:]}",
+        kind="clock" if early else "tls",
+    )
+
+
+def _date(ms: int) -> str:
+    return format_ms(ms)[:10]
 
 
 def no_tls(error: ssl.SSLError, host: str) -> Unreachable:
@@ -290,8 +479,8 @@ def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
 
 def bad_proxy(error: Exception) -> Unreachable:
     return Unreachable(
-        f"the proxy from the environment cannot be used ({_reason(error)}). {KEPT}. "
-        "Correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where the agent is started",
+        f"the proxy from the environment cannot be used: {error}. {KEPT}. Correct the variable where the agent is "
+        "started",
         kind="connect",
     )
 

@@ -3,6 +3,7 @@
 import os
 import socket
 import time
+from dataclasses import replace
 from email.utils import formatdate
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from pisync_agent.client import ReceiverClient, enroll
 from pisync_agent.clock import SystemClock
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
 from pisync_agent.identity import Identity
+from pisync_common.models import Stamp
 from pisync_common.problems import CONTENT_TYPE, problem_type
+from pisync_common.times import parse_ms
 from tests.support.certificates import Authority
 from tests.support.processes import wait_until
 from tests.support.raw_server import Peer, RawServer, Talk, answering, http
@@ -35,12 +38,11 @@ PAGE = "<html><h1>Welcome to the school's network</h1></html>"
 HTML = "text/html; charset=utf-8"
 
 
-def client(url: str, *, synced: bool | None = None, ca_file: Path | None = None) -> ReceiverClient:
+def client(url: str, *, clock: SystemClock | None = None, ca_file: Path | None = None) -> ReceiverClient:
     identity = Identity(
         url=url, device_id=DEVICE, token=TOKEN, insecure_http=True, ca_file=str(ca_file) if ca_file else None
     )
-    clock = SystemClock() if synced is None else SystemClock(kernel_synced=lambda: synced)
-    return ReceiverClient(identity, clock=clock)
+    return ReceiverClient(identity, clock=clock or SystemClock())
 
 
 def failure(url: str, *, body: bytes = b"batch", **given: Any) -> DeliveryError:
@@ -232,18 +234,81 @@ def test_a_missing_answer_is_a_time_out(talk: Talk, size: int) -> None:
     assert error.kind == "timeout"
 
 
-def test_a_dripping_answer_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clients, "ANSWER_S", 0.5)
+OK = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
+CHUNKED = OK + b"Transfer-Encoding: chunked\r\n\r\n"
+ENDLESS: dict[str, tuple[bytes, bytes]] = {
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "102 Processing": (b"", b"HTTP/1.1 102 Processing\r\n\r\n"),
+    "103 Early Hints": (b"", b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n"),
+    "a head byte by byte": (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+    "header lines": (OK, b"X: a\r\n"),
+    "a chunk's extension": (CHUNKED + b"2;", b"a"),
+    "chunks": (CHUNKED, b"1\r\na\r\n"),
+    "trailers": (CHUNKED + b"2\r\n{}\r\n0\r\n", b"X: a\r\n"),
+    "a body": (OK + b"Content-Length: 100000000\r\n\r\n", b" "),
+    "a body until the end": (OK + b"\r\n", b" "),
+}
 
-    def drip(peer: Peer) -> None:
+
+@pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.parametrize("tls", [False, True])
+def test_an_answer_without_an_end_ends_with_the_requests_limit(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, start: bytes, more: bytes, tls: bool
+) -> None:
+    """However often something comes: the limit is that of the whole exchange, not of one read."""
+    monkeypatch.setattr(clients, "ANSWER_S", 0.3)
+
+    def trickle(peer: Peer) -> None:
         peer.request()
-        peer.send(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100000\r\n\r\n")
+        peer.send(start)
         while True:
-            peer.send(b" ")
-            time.sleep(0.01)
+            peer.send(more)
+            time.sleep(0.02)
 
-    with RawServer(drip) as server:
-        assert failure(server.url).kind == "timeout"
+    with RawServer(trickle, tls=authority.server() if tls else None) as server:
+        error = failure(server.url, ca_file=authority.certificate if tls else None)
+
+    assert error.kind == "timeout"
+
+
+@pytest.mark.parametrize(("start", "more"), ENDLESS.values(), ids=ENDLESS)
+def test_an_answer_without_an_end_is_read_up_to_a_bound(start: bytes, more: bytes) -> None:
+    given = 0
+
+    def flood(peer: Peer) -> None:
+        nonlocal given
+        peer.request()
+        peer.send(start)
+        while True:
+            given += len(more) * 4096
+            peer.send(more * 4096)
+
+    with RawServer(flood) as server:
+        error = failure(server.url)
+
+    assert isinstance(error, Unreachable)
+    assert given < 20_000_000  # what is read, and what the system's buffers hold
+
+
+def test_a_tls_handshake_that_hangs_ends(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "ANSWER_S", 0.3)
+    with RawServer(lambda peer: peer.wait()) as server:
+        error = failure(server.url.replace("http:", "https:"), ca_file=authority.certificate)
+
+    assert error.kind == "timeout"
+
+
+def test_a_large_body_has_more_time_to_be_sent_but_not_to_be_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "ANSWER_S", 0.3)
+
+    def slow(peer: Peer) -> None:
+        time.sleep(1.0)  # longer than the limit: the body does not fit into the system's buffers
+        peer.request()
+        peer.wait()
+
+    with RawServer(slow) as server, client(server.url) as one, pytest.raises(Unreachable, match="in time"):
+        one.post_batch(b"x" * 12_000_000, stream=STREAM)
+    assert one.bytes_sent > 12_000_000
 
 
 def test_a_slow_answer_is_waited_for() -> None:
@@ -339,25 +404,80 @@ def test_a_named_authority_is_the_only_one(authority: Authority, tmp_path: Path)
         assert failure(server.url, ca_file=authority.certificate).kind == "tls"
 
 
-@pytest.mark.parametrize("synced", [True, False])
-def test_a_certificate_that_is_not_valid_yet_is_the_clocks_fault(authority: Authority, synced: bool) -> None:
-    future = authority.server(start="20890101000000Z")
+class DatedClock(SystemClock):
+    """The real clock, with another date."""
 
-    with RawServer(answering(http(200, RECEIPT)), tls=future) as server:
-        error = failure(server.url, ca_file=authority.certificate, synced=synced)
+    def __init__(self, date: str, *, synced: bool) -> None:
+        super().__init__(kernel_synced=lambda: synced)
+        self._at_ms = parse_ms(f"{date}T12:00:00Z")
 
-    assert error.kind == "clock"
-    assert "clock" in str(error)
+    def stamp(self) -> Stamp:
+        return replace(super().stamp(), at_ms=self._at_ms)
 
 
-@pytest.mark.parametrize(("synced", "code"), [(True, "tls"), (False, "clock")])
-def test_an_expired_certificate_is_the_clocks_fault_unless_synchronised(
-    authority: Authority, synced: bool, code: str
+@pytest.mark.parametrize(
+    ("start", "end", "date", "synced", "code", "said"),
+    [
+        ("2020", "2021", "2026-12-01", True, "tls", ("has expired", "2021-01-01", "2026-12-01", "renewed")),
+        ("2020", "2021", "2026-12-01", False, "tls", ("has expired, or", "2021-01-01", "2026-12-01", "NTP", "renewed")),
+        ("2020", "2021", "1970-01-02", False, "clock", ("clock is wrong", "1970-01-02", "2026-11-01", "NTP")),
+        ("2020", "2021", "2099-01-01", True, "clock", ("clock is wrong", "2099-01-01")),
+        ("2080", "2090", "2026-12-01", True, "tls", ("not valid yet", "2080-01-01", "2026-12-01", "renewed")),
+        ("2080", "2090", "2026-12-01", False, "clock", ("not valid yet, or", "2080-01-01", "2026-12-01", "NTP")),
+        ("2080", "2090", "2025-12-01", False, "clock", ("clock is wrong", "2025-12-01")),
+        ("2080", "2090", "2025-12-01", True, "clock", ("clock is wrong", "2025-12-01")),
+    ],
+)
+def test_a_clock_is_blamed_only_when_it_is_wrong(
+    authority: Authority, start: str, end: str, date: str, synced: bool, code: str, said: tuple[str, ...]
 ) -> None:
-    past = authority.server(end="20210101000000Z")
+    tls = authority.server(start=f"{start}0101000000Z", end=f"{end}0101000000Z")
+    with RawServer(answering(http(200, RECEIPT)), tls=tls) as server:
+        error = failure(server.url, ca_file=authority.certificate, clock=DatedClock(date, synced=synced))
+        assert server.requests == []  # the second connection reads the certificate and sends nothing
 
-    with RawServer(answering(http(200, RECEIPT)), tls=past) as server:
-        assert failure(server.url, ca_file=authority.certificate, synced=synced).kind == code
+    assert error.kind == code
+    for words in (*said, "A school"):
+        assert words in str(error)
+
+
+def test_a_time_that_the_receiver_named_shows_that_the_clock_is_wrong(authority: Authority) -> None:
+    clock = DatedClock("2026-12-01", synced=False)
+    with (
+        RawServer(answering(http(200, RECEIPT)), tls=authority.server(start="20261215000000Z")) as server,
+        client(server.url, ca_file=authority.certificate, clock=clock) as one,
+    ):
+        one.learn_time(parse_ms("2026-12-20T00:00:00Z"))
+        with pytest.raises(Unreachable, match="2026-12-20 has passed for certain") as caught:
+            one.post_batch(b"batch", stream=STREAM)
+
+    assert caught.value.kind == "clock"
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "said"),
+    [
+        (http(302, location="http://login.example/?id=s-17"), "portal", "login.example"),
+        (http(511, PAGE, kind=HTML), "portal", "511"),
+        (http(200, PAGE, kind=HTML), "portal", "web page"),
+        (http(301, location="https://localhost/healthz"), "tls", "--ca"),
+        (http(404, PAGE, kind=HTML), "tls", "--ca"),
+        (http(200, {"status": "ok"}), "tls", "--ca"),
+        (None, "tls", "--ca"),
+    ],
+)
+def test_a_sign_in_page_that_intercepts_tls_is_recognized(
+    authority: Authority, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: str, said: str
+) -> None:
+    plain = RawServer(answering(answer or b""))
+    monkeypatch.setattr(clients, "_PLAIN_PORT", plain.port if answer else 1)
+    with plain, RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server:
+        error = failure(server.url)
+
+    assert error.kind == code
+    assert said in str(error)
+    assert "issued by A school" in str(error)
+    assert all(b"authorization" not in request for request in plain.requests)
 
 
 def test_a_certificate_for_another_name_is_not_trusted(authority: Authority) -> None:
