@@ -88,6 +88,7 @@ class Wire:
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        self._address = url
         self._url = parsed_url(url)
         self._ca_file = ca_file
         self._clock = clock
@@ -156,7 +157,7 @@ class Wire:
 
     def _connected(self) -> Connections:
         try:
-            self._proxy = proxy_for(str(self._url), self._environ)
+            self._proxy = proxy_for(self._address, self._environ)
         except RuleError as error:
             raise answers.bad_proxy(error) from error
         return Connections(trust=self._trust(), proxy=self._proxy, deadline=self._deadline)

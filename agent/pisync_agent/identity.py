@@ -66,7 +66,7 @@ def checked_url(url: str, *, insecure_http: bool) -> str:
     """Return a receiver's address without a final slash; raise RuleError that shows a usable address."""
     try:
         parts = urlsplit(url)
-        valid = parts.scheme in ("http", "https") and parts.port != 0 and _is_host(parts.hostname or "")
+        valid = parts.scheme in ("http", "https") and parts.port != 0 and is_host(parts.hostname or "")
     except ValueError:
         raise bad_url(url) from None
     if parts.username is not None or parts.password is not None:
@@ -207,7 +207,7 @@ def random_device_id(*, random_hex: Callable[[int], str] = random_hex) -> str:
     return f"pi-{random_hex(6)}"
 
 
-def _is_host(host: str) -> bool:
+def is_host(host: str) -> bool:
     """Return whether a name, or an IP address without brackets, may be a host's. Raises ValueError if it is not."""
     if ":" in host:
         return _is_address(socket.AF_INET6, host.partition("%")[0])

@@ -1,5 +1,7 @@
 """The client over real sockets and real TLS, against everything that answers in a receiver's place."""
 
+import gzip
+import json
 import os
 import socket
 import time
@@ -8,11 +10,12 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any
 
+import httpcore
 import httpx
 import pytest
 
 from pisync_agent import client as clients
-from pisync_agent.client import ReceiverClient, enroll
+from pisync_agent.client import ReceiverClient, Transfer, enroll
 from pisync_agent.clock import SystemClock
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
 from pisync_agent.identity import Identity
@@ -20,6 +23,7 @@ from pisync_common.models import Stamp
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from pisync_common.times import parse_ms
 from tests.support.certificates import Authority
+from tests.support.outboxes import StillClock
 from tests.support.processes import wait_until
 from tests.support.raw_server import Peer, RawServer, Talk, answering, http
 from tests.unit.made_up_receiver import DEVICE, TOKEN
@@ -92,6 +96,29 @@ def test_every_byte_that_is_counted_was_sent() -> None:
         assert server.requests[0].endswith(b"\r\n\r\n" + body)
 
 
+def test_a_transfer_is_measured_from_its_first_byte_less_a_round_trip(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = StillClock()
+
+    def wait(seconds: float) -> None:
+        clock.now = replace(clock.now, boottime_ms=clock.now.boottime_ms + int(seconds * 1000))
+
+    connect = httpcore.SyncBackend.connect_tcp
+
+    def far_away(*arguments: Any, **named: Any) -> httpcore.NetworkStream:
+        wait(0.5)
+        return connect(*arguments, **named)
+
+    monkeypatch.setattr(httpcore.SyncBackend, "connect_tcp", far_away)
+    with RawServer(answering(http(200, RECEIPT))) as server:
+        identity = Identity(url=server.url, device_id=DEVICE, token=TOKEN)
+        with ReceiverClient(identity, clock=clock) as one:
+            for _ in range(2):  # the second uses the connection again
+                one.post_batch(b"x" * 100_000, stream=STREAM, on_sent=lambda size: wait(1.0))
+
+    chunks = -(-100_000 // (16 * 1024))
+    assert one.transfer == Transfer(bytes=200_000, seconds=2 * (chunks - 0.5))
+
+
 @pytest.mark.parametrize(
     ("answer", "kind", "code", "retry_after"),
     [
@@ -162,6 +189,135 @@ def test_an_early_413_is_read() -> None:
 
     with RawServer(talk) as server:
         assert failure(server.url, body=b"x" * 2_000_000).kind == "http_4xx"
+
+
+def test_an_answer_compressed_unasked_is_read() -> None:
+    def talk(peer: Peer) -> None:
+        peer.request()
+        plain = http(200, gzip.compress(json.dumps(RECEIPT).encode()), content_encoding="gzip")
+        peer.send(plain)
+
+    with RawServer(talk) as server, client(server.url) as one:
+        assert one.post_batch(b"batch", stream=STREAM).watermark == 1
+
+
+# Proxies
+
+ELSEWHERE = "receiver.invalid"
+
+
+def through(proxy: str, *, scheme: str = "https", ca_file: Path | None = None) -> DeliveryError:
+    """What comes of a batch for a receiver that only the proxy could reach."""
+    identity = Identity(
+        url=f"{scheme}://{ELSEWHERE}",
+        device_id=DEVICE,
+        token=TOKEN,
+        insecure_http=True,
+        ca_file=str(ca_file) if ca_file else None,
+    )
+    environ = {"ALL_PROXY": proxy}
+    one = ReceiverClient(identity, clock=SystemClock(), environ=environ)
+    with one, pytest.raises(DeliveryError) as caught:
+        one.post_batch(b"batch", stream=STREAM)
+    assert "secret" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (http(403, PAGE, kind=HTML), "403"),
+        (http(407, PAGE, kind=HTML, proxy_authenticate="Basic"), "user name and a password"),
+        (http(502, PAGE, kind=HTML), "502"),
+        (http(302, PAGE, kind=HTML, location="http://login.example/"), "302"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "proxy"),
+        (b"", "proxy"),
+    ],
+)
+def test_a_refusal_of_the_proxy_names_the_proxy(answer: bytes, said: str) -> None:
+    def talk(peer: Peer) -> None:
+        peer.request()
+        peer.send(answer)
+
+    with RawServer(talk) as proxy:
+        name = f"localhost:{proxy.port}"
+        error = through(f"http://pi:secret@{name}")
+
+    assert (type(error), error.kind) == (Unreachable, "connect")
+    assert f"the proxy {name} (from ALL_PROXY)" in str(error)
+    assert said in str(error)
+    assert proxy.requests[0].startswith(b"CONNECT receiver.invalid:443 ")
+    assert b"Proxy-Authorization: Basic " in proxy.requests[0]
+    assert b"Bearer" not in proxy.requests[0]
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_a_proxy_that_cannot_be_reached_is_named(scheme: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        closed = through(f"http://127.0.0.1:{port}", scheme=scheme)
+    unknown = through("http://pi:secret@proxy.invalid:3128", scheme=scheme)
+
+    assert (closed.kind, unknown.kind) == ("connect", "dns")
+    assert f"the proxy 127.0.0.1:{port} (from ALL_PROXY)" in str(closed)
+    assert "the proxy proxy.invalid:3128 (from ALL_PROXY)" in str(unknown)
+
+
+def test_a_proxy_whose_certificate_is_not_trusted_is_named(authority: Authority) -> None:
+    with RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as proxy:
+        name = f"the proxy localhost:{proxy.port}"
+        errors = [through(proxy.url, scheme=scheme) for scheme in ("http", "https")]
+
+    assert [error.kind for error in errors] == ["tls", "tls"]
+    assert all(name in str(error) for error in errors)
+    assert proxy.requests == []
+
+
+@pytest.mark.parametrize("more", [b"", b"a", b"HTTP/1.1 100 Continue\r\n\r\n"])
+def test_a_connect_that_hangs_ends_with_the_requests_limit(monkeypatch: pytest.MonkeyPatch, more: bytes) -> None:
+    monkeypatch.setattr(clients, "ANSWER_S", 0.3)
+
+    def hang(peer: Peer) -> None:
+        peer.request()
+        peer.send(b"HTTP/1.1 200 OK\r\nX: " if more == b"a" else b"")
+        while more:
+            peer.send(more)
+            time.sleep(0.02)
+        peer.wait()
+
+    with RawServer(hang) as proxy:
+        name = f"the proxy localhost:{proxy.port}"
+        error = through(proxy.url)
+
+    assert error.kind == "timeout"
+    assert name in str(error)
+
+
+def test_plain_http_is_forwarded_by_the_proxy() -> None:
+    with RawServer(answering(http(200, RECEIPT))) as proxy:
+        identity = Identity(url=f"http://{ELSEWHERE}", device_id=DEVICE, token=TOKEN, insecure_http=True)
+        with ReceiverClient(identity, clock=SystemClock(), environ={"http_proxy": proxy.url}) as one:
+            assert one.post_batch(b"batch", stream=STREAM).stored == 1
+
+    assert proxy.requests[0].startswith(b"POST http://receiver.invalid/api/events ")
+
+
+def test_a_certificate_behind_a_proxy_is_read_through_it(authority: Authority) -> None:
+    with RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server:
+
+        def tunnel(peer: Peer) -> None:
+            peer.request()
+            peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            peer.join(server.port)
+
+        with RawServer(tunnel) as proxy:
+            error = through(proxy.url, ca_file=authority.certificate)
+
+    assert error.kind == "tls"
+    assert "issued by A school" in str(error)
+    assert server.requests == []
+    assert proxy.connections == 2
 
 
 # Connections
@@ -477,7 +633,7 @@ def test_a_sign_in_page_that_intercepts_tls_is_recognized(
     assert error.kind == code
     assert said in str(error)
     assert "issued by A school" in str(error)
-    assert all(b"authorization" not in request for request in plain.requests)
+    assert all(b"Bearer" not in request for request in plain.requests)
 
 
 def test_a_certificate_for_another_name_is_not_trusted(authority: Authority) -> None:

@@ -94,8 +94,14 @@ class Connections(httpx.BaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
+        self._backend.tunnels = url.scheme == "https"
         with _errors_of_httpx():
-            answer = self._pool.handle_request(sent)
+            try:
+                answer = self._pool.handle_request(sent)
+            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+                if not self._backend.before_proxy:
+                    raise
+                raise httpcore.ProxyError(str(error)) from error
         assert isinstance(answer.stream, Iterable)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
 
@@ -134,10 +140,14 @@ class _Backend(httpcore.NetworkBackend):
     """Connects by TCP, within the deadline."""
 
     def __init__(self, proxy: Proxy | None, deadline: Deadline, on_secured: OnSecured | None) -> None:
-        self.proxy = proxy
         self.deadline = deadline
-        self.on_secured = on_secured
         self.round_trip_s = 0.0
+        self.tunnels = False
+        """Whether a connection through the proxy is a tunnel to the server: it is for https."""
+        self.before_proxy = False
+        """Whether the newest connection has got no further than the proxy."""
+        self._proxy = proxy
+        self._on_secured = on_secured
         self._system = httpcore.SyncBackend()
 
     def connect_tcp(
@@ -148,10 +158,7 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        with self.errors(to_proxy=self.proxy is not None):
-            return self._connect(host, port, timeout)
-
-    def _connect(self, host: str, port: int, timeout: float | None) -> httpcore.NetworkStream:
+        self.before_proxy = self._proxy is not None
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in _addresses(host, port):
             began = self.deadline.monotonic()
@@ -161,39 +168,50 @@ class _Backend(httpcore.NetworkBackend):
                 failed = error
                 continue
             self.round_trip_s = self.deadline.monotonic() - began
-            return _Stream(stream, self, to_proxy=self.proxy is not None)
+            secures_proxy = self._proxy is not None and self._proxy.scheme == "https"
+            self.before_proxy = self.before_proxy and (secures_proxy or self.tunnels)
+            return _Stream(stream, self, secures_proxy=secures_proxy)
         raise failed
 
-    @contextlib.contextmanager
-    def errors(self, *, to_proxy: bool) -> Iterator[None]:
-        """Tell faults of the way to the proxy from those behind it."""
-        try:
-            yield
-        except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-            if not to_proxy:
+    def secure(
+        self, stream: httpcore.NetworkStream, context: ssl.SSLContext, name: str | None, timeout: float | None
+    ) -> httpcore.NetworkStream:
+        """Do the server's TLS handshake."""
+        self.before_proxy = False
+        secure = stream.start_tls(context, name, self.deadline.within(timeout))
+        if self._on_secured is not None:
+            try:
+                self._on_secured(secure.get_extra_info("ssl_object").getpeercert(True))
+            except BaseException:
+                secure.close()
                 raise
-            raise httpcore.ProxyError(str(error)) from error
+        return _Stream(secure, self)
+
+    def secure_proxy(
+        self, stream: httpcore.NetworkStream, context: ssl.SSLContext, name: str | None, timeout: float | None
+    ) -> httpcore.NetworkStream:
+        """Do the proxy's TLS handshake."""
+        secure = stream.start_tls(context, name, self.deadline.within(timeout))
+        self.before_proxy = self.tunnels
+        return _Stream(secure, self)
 
 
 class _Stream(httpcore.NetworkStream):
     """A connection whose every operation ends with the deadline."""
 
-    def __init__(self, stream: httpcore.NetworkStream, backend: _Backend, *, to_proxy: bool) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, backend: _Backend, *, secures_proxy: bool = False) -> None:
         self._stream = stream
-        self._backend = backend
         self._deadline = backend.deadline
-        self._to_proxy = to_proxy
+        self._secure = backend.secure_proxy if secures_proxy else backend.secure
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        with self._backend.errors(to_proxy=self._to_proxy):
-            data = self._stream.read(max_bytes, self._deadline.within(timeout))
-            self._deadline.count_read(len(data))
-            return data
+        data = self._stream.read(max_bytes, self._deadline.within(timeout))
+        self._deadline.count_read(len(data))
+        return data
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        with self._backend.errors(to_proxy=self._to_proxy):
-            for at in range(0, len(buffer), _PIECE):
-                self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
+        for at in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
 
     def close(self) -> None:
         self._stream.close()
@@ -201,17 +219,7 @@ class _Stream(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        proxy = self._backend.proxy
-        to_proxy = self._to_proxy and proxy is not None and server_hostname == proxy.host
-        with self._backend.errors(to_proxy=to_proxy):
-            secure = self._stream.start_tls(ssl_context, server_hostname, self._deadline.within(timeout))
-        if self._backend.on_secured is not None and not to_proxy:
-            try:
-                self._backend.on_secured(secure.get_extra_info("ssl_object").getpeercert(True))
-            except BaseException:
-                secure.close()
-                raise
-        return _Stream(secure, self._backend, to_proxy=to_proxy)
+        return self._secure(self._stream, ssl_context, server_hostname, timeout)
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)

@@ -5,14 +5,16 @@ of addresses, of address ranges, each with a port or without, or `*`. Entries th
 machine itself is never reached through a proxy.
 """
 
+import contextlib
 import ipaddress
 import re
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pisync_agent.identity import is_loopback
+from pisync_agent.identity import is_host, is_loopback
 from pisync_common.errors import RuleError
 
 _PORTS: Final = {"http": 80, "https": 443}
@@ -65,15 +67,16 @@ def _value(name: str, environ: Mapping[str, str]) -> tuple[str, str]:
 def _parsed(variable: str, value: str) -> Proxy:
     try:
         parts = urlsplit(value if "://" in value else f"http://{value}")
-        scheme, host, port = parts.scheme, _ascii(parts.hostname or ""), parts.port
+        scheme, port, host = parts.scheme, parts.port, parts.hostname or ""
+        valid = scheme in _PORTS and port != 0 and is_host(host)
         login = (unquote(parts.username), unquote(parts.password or "")) if parts.username is not None else None
     except ValueError:
-        scheme, host, port, login = "http", "", None, None
+        scheme, valid = "", False
     if scheme.startswith("socks"):
         raise RuleError(f"{variable} names a SOCKS proxy, which PiSync cannot use; name an HTTP proxy there")
-    if scheme not in _PORTS or not host or port == 0 or not re.fullmatch(r"[\x21-\x7e]+", host):
+    if not valid:
         raise RuleError(f"{variable} is not the address of a proxy; write it as http://proxy.example.org:3128")
-    return Proxy(variable=variable, scheme=scheme, host=host, port=port or _PORTS[scheme], login=login)
+    return Proxy(variable=variable, scheme=scheme, host=_ascii(host), port=port or _PORTS[scheme], login=login)
 
 
 # NO_PROXY
@@ -132,12 +135,12 @@ def _same_name(host: str, entry: str) -> bool:
 
 
 def _spellings(name: str) -> set[str]:
-    """Return a name as it is written and as DNS knows it."""
-    plain = name.rstrip(".").lower()
-    try:
-        return {plain, _ascii(plain)}
-    except ValueError:
-        return {plain}
+    """Return a name as it is written and as DNS knows it, by the old rules of IDNA and by the new."""
+    plain = unicodedata.normalize("NFKC", name).rstrip(".").lower()
+    labels = [each if each.isascii() else f"xn--{each.encode('punycode').decode()}" for each in plain.split(".")]
+    with contextlib.suppress(ValueError):
+        return {plain, ".".join(labels), _ascii(plain)}
+    return {plain, ".".join(labels)}
 
 
 def _ascii(name: str) -> str:
