@@ -59,7 +59,7 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What is known when the server's certificate was rejected."""
+    """What is known when TLS failed."""
 
     now: Stamp
     known_ms: int = 0
@@ -351,9 +351,18 @@ def no_answer(error: BaseException, host: str, evidence: Evidence) -> Unreachabl
             return name_not_found(cause, host)
         if isinstance(cause, TimeoutError):
             return timed_out(host)
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return no_tls(cause, host)
+        if _is_tls_failure(cause):
+            return no_tls(cause, host, evidence)
     return disconnected(error, host)
+
+
+def tls_failure(error: BaseException) -> BaseException | None:
+    """Return the failure of TLS behind an error, if there is one; a connection that ends is none."""
+    return next(filter(_is_tls_failure, causes(error)), None)
+
+
+def _is_tls_failure(cause: BaseException) -> bool:
+    return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
 
 
 def proxy_failed(error: BaseException, proxy: str) -> Unreachable:
@@ -411,12 +420,8 @@ def bad_certificate(error: ssl.SSLCertVerificationError, host: str, evidence: Ev
     known = evidence.certificate
     issued = "" if known is None else f", issued by {known.issuer}"
     if evidence.sign_in is not None:
-        return Unreachable(
-            f"this network intercepts the connection to {host}: the certificate{issued} cannot be trusted "
-            f"({error.verify_message}), and plain HTTP {evidence.sign_in}. {KEPT}; {RETRIED}. Open any web page on "
-            "this network: it may require a sign-in, or its filter may have to allow the receiver",
-            kind="portal",
-        )
+        what = f"the certificate{issued} cannot be trusted ({error.verify_message})"
+        return _intercepted(host, what, evidence.sign_in)
     return Unreachable(
         f"the certificate of {host}{issued} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. A private "
         "authority has to be named at enrollment (--ca); with any other issuer than the receiver's this network "
@@ -460,12 +465,22 @@ def _date(ms: int) -> str:
     return format_ms(ms)[:10]
 
 
-def no_tls(error: ssl.SSLError, host: str) -> Unreachable:
+def no_tls(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
     reason = getattr(error, "reason", None) or _reason(error)
+    if evidence.sign_in is not None:
+        return _intercepted(host, f"there is no secure connection ({reason})", evidence.sign_in)
     return Unreachable(
         f"no secure connection to {host} ({reason}). {KEPT}; {RETRIED}. A filter may block TLS, or the server may not "
         "offer TLS at that port",
         kind="tls",
+    )
+
+
+def _intercepted(host: str, what: str, sign_in: str) -> Unreachable:
+    return Unreachable(
+        f"this network intercepts the connection to {host}: {what}, and plain HTTP {sign_in}. {KEPT}; {RETRIED}. "
+        "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
+        kind="portal",
     )
 
 

@@ -19,7 +19,7 @@ import secrets
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
@@ -28,7 +28,7 @@ import httpx
 import pisync_agent.answers as answers
 from pisync_agent.answers import Answer, Evidence
 from pisync_agent.clock import RELEASED_MS, Clock
-from pisync_agent.errors import DeliveryError
+from pisync_agent.errors import DeliveryError, NotEnrolled
 from pisync_agent.identity import Identity, bad_url, checked_url
 from pisync_agent.network.certificates import read_certificate
 from pisync_agent.network.connections import Connections, Deadline, peer_certificate
@@ -189,18 +189,16 @@ class Wire:
     # Evidence for a message about TLS
 
     def _evidence(self, error: BaseException) -> Evidence:
-        """Return what helps to explain a certificate that was rejected. Sends nothing over the connection it is of."""
-        rejected = any(isinstance(cause, ssl.SSLCertVerificationError) for cause in answers.causes(error))
-        if not rejected or self._transport is not None:
-            return Evidence(now=self._clock.stamp(), known_ms=self.known_ms)
-        self._deadline.begin(_PROBE_S)
-        der = peer_certificate(self._url, proxy=self._proxy, deadline=self._deadline)
-        return Evidence(
-            now=self._clock.stamp(),
-            known_ms=self.known_ms,
-            certificate=None if der is None else read_certificate(der),
-            sign_in=self._sign_in() if self._proxy is None else None,
-        )
+        """Return what helps to explain a failure of TLS. Sends nothing over the connection that failed."""
+        facts = Evidence(now=self._clock.stamp(), known_ms=self.known_ms)
+        failed = answers.tls_failure(error)
+        if failed is None or self._transport is not None:
+            return facts
+        if isinstance(failed, ssl.SSLCertVerificationError):
+            self._deadline.begin(_PROBE_S)
+            der = peer_certificate(self._url, proxy=self._proxy, deadline=self._deadline)
+            facts = replace(facts, certificate=None if der is None else read_certificate(der))
+        return replace(facts, sign_in=self._sign_in()) if self._proxy is None else facts
 
     def _sign_in(self) -> str | None:
         """Ask for a sign-in page where a receiver would not answer so: over plain HTTP. Return what it answered."""
@@ -240,8 +238,12 @@ class ReceiverClient:
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
+        """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
-        self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
+        try:
+            self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
+        except RuleError as error:
+            raise NotEnrolled(f"{error}; enroll this device again (everything recorded is kept)") from error
 
     @property
     def device_id(self) -> str:

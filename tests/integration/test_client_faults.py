@@ -636,6 +636,19 @@ def test_a_sign_in_page_that_intercepts_tls_is_recognized(
     assert all(b"Bearer" not in request for request in plain.requests)
 
 
+def test_a_sign_in_page_in_place_of_tls_is_recognized(monkeypatch: pytest.MonkeyPatch, authority: Authority) -> None:
+    def talk(peer: Peer) -> None:
+        peer.send(http(302, location="http://login.example/"))
+        peer.wait()
+
+    with RawServer(talk) as port, RawServer(answering(http(302, location="http://login.example/"))) as plain:
+        monkeypatch.setattr(clients, "_PLAIN_PORT", plain.port)
+        error = failure(port.url.replace("http:", "https:"), ca_file=authority.certificate)
+
+    assert error.kind == "portal"
+    assert "login.example" in str(error)
+
+
 def test_a_certificate_for_another_name_is_not_trusted(authority: Authority) -> None:
     with RawServer(answering(http(200, RECEIPT)), tls=authority.server(), host="127.0.0.2") as server:
         error = failure(f"https://127.0.0.2:{server.port}", ca_file=authority.certificate)
