@@ -1,4 +1,4 @@
-"""What an answer, or its absence, means: pure decisions on status, headers, body and errors.
+"""What an answer means: pure decisions on status, headers and body.
 
 Captive portals, filters, gateways and broken proxies between a device and its receiver answer too. So a good answer
 counts only if it is JSON, echoes the request's nonce and names this device (and, for a batch, this stream); and a
@@ -7,35 +7,26 @@ refusal touches the credentials only if it is the receiver's own problem documen
 
 import json
 import re
-import socket
-import ssl
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
-from pisync_agent.network.certificates import Certificate
 from pisync_agent.sync.retry import parse_http_date, parse_retry_after
 from pisync_common import problems
 from pisync_common.errors import RuleError
-from pisync_common.models import Receipt, Stamp
+from pisync_common.models import Receipt
 from pisync_common.rules import check_id
-from pisync_common.times import format_ms
 from pisync_common.wire import NONCE_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
-_SET_CLOCK: Final = "See `date`; the clock is set automatically once NTP is reachable (timedatectl)"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
-_NOT_YET_VALID: Final = 9
-_EXPIRED: Final = 10
-_LONG_MS: Final = 20 * 365 * 86_400_000
-"""A clock that shows so much more than is known is wrong."""
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -55,19 +46,6 @@ class Answer:
     @property
     def content_type(self) -> str:
         return self.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Evidence:
-    """What is known when TLS failed."""
-
-    now: Stamp
-    known_ms: int = 0
-    """A time that has passed for certain."""
-    certificate: Certificate | None = None
-    """The rejected certificate; None if it could not be read."""
-    sign_in: str | None = None
-    """How plain HTTP to the receiver's host was answered, if no receiver answers so."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,7 +86,7 @@ def decompressed(raw: bytes, encodings: str, *, most: int) -> bytes:
             case "deflate":  # zlib's format by the standard, and raw deflate from some servers
                 raw = _inflated(raw, zlib.MAX_WBITS if _is_zlib(raw) else -zlib.MAX_WBITS, most)
             case _:
-                raise ValueError(f"it is compressed ({_printable(coding)}), which was not asked for")
+                raise ValueError(f"it is compressed ({printable(coding)}), which was not asked for")
     return raw
 
 
@@ -198,7 +176,7 @@ def _object(answer: Answer, otherwise: str) -> dict[str, Any]:
 
 def _json_body(answer: Answer) -> bytes:
     if answer.content_type != _JSON:
-        raise portal(f"it is of type {_printable(answer.content_type) or 'unknown'}, not JSON")
+        raise portal(f"it is of type {printable(answer.content_type) or 'unknown'}, not JSON")
     if not answer.echoes:
         raise portal(
             f"it does not have the header {NONCE_HEADER}. If this network has no sign-in page, a gateway before the "
@@ -245,7 +223,7 @@ def problem_of(answer: Answer) -> Problem | None:
     kind = document.get("type") if isinstance(document, dict) else None
     if not isinstance(kind, str) or not kind.startswith(problems.PREFIX):
         return None
-    return Problem(code=kind.removeprefix(problems.PREFIX), detail=_printable(document.get("detail")))
+    return Problem(code=kind.removeprefix(problems.PREFIX), detail=printable(document.get("detail")))
 
 
 def portal(what: str) -> Unreachable:
@@ -263,7 +241,7 @@ def too_large(status: int) -> Unreachable:
 
 def bad_answer(what: str, error: Exception | None = None) -> BadAnswer:
     """Return the error for an answer that the receiver itself made, and that cannot be right."""
-    why = "" if error is None else f" ({_printable(str(error))})"
+    why = "" if error is None else f" ({printable(str(error))})"
     return BadAnswer(
         f"the receiver's answer is {what}{why}. {KEPT}; {RETRIED}. Tell the administrator: the versions of the "
         "receiver and of this device may not fit together",
@@ -277,7 +255,7 @@ def sign_in(status: int, headers: Mapping[str, str], host: str) -> str | None:
     to = _redirect_host(answer)
     if status == 511:
         return "asks for a sign-in (511)"
-    if 300 <= status < 400 and to and to != f", to {_printable(host)}":
+    if 300 <= status < 400 and to and to != f", to {printable(host)}":
         return f"redirects ({status}{to})"
     if 200 <= status < 300 and answer.content_type == "text/html":
         return f"answers with a web page ({status})"
@@ -327,182 +305,11 @@ def _redirect_host(answer: Answer) -> str:
         host = urlsplit(answer.headers.get("location", "")).hostname
     except ValueError:
         return ""
-    return f", to {_printable(host)}" if host else ""
+    return f", to {printable(host)}" if host else ""
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
     """Return foreign text in a form fit for a log: one line, of bounded length."""
     if not isinstance(text, str):
         return ""
     return "".join(each if each.isprintable() else " " for each in text[:_DETAIL_CHARS]).strip()
-
-
-# No answer
-
-
-def no_answer(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
-    """Return what the error of a request without an answer means, from the causes behind it."""
-    for cause in causes(error):
-        if isinstance(cause, Unreachable):
-            return cause
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return bad_certificate(cause, host, evidence)
-        if isinstance(cause, socket.gaierror | UnicodeError):
-            return name_not_found(cause, host)
-        if isinstance(cause, TimeoutError):
-            return timed_out(host)
-        if _is_tls_failure(cause):
-            return no_tls(cause, host, evidence)
-    return disconnected(error, host)
-
-
-def tls_failure(error: BaseException) -> BaseException | None:
-    """Return the failure of TLS behind an error, if there is one; a connection that ends is none."""
-    return next(filter(_is_tls_failure, causes(error)), None)
-
-
-def _is_tls_failure(cause: BaseException) -> bool:
-    return isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-
-
-def proxy_failed(error: BaseException, proxy: str) -> Unreachable:
-    """Return the error for what went wrong on the way to the proxy, or was refused by it."""
-    kind, what = "connect", _reason(error)
-    for cause in causes(error):
-        if isinstance(cause, socket.gaierror | UnicodeError):
-            kind, what = "dns", f"its name cannot be resolved: {_reason(cause)}"
-        elif isinstance(cause, TimeoutError):
-            kind, what = "timeout", "no answer in time"
-        elif isinstance(cause, ssl.SSLError):
-            kind, what = "tls", f"no secure connection: {_reason(cause)}"
-    login = " It asks for a user name and a password." if what.startswith("407") else ""
-    return Unreachable(
-        f"no way through {proxy} ({_printable(what)}). {KEPT}; {RETRIED}.{login} Ask who runs this network, or "
-        "correct the variable where the agent is started",
-        kind=kind,
-    )
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, the nearest first."""
-    known: BaseException | None = error
-    while known is not None:
-        yield known
-        known = known.__cause__ or known.__context__
-
-
-def name_not_found(error: BaseException, host: str) -> Unreachable:
-    return Unreachable(
-        f"the name {host} cannot be resolved ({_reason(error)}). {KEPT}; {RETRIED}. If it persists, check this "
-        "network's DNS, and the address given at enrollment",
-        kind="dns",
-    )
-
-
-def timed_out(host: str) -> Unreachable:
-    return Unreachable(
-        f"{host} did not answer in time. {KEPT}, and what was in flight is sent again; {RETRIED}, with smaller batches",
-        kind="timeout",
-    )
-
-
-def disconnected(error: BaseException, host: str) -> Unreachable:
-    return Unreachable(
-        f"no connection to {host}, or it was interrupted ({_reason(error)}). {KEPT}, and what was in flight is sent "
-        f"again; {RETRIED}",
-        kind="connect",
-    )
-
-
-def bad_certificate(error: ssl.SSLCertVerificationError, host: str, evidence: Evidence) -> Unreachable:
-    if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
-        return _out_of_date(host, evidence, early=error.verify_code == _NOT_YET_VALID)
-    known = evidence.certificate
-    issued = "" if known is None else f", issued by {known.issuer}"
-    if evidence.sign_in is not None:
-        what = f"the certificate{issued} cannot be trusted ({error.verify_message})"
-        return _intercepted(host, what, evidence.sign_in)
-    return Unreachable(
-        f"the certificate of {host}{issued} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. A private "
-        "authority has to be named at enrollment (--ca); with any other issuer than the receiver's this network "
-        "intercepts TLS: open any web page, it may require a sign-in",
-        kind="tls",
-    )
-
-
-def _out_of_date(host: str, evidence: Evidence, *, early: bool) -> Unreachable:
-    """Return the error for a certificate that is not valid at the time of this device's clock.
-
-    The clock is blamed if it is certain to be wrong, and the certificate if the clock is synchronised.
-    """
-    now, known = evidence.now, evidence.certificate
-    today = f"this device's date is {_date(now.at_ms)}"
-    valid = ""
-    if known is not None:
-        valid = f" (valid from {known.not_before:%Y-%m-%d} to {known.not_after:%Y-%m-%d}, issued by {known.issuer})"
-    if not evidence.known_ms <= now.at_ms <= evidence.known_ms + _LONG_MS:
-        return Unreachable(
-            f"this device's clock is wrong: it shows {_date(now.at_ms)}, and {_date(evidence.known_ms)} has passed "
-            f"for certain. So the certificate of {host}{valid} cannot be checked. {KEPT}; {RETRIED}. {_SET_CLOCK}",
-            kind="clock",
-        )
-    state = "is not valid yet" if early else "has expired"
-    if now.clock_synced:
-        return Unreachable(
-            f"the certificate of {host}{valid} {state}; {today}, and its clock is synchronised. {KEPT}; {RETRIED}. "
-            "Tell the administrator: the receiver's certificate has to be renewed",
-            kind="tls",
-        )
-    return Unreachable(
-        f"the certificate of {host}{valid} {state}, or this device's clock is wrong; {today}, and its clock is not "
-        f"synchronised. {KEPT}; {RETRIED}. If that date is right, tell the administrator that the receiver's "
-        f"certificate has to be renewed. If it is wrong: {_SET_CLOCK[0].lower()}{_SET_CLOCK[1:]}",
-        kind="clock" if early else "tls",
-    )
-
-
-def _date(ms: int) -> str:
-    return format_ms(ms)[:10]
-
-
-def no_tls(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
-    reason = getattr(error, "reason", None) or _reason(error)
-    if evidence.sign_in is not None:
-        return _intercepted(host, f"there is no secure connection ({reason})", evidence.sign_in)
-    return Unreachable(
-        f"no secure connection to {host} ({reason}). {KEPT}; {RETRIED}. A filter may block TLS, or the server may not "
-        "offer TLS at that port",
-        kind="tls",
-    )
-
-
-def _intercepted(host: str, what: str, sign_in: str) -> Unreachable:
-    return Unreachable(
-        f"this network intercepts the connection to {host}: {what}, and plain HTTP {sign_in}. {KEPT}; {RETRIED}. "
-        "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
-        kind="portal",
-    )
-
-
-def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
-    return Unreachable(
-        f"the certificate authority named at enrollment, {ca_file}, cannot be used ({_reason(error)}). {KEPT}. "
-        "Put a PEM file there that this user can read, or enroll again with another file",
-        kind="tls",
-    )
-
-
-def bad_proxy(error: Exception) -> Unreachable:
-    return Unreachable(
-        f"the proxy from the environment cannot be used: {error}. {KEPT}. Correct the variable where the agent is "
-        "started",
-        kind="connect",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """Return what the system said at the root of an error."""
-    for cause in reversed(list(causes(error))):
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__

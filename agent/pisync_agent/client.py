@@ -7,7 +7,8 @@
 - Each request has a random nonce in its head, which the receiver echoes: no other answer is believed, such as an old
   one from a proxy's cache.
 - A request ends within `ANSWER_S`, connecting and the whole answer included; a large body has more time to be sent,
-  and its answer `ANSWER_S` from then on. An answer is read up to `ANSWER_BYTES`. `answers` says what it means.
+  and its answer `ANSWER_S` from then on. An answer is read up to `ANSWER_BYTES`.
+- `answers` says what an answer means, and `network.failures` what its absence means.
 
 Errors are DeliveryErrors; no message, and no log line, contains the token.
 """
@@ -26,12 +27,14 @@ from typing import Final, Self
 import httpx
 
 import pisync_agent.answers as answers
-from pisync_agent.answers import Answer, Evidence
+import pisync_agent.network.failures as failures
+from pisync_agent.answers import Answer
 from pisync_agent.clock import RELEASED_MS, Clock
 from pisync_agent.errors import DeliveryError, NotEnrolled
 from pisync_agent.identity import Identity, bad_url, checked_url
 from pisync_agent.network.certificates import read_certificate
 from pisync_agent.network.connections import Connections, Deadline, peer_certificate
+from pisync_agent.network.failures import Evidence
 from pisync_agent.network.proxies import Proxy, proxy_for
 from pisync_common import __version__
 from pisync_common.errors import RuleError
@@ -124,18 +127,19 @@ class Wire:
             request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=sending)
             sending.head = head_size(request)
             response = http.send(request, stream=True)
-            self._measure(sending)
+            if sending.complete and response.is_success:
+                self._measure(sending)
             try:
                 return self._read(response, nonce)
             finally:
                 response.close()
                 http.cookies.clear()
         except httpx.TimeoutException as error:
-            raise answers.timed_out(self._url.host) from error
+            raise failures.timed_out(self._url.host) from error
         except httpx.ProxyError as error:
-            raise answers.proxy_failed(error, str(self._proxy or "the proxy")) from error
+            raise failures.proxy_failed(error, str(self._proxy or "the proxy")) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
-            raise answers.no_answer(error, self._url.host, self._evidence(error)) from error
+            raise failures.no_answer(error, self._url.host, self._evidence(error)) from error
 
     def close(self) -> None:
         if self._http is not None:
@@ -159,7 +163,7 @@ class Wire:
         try:
             self._proxy = proxy_for(self._address, self._environ)
         except RuleError as error:
-            raise answers.bad_proxy(error) from error
+            raise failures.bad_proxy(error) from error
         return Connections(trust=self._trust(), proxy=self._proxy, deadline=self._deadline)
 
     def _trust(self) -> ssl.SSLContext:
@@ -177,21 +181,20 @@ class Wire:
             if len(body) > ANSWER_BYTES:
                 raise answers.too_large(response.status_code)
             if self._deadline.over:
-                raise answers.timed_out(self._url.host)
+                raise failures.timed_out(self._url.host)
         headers = {name.lower(): value for name, value in response.headers.items()}
         return answers.read(response.status_code, headers, bytes(body), nonce=nonce, most=ANSWER_BYTES)
 
     def _measure(self, sending: "_Sending") -> None:
         round_trip = self._connections.round_trip_s if self._connections is not None else 0.0
-        if sending.began is not None:
-            self.transfer = self.transfer.plus(sending.size, self.monotonic() - sending.began - round_trip)
+        self.transfer = self.transfer.plus(sending.size, self.monotonic() - sending.began - round_trip)
 
     # Evidence for a message about TLS
 
     def _evidence(self, error: BaseException) -> Evidence:
         """Return what helps to explain a failure of TLS. Sends nothing over the connection that failed."""
         facts = Evidence(now=self._clock.stamp(), known_ms=self.known_ms)
-        failed = answers.tls_failure(error)
+        failed = failures.tls_failure(error)
         if failed is None or self._transport is not None:
             return facts
         if isinstance(failed, ssl.SSLCertVerificationError):
@@ -334,7 +337,7 @@ def private_trust(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise answers.bad_ca_file(ca_file, error) from error
+        raise failures.bad_ca_file(ca_file, error) from error
 
 
 def head_size(request: httpx.Request) -> int:
@@ -350,8 +353,9 @@ class _Sending(Iterable[bytes]):
         self.head = 0
         """Bytes sent before the body."""
         self.size = len(body)
-        self.began: float | None = None
+        self.began = 0.0
         """When the first byte of the body was about to be sent."""
+        self.complete = False
         self._wire = wire
         self._body = body
         self._on_sent = on_sent
@@ -365,6 +369,7 @@ class _Sending(Iterable[bytes]):
             chunk = self._body[at : at + _CHUNK_BYTES]
             yield chunk
             self._count(len(chunk))
+        self.complete = True
         self._at_end()
 
     def _count(self, number: int) -> None:
