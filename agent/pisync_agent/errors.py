@@ -73,6 +73,11 @@ class Refused(DeliveryError):
 
     code = "refused"
 
+    def __init__(self, detail: str, *, kind: str, problem: str | None = None) -> None:
+        super().__init__(detail, kind=kind)
+        self.problem = problem
+        """The code of the receiver's problem document, if it gave one."""
+
 
 class Declined(DeliveryError):
     """The receiver itself understood the request and will never take it: a 4xx with its own problem document."""

@@ -4,8 +4,10 @@ Whatever the device did not hear it sends again; the receiver counts that as dup
 """
 
 import itertools
+import json
 import os
 import random
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +15,12 @@ from typing import Any
 
 import pytest
 
+from pisync_agent.identity import PROPOSAL_FILE
 from tests.support.fault_proxy import FaultProxy
 from tests.support.learning_app import LearningApp, Note, record_lesson
-from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
+from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 from tests.support.proof import Proof
+from tests.support.raw_server import Peer, RawServer
 
 NUMBERS = itertools.count(1)
 SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
@@ -160,3 +164,47 @@ def test_a_service_survives_a_link_with_every_fault(agent: AgentProcess, link: F
     assert proof.metric(DUPLICATES) > before[DUPLICATES]
     assert agent.status()["dead"] == 0
     assert "Traceback" not in agent.log()
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_a_lost_enrollment_is_repeated_with_the_same_code(
+    receiver: ReceiverProcess, tmp_path: Path, taken: bool
+) -> None:
+    """The device names no id, and the code is for one device: the second try gets the identity of the first."""
+    lost: list[bytes] = []
+
+    def once(peer: Peer) -> None:
+        while (request := peer.request()) is not None:
+            answer = passed_on(receiver.port, request)
+            if answer.startswith(b"HTTP/1.1 201") and not lost:
+                lost.append(answer)
+                return
+            peer.send(answer)
+
+    code, home = receiver.enrollment_code("--uses", "1"), tmp_path / f"pibook-{next(NUMBERS)}"
+    proposed = f"pi-{home.name}"
+    if taken:
+        with AgentProcess(tmp_path / "other") as other:
+            other.enroll(receiver.url, receiver.enrollment_code(), device_id=proposed)
+    with AgentProcess(home) as agent, RawServer(once) as link:
+        home.mkdir(parents=True, exist_ok=True)
+        (home / PROPOSAL_FILE).write_text(proposed)
+        assert agent.run("enroll", link.url, "--code", code).returncode == 3
+        agent.enroll(link.url, code)
+        given = json.loads(lost[0].partition(b"\r\n\r\n")[2])["device_id"]
+
+        assert agent.status()["device_id"] == given
+        assert (given == proposed) != taken
+        agent.record()
+        agent.command("sync")
+
+
+def passed_on(port: int, request: bytes) -> bytes:
+    """Return the receiver's answer to a request, on a connection of its own."""
+    answer = b""
+    head, _, body = request.partition(b"\r\n\r\n")
+    with socket.create_connection(("127.0.0.1", port), timeout=DEADLINE_SECONDS) as receiver:
+        receiver.sendall(head + b"\r\nConnection: close\r\n\r\n" + body)
+        while data := receiver.recv(65536):
+            answer += data
+    return answer

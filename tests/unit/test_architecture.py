@@ -20,7 +20,7 @@ PACKAGES = {
 EXTRAS = {"aio_pika", "apprise", "psycopg", "psycopg_pool", "redis"}
 THIRD_PARTY = {
     "pisync_common": set(),
-    "pisync_agent": {"httpx", "platformdirs", "tenacity"},
+    "pisync_agent": {"httpcore", "httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "httpx", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop",
         # Of further extras; the contracts say where each may be imported, a test below that nothing else needs them.

@@ -31,7 +31,7 @@ FLUSH_SECONDS: Final = 1.0
 FLUSH_LINES: Final = 256
 """About 64 KiB."""
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_NONCE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_NONCE: Final = re.compile(rb"([A-Za-z0-9._-]{1,64})(?:, *\1)?")  # a gateway may double it in one line
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _NO_ROUTE: Final = "unknown"
 _GONE: Final = 499
@@ -133,8 +133,8 @@ class Edge:
         if (given := headers.get(b"x-request-id")) is not None and _GIVEN.fullmatch(given):
             request.id = given.decode()
         extra = self._extra
-        if (nonce := headers.get(NONCE)) is not None and _NONCE.fullmatch(nonce):
-            extra = (*extra, (NONCE, nonce))
+        if (nonce := headers.get(NONCE)) is not None and (match := _NONCE.fullmatch(nonce)):
+            extra = (*extra, (NONCE, match[1]))
         if b"traceparent" in headers:
             request.trace = trace_of(headers[b"traceparent"])
         REQUEST.set((request.id, request.trace))  # uvicorn gives each request a context of its own
