@@ -12,7 +12,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from pisync_agent.errors import NotEnrolled
-from pisync_agent.outbox.files import random_hex, sync_folder
+from pisync_agent.outbox.files import make_folder, random_hex, sync_folder
 from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 
@@ -106,7 +106,7 @@ def load(home: Path) -> Identity | None:
 
 def save(home: Path, identity: Identity) -> None:
     """Store `identity` atomically and durably, with mode 0600. Raises OSError."""
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     file, new = path(home), home / f".{FILE}.{random_hex(4)}"
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:

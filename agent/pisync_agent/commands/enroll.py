@@ -98,7 +98,7 @@ def _with_own_ca(home: Path, identity: Identity) -> Identity:
         return identity
     copy = home / CA_FILE
     content = Path(identity.ca_file).read_bytes()
-    home.mkdir(parents=True, exist_ok=True)
+    files.make_folder(home)
     new = copy.with_suffix(".new")
     new.write_bytes(content)
     files.sync_file(new)

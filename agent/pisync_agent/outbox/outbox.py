@@ -18,7 +18,7 @@ from typing import TypeVar
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
 from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
-from pisync_agent.outbox.database import is_full, queries
+from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.live_file import LiveFile
@@ -47,7 +47,7 @@ def open_outbox(
     Raises StoreUnusable (or OutboxFull) if the outbox cannot be used durably; then nothing is thrown away.
     """
     with files.errors(home):
-        home.mkdir(parents=True, exist_ok=True)
+        files.make_folder(home)
     limits = limits or OutboxLimits()
     file = LiveFile(
         home,
@@ -254,7 +254,7 @@ class Outbox:
             try:
                 results += self._record(half)
             except ERRORS as error:
-                if not is_full(error):
+                if not self._file.disk.is_full(error):
                     raise
                 results += self._append_halves(half, full)
         return results
@@ -281,7 +281,7 @@ class Outbox:
         try:
             self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return after.delivered
 
@@ -301,13 +301,13 @@ class Outbox:
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         self._make_room(needed)
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
             raise self._full() from error
 
@@ -333,7 +333,7 @@ class Outbox:
             while guard.maintained(lambda: self._write_all(piece)):
                 pass
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return self._pointers().trimmed - before
 
