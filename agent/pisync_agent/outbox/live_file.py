@@ -16,7 +16,7 @@ from pisync_agent.outbox.database import BrokenOutbox
 from pisync_agent.outbox.disk import DiskGuard, FreeBytes
 from pisync_agent.outbox.faults import explained, is_damage
 from pisync_agent.outbox.models import OutboxLimits
-from pisync_agent.outbox.recovery import salvage, swap
+from pisync_agent.outbox.recovery import contents, salvage, swap
 from pisync_common.sqlite import ERRORS, Connect, Connection, transaction
 
 T = TypeVar("T")
@@ -164,7 +164,7 @@ class LiveFile:
     def _build(self, reason: str, *, broken: bool) -> Path:
         return salvage.build(
             self.path,
-            salvage.read_file(self.path),
+            contents.read_file(self.path),
             broken=broken,
             reason=reason,
             stream=self._random_hex(8),
