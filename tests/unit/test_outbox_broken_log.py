@@ -13,7 +13,7 @@ import pytest
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.recovery.contents import Numbers
 from pisync_agent.outbox.recovery.log import committed_by_index, read_log
-from tests.support.outboxes import bodies, dead_letters, deliver, event, opened, seqs
+from tests.support.outboxes import bodies, dead_letters, deliver, event, opened, receipt, seqs
 
 PAGE = 4096
 FRAME = 24 + PAGE
@@ -188,6 +188,26 @@ def test_an_older_round_does_not_return(killed: Path, tmp_path: Path) -> None:
     outbox = check(home, set(range(21, 41)))
     assert min(json.loads(body)["data"]["n"] for body in bodies(outbox)) == 21, "delivered events stay delivered"
     assert "events recorded after it may be missing" in reason(outbox)
+    outbox.close()
+
+
+def test_an_older_round_does_not_stand_over_newer_pages(tmp_path: Path) -> None:
+    """A dead letter of the round before was requeued since: it stays requeued."""
+    outbox = opened(tmp_path / "running", random_hex=lambda size: "a" * 2 * size)
+    record(outbox, 1, 40)
+    outbox.settle(receipt(outbox, 3, rejected=[(3, "invalid_event")]), [1, 2, 3])
+    write_back(outbox)
+    assert outbox.requeue(3) == 41
+    write_back(outbox)
+    record(outbox, 42, 42)
+    home = copied(tmp_path / "running", tmp_path / "home", index=False)
+    outbox.close()
+    log = read_log(home / "outbox.db-wal")
+    assert log is not None
+    overwrite(home / "outbox.db-wal", 0, bytes(32 + log.committed * FRAME))
+    outbox = opened(home)
+    assert dead_letters(outbox) == []
+    assert [json.loads(body)["data"]["n"] for body in bodies(outbox)] == [*range(4, 41), 3]
     outbox.close()
 
 

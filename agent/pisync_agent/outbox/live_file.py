@@ -195,7 +195,7 @@ class LiveFile:
         if not is_damage(error):
             raise explained(self.path, error) from error
         try:
-            self.renew(f"{type(error).__name__}: {error}", broken=True)
+            self.renew(str(error), broken=True)
         except ERRORS as again:
             raise explained(self.path, again) from again
 

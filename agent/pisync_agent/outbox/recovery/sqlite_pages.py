@@ -60,14 +60,14 @@ class Pages:
         if found is not None and (found.header_intact or stated is None):
             self.size = found.page_size
         self._length = -(-_length(self._database) // self.size)
-        self.whole = (found is None or found.whole) and pages <= self._length
-        """Whether neither file is cut and the log is not broken."""
         self._newest: dict[int, int] = {}
         self._doubtful: dict[int, int] = {}
         self.others: list[Version] = []
         """The other versions of pages, those that may be the newest first."""
         if found is not None and found.page_size == self.size:
             self._apply(found.frames, found.committed, trusted=found.round_known)
+        self.whole = (found is None or found.whole) and pages <= max(self._length, *self._newest, 0)
+        """Whether neither file is cut and the log is not broken."""
 
     def _opened(self, path: Path) -> BinaryIO | None:
         try:
