@@ -29,7 +29,7 @@ FAULTS: dict[str, tuple[Callable[[str], None], int | None, type[AgentError], str
     "EIO now and not later": (failing(apsw.SQLITE_IOERR_WRITE, "write"), None, StoreUnusable, "the disk failed"),
     "read-only": (failing(apsw.SQLITE_IOERR_WRITE, "write"), errno.EROFS, StoreUnusable, "file system is read-only"),
     "ENOSPC": (failing(apsw.SQLITE_FULL, "write"), errno.ENOSPC, OutboxFull, "kept"),
-    "EDQUOT": (failing(apsw.SQLITE_IOERR_WRITE, "write"), errno.EDQUOT, OutboxFull, "kept"),
+    "EDQUOT": (failing(apsw.SQLITE_IOERR_WRITE, "write"), errno.EDQUOT, OutboxFull, "quota"),
 }
 """For each fault: what fails, what a probe of the disk then meets, and how a record is refused."""
 

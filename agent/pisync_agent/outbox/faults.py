@@ -183,7 +183,8 @@ def _not_permitted(path: Path, *, reading: bool) -> tuple[str, str]:
     if uid == os.geteuid() or os.geteuid() == 0:
         return what, f"Check the rights of {path} and of its folder (ls -la, lsattr)."
     owner = _user_name(uid)
-    return f"{what}; it belongs to {owner}", f"Run this as that user: sudo -u {owner} pisync …"
+    advice = f"Run this as that user (sudo -u {owner} pisync …), or start the service: its socket serves others too."
+    return f"{what}; it belongs to {owner}", advice
 
 
 def _is_visible(path: Path) -> bool:
@@ -204,15 +205,18 @@ def _user_name(uid: int) -> str:
 
 
 def _full(path: Path, number: int | None, *, reading: bool) -> OutboxFull:
-    folder = path.parent
-    what, advice = f"the disk of {folder} has no room for the outbox", "Free some space, then try again."
-    if number == errno.EDQUOT:
-        what, advice = f"this user's quota on the disk of {folder} is used up", "Delete files, or have it raised."
-    elif _inodes_are_used_up(folder):
-        what = f"the disk of {folder} has room, but no inode for another file"
-        advice = "Delete files that are not needed, then try again."
+    what, advice = _no_room(path.parent, number)
     kept = "everything recorded before is kept"
     return OutboxFull(f"{what}: {kept if reading else 'nothing was recorded, and ' + kept}. {advice}")
+
+
+def _no_room(folder: Path, number: int | None) -> tuple[str, str]:
+    """Return what is used up, and what to do."""
+    if number == errno.EDQUOT:
+        return f"this user's quota on the disk of {folder} is used up", "Delete files, or have it raised."
+    if _inodes_are_used_up(folder):
+        return f"the disk of {folder} has room, but no inode for another file", "Delete files, then try again."
+    return f"the disk of {folder} has no room for the outbox", "Free some space, then try again."
 
 
 def _inodes_are_used_up(folder: Path) -> bool:

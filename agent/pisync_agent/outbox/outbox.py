@@ -21,6 +21,7 @@ from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_ro
 from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.faults import explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
 from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
@@ -309,7 +310,7 @@ class Outbox:
         except ERRORS as error:
             if not self._file.disk.is_full(error):
                 raise
-            raise self._full() from error
+            raise self._full(error) from error
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest delivered events: several times what is needed, so that it is not done for each event."""
@@ -337,7 +338,9 @@ class Outbox:
                 raise
         return self._pointers().trimmed - before
 
-    def _full(self) -> OutboxFull:
+    def _full(self, error: Exception) -> AgentError:
+        if not is_full(error):  # a quota
+            return explained(self.path, error)
         state = read_state(self._file.connection, self._pointers(), self._file.disk.most)
         return OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "

@@ -24,6 +24,7 @@ _MAGICS: Final = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}
 _NO_SALT: Final = bytes(8)
 _INDEX_HEADER: Final = 48
 _ROUNDS: Final = 2**20
+_OPEN: Final = Path("/proc/self/fd")
 
 Sums = tuple[int, int]
 """The log's running checksum."""
@@ -234,15 +235,14 @@ def committed_by_index(index: Path, salt: bytes) -> int:
 
 def _is_open_here(path: Path) -> bool:
     """Return whether this process has the file open: to open and close it again would drop SQLite's locks on it."""
-    found = path.stat()
-    for fd in Path("/proc/self/fd").iterdir():
-        try:
-            other = fd.stat()
-        except OSError:  # the listing's own descriptor
-            continue
-        if (other.st_dev, other.st_ino) == (found.st_dev, found.st_ino):
-            return True
-    return False
+    return not _OPEN.is_dir() or any(_is_same(fd, path) for fd in _OPEN.iterdir())
+
+
+def _is_same(one: Path, other: Path) -> bool:
+    try:
+        return one.samefile(other)
+    except OSError:  # the listing's own descriptor
+        return False
 
 
 def _two_words(data: bytes, at: int) -> Sums:
