@@ -256,6 +256,15 @@ def test_a_cut_log_is_noticed_by_its_index(
     outbox.close()
 
 
+@pytest.mark.parametrize("what", [bytes(24), b"\xff" * 24], ids=["zeros", "garbage"])
+def test_the_last_event_is_carried_though_its_frame_lost_its_header(killed: Path, tmp_path: Path, what: bytes) -> None:
+    home = copied(killed, tmp_path / "home")
+    log = read_log(home / "outbox.db-wal")
+    assert log is not None
+    overwrite(home / "outbox.db-wal", log.frames[log.committed - 1].offset - 24, what)
+    check(home, set(range(21, LAST + 1))).close()
+
+
 def test_an_index_of_another_round_or_torn_says_nothing(killed: Path, tmp_path: Path) -> None:
     log = read_log(killed / "outbox.db-wal")
     assert log is not None
