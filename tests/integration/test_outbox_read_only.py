@@ -12,6 +12,7 @@ import pytest
 from pisync_agent.errors import OutboxFull, StoreUnusable
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.outbox.reader import OutboxReader
+from tests.support.ext4 import ext4_disk
 from tests.support.outboxes import deliver, events, receipt, seqs
 from tests.support.processes import AgentProcess
 from tests.support.small_disk import small_disk, use_up
@@ -127,6 +128,36 @@ def test_an_outbox_in_use_is_read_through_a_read_only_mount(disk: Path, tmp_path
         assert outbox.append(events(1, size=300)) == [21]
         assert contents(view)[0] == 21
     outbox.close()
+
+
+def test_a_card_that_the_kernel_makes_read_only_is_named_and_read(tmp_path: Path) -> None:
+    """An error of ext4 while the outbox is in use."""
+    with ext4_disk(tmp_path) as card:
+        subprocess.run(["mount", "-o", "remount,errors=remount-ro", str(card.path)], check=True)
+        device = subprocess.check_output(["findmnt", "-no", "SOURCE", str(card.path)], text=True).strip()
+        trigger = Path("/sys/fs/ext4") / Path(device).name / "trigger_fs_error"
+        if not trigger.exists():
+            pytest.skip("this kernel has no errors on request")
+        outbox = fill(card.path / "home")
+        expected = contents(card.path / "home")
+        trigger.write_text("a test")
+        with pytest.raises(StoreUnusable, match=r"file system is read-only.*nothing was recorded, nothing is lost"):
+            outbox.append(events(1))
+        assert contents(card.path / "home") == expected
+        outbox.close()
+        assert contents(card.path / "home") == expected
+
+
+def test_a_disk_that_fails_every_call_is_named(tmp_path: Path) -> None:
+    with ext4_disk(tmp_path) as card:
+        outbox = fill(card.path / "home")
+        card.cut_power()
+        for act in (lambda: outbox.append(events(1)), lambda: open_outbox(card.path / "home")):
+            with pytest.raises(StoreUnusable, match=r"the disk failed.*nothing was recorded, nothing is lost"):
+                act()
+        with pytest.raises(StoreUnusable, match=r"the disk failed.*nothing is lost"):
+            OutboxReader(card.path / "home")
+        outbox.close()
 
 
 def test_a_full_disk_can_be_looked_at(disk: Path) -> None:

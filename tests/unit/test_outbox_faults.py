@@ -275,6 +275,11 @@ def test_absurd_numbers_of_the_file_system_do_not_stop_recording(
     outbox.close()
 
 
+def test_without_a_fragment_size_the_block_size_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", stated(f_frsize=0, f_bsize=512, f_blocks=100, f_bfree=50, f_bavail=40))
+    assert disk.free_bytes(tmp_path) == 40 * 512
+
+
 def test_a_count_below_zero_means_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More blocks are reserved than free: some file systems state the difference as a huge number."""
     monkeypatch.setattr(os, "statvfs", stated(f_blocks=10**6, f_bfree=2, f_bavail=2**64 - 3))

@@ -116,7 +116,8 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 def test_a_group_member_cannot_hold_the_lock(tmp_path: Path) -> None:
-    tmp_path.chmod(0o755)
+    for each in (tmp_path, *tmp_path.parents[:2]):
+        each.chmod(0o755)
     home = tmp_path / "home"
     with umask(0), writer_lock(files.lock(home)):
         pass
@@ -126,9 +127,11 @@ def test_a_group_member_cannot_hold_the_lock(tmp_path: Path) -> None:
         try:
             os.setgroups([home.stat().st_gid])
             os.setuid(54401)
+            files.lock(home).stat()
+            code = 1
             fcntl.flock(os.open(files.lock(home), os.O_RDONLY), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except PermissionError:
-            code = 7
+            code += 6
         finally:
             os._exit(code)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7

@@ -33,10 +33,10 @@ _UNCLEAR_NAMES: Final = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "
 
 _PROBE_BYTES: Final = 4096
 _CHECK: Final = "Check the disk and who may use it, then try again."
-_CARD: Final = "`dmesg` says why. Copy {folder} while it can be read; if it happens again, replace the card."
+_CARD: Final = "`dmesg` says why. Copy {folder}, restart the device; if it fails again, replace the card."
 _WORDS: Final = {
     errno.EROFS: ("its file system is read-only, as the kernel makes it when a card fails", _CARD),
-    errno.EIO: ("the disk failed (input/output error)", "The card may be failing: " + _CARD),
+    errno.EIO: ("the disk failed", "The card may be failing: " + _CARD),
     errno.ENXIO: ("the disk is gone", "Put it back, then start the device again."),
     errno.ENODEV: ("the disk is gone", "Put it back, then start the device again."),
     errno.EISDIR: ("it is a directory, where a file should be", "Move it away, then try again."),
