@@ -1,5 +1,6 @@
 """Rights of the outbox's files: the agent's user alone, whatever the umask; the group reaches the socket only."""
 
+import errno
 import fcntl
 import os
 import stat
@@ -101,6 +102,20 @@ def test_files_of_another_user_are_left_as_they_are(tmp_path: Path) -> None:
     other.chmod(0o644)
     opened(tmp_path).close()
     assert stat.S_IMODE(other.stat().st_mode) == 0o644
+
+
+def test_a_file_system_without_rights_can_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """vfat shows one mode for all files, and refuses others."""
+    opened(tmp_path).close()
+    (tmp_path / "outbox.db").chmod(0o755)
+
+    def refuse(path: str, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), path)
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    outbox = opened(tmp_path)
+    assert outbox.append(events(1)) == [1]
+    outbox.close()
 
 
 def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:

@@ -93,9 +93,10 @@ def explained(path: Path, error: Exception, *, reading: bool = False) -> AgentEr
 
 def refusal_to_write(folder: Path) -> int | None:
     """Return the errno with which `folder` refuses a small new file; None if it takes one."""
-    probe = folder / f".probe-{os.getpid()}-{os.urandom(4).hex()}"
+    probe = folder / "outbox.probe"
     try:
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        probe.unlink(missing_ok=True)  # left by a process that was killed
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, bytes(_PROBE_BYTES))
             os.fsync(fd)
@@ -103,7 +104,7 @@ def refusal_to_write(folder: Path) -> int | None:
             try:
                 os.close(fd)
             finally:
-                probe.unlink()
+                probe.unlink(missing_ok=True)
     except OSError as error:
         return error.errno
     return None

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -67,8 +67,11 @@ def create(path: Path) -> int:
 
 
 def tighten(home: Path) -> None:
-    """Take the rights of others from files of this user that an earlier version, or a copy, left open to them."""
-    with os.scandir(home) as entries:
+    """Take the rights of others from files of this user that an earlier version, or a copy, left open to them.
+
+    A file system without rights of its own (vfat) refuses that, and changes nothing.
+    """
+    with suppress(PermissionError), os.scandir(home) as entries:
         for entry in entries:
             if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
                 found = entry.stat(follow_symlinks=False)

@@ -110,7 +110,7 @@ def read_file(path: Path) -> Contents:
         for number in pages.numbers():
             found.add_leaf(number, _sorted(pages.rows(number), found, states))
         for other in pages.others:
-            # A version that an intact newer one replaced says nothing new but events; not even what was delivered.
+            # A replaced version is out of date but for events, deleted once delivered, and dead letters, never deleted.
             target = Contents() if other.replaced else found
             found.add_leaf(other, _sorted(pages.other_rows(other), target, states if target is found else []))
             if other.replaced:
