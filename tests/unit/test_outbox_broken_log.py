@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.outbox.outbox import Outbox
+from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.outbox.recovery.contents import Numbers
 from pisync_agent.outbox.recovery.log import committed_by_index, read_log
 from tests.support.outboxes import bodies, dead_letters, deliver, event, opened, receipt, seqs
@@ -254,6 +255,37 @@ def test_a_cut_log_is_noticed_by_its_index(
     outbox = check(home, intact(places, killed, home))
     assert f"{lost} committed frames of the log are destroyed or missing" in reason(outbox)
     outbox.close()
+
+
+def test_looking_leaves_the_index_that_proves_a_cut(killed: Path, tmp_path: Path) -> None:
+    """`pisync status` before the service starts again."""
+    home = copied(killed, tmp_path / "home")
+    log = read_log(home / "outbox.db-wal")
+    assert log is not None
+    overwrite(home / "outbox.db-wal", log.frames[log.committed - 1].offset + 8, b"\xff" * 100)
+    before = (home / "outbox.db-shm").read_bytes()
+    for _ in range(2):
+        with OutboxReader(home) as reader:
+            assert reader.state().last_seq == LAST - 1
+    assert (home / "outbox.db-shm").read_bytes() == before
+    outbox = check(home, set(range(21, LAST)))
+    assert "committed frames of the log are destroyed or missing" in reason(outbox)
+    outbox.close()
+
+
+def test_an_outbox_in_use_is_read_as_it_is_now(tmp_path: Path) -> None:
+    outbox = opened(tmp_path)
+    for number in range(1, 200):
+        outbox.append([event(number, size=900)])
+        if number % 20 == 0:
+            deliver(outbox, number - 5)
+            outbox.trim()
+            write_back(outbox)
+        with OutboxReader(tmp_path) as reader:
+            assert reader.state().last_seq == number
+    outbox.close()
+    with OutboxReader(tmp_path) as reader:
+        assert reader.state().last_seq == 199
 
 
 @pytest.mark.parametrize("what", [bytes(24), b"\xff" * 24], ids=["zeros", "garbage"])

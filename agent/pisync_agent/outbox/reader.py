@@ -10,8 +10,8 @@ from pisync_agent.outbox.database import integer, queries, text
 from pisync_agent.outbox.faults import explained
 from pisync_agent.outbox.models import DeadLetter, EventState, OutboxState, Salvaged
 from pisync_agent.outbox.pointers import Pointers
-from pisync_agent.outbox.reading import open_to_read
-from pisync_common.sqlite import ERRORS, Connect, Connection, connect
+from pisync_agent.outbox.reading import look, open_to_read
+from pisync_common.sqlite import ERRORS, Connect, Connection
 
 T = TypeVar("T")
 
@@ -46,7 +46,7 @@ def read_state(connection: Connection, now: Pointers, bytes_max: int) -> OutboxS
 class OutboxReader:
     """The outbox of `home` as it is when it is first read. Close it. Raises StoreUnusable if it cannot be read."""
 
-    def __init__(self, home: Path, *, connect: Connect = connect) -> None:
+    def __init__(self, home: Path, *, connect: Connect = look) -> None:
         self.path = files.database(home)
         self._open = ExitStack()
         try:

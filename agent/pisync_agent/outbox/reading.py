@@ -23,7 +23,14 @@ from pisync_common.sqlite import ERRORS, Connect, Connection
 
 _COPIES: Final = 3
 """How often a copy is made again because the files changed meanwhile."""
+_NO_INDEX: Final = ("SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""The index cannot be used as it is, or a writer that closed the outbox has just deleted it: SQLite makes it again."""
 _MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+
+
+def look(path: Path, *, readonly: bool = True) -> Connection:
+    """Open the database for reading; leave an index that a killed writer left, which says what its log must hold."""
+    return sqlite.connect(path, readonly=readonly, keep_index=files.companion(path, "-shm").exists())
 
 
 def open_to_read(path: Path, connect: Connect, stack: ExitStack) -> Connection:
@@ -34,8 +41,12 @@ def open_to_read(path: Path, connect: Connect, stack: ExitStack) -> Connection:
     try:
         return _begun(connect(path, readonly=True), path, stack)
     except ERRORS as error:
-        if is_damage(error) or refusal_to_write(path.parent) is None:
+        if is_damage(error):
             raise
+        if refusal_to_write(path.parent) is None:
+            if not (getattr(error, "sqlite_errorname", "") or "").startswith(_NO_INDEX):
+                raise
+            return _begun(sqlite.connect(path, readonly=True), path, stack)
     for _ in range(_COPIES):
         before = _files(path)
         connection = _open_still(path, stack)
