@@ -6,9 +6,6 @@ A database is never read without its log: the newest events are in it.
 """
 
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
@@ -25,7 +22,7 @@ _COPIES: Final = 3
 """How often a copy is made again because the files changed meanwhile."""
 _NO_INDEX: Final = ("SQLITE_READONLY", "SQLITE_CANTOPEN")
 """The index cannot be used as it is, or a writer that closed the outbox has just deleted it: SQLite makes it again."""
-_MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a private folder is made in it
+_MEMORY: Final = "/dev/shm"  # noqa: S108 - a private folder is made in it
 
 
 def look(path: Path, *, readonly: bool = True) -> Connection:
@@ -67,6 +64,8 @@ def _open_still(path: Path, stack: ExitStack) -> Connection:
     log = files.companion(path, "-wal")
     if not log.exists() or log.stat().st_size <= WAL_HEADER:
         return _begun(sqlite.connect(path, readonly=True, immutable=True), path, stack)
+    import shutil  # these two are slow to load, and every command loads this module
+
     copy = _room_for(path, path.stat().st_size + log.stat().st_size, stack) / path.name
     shutil.copyfile(path, copy)
     shutil.copyfile(log, files.companion(copy, "-wal"))
@@ -75,7 +74,12 @@ def _open_still(path: Path, stack: ExitStack) -> Connection:
 
 def _room_for(path: Path, size: int, stack: ExitStack) -> Path:
     """Return a new folder of this user alone with room for a copy of `size` bytes; `stack` deletes it."""
-    for place in _places():
+    import tempfile
+
+    places = [os.environ.get("XDG_RUNTIME_DIR"), _MEMORY]
+    with suppress(OSError):  # there may be no usual place
+        places.insert(0, tempfile.gettempdir())
+    for place in map(Path, filter(None, places)):
         with suppress(OSError):
             if free_bytes(place) > 2 * size:
                 return Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pisync-", dir=place)))
@@ -83,13 +87,6 @@ def _room_for(path: Path, size: int, stack: ExitStack) -> Path:
         f"{path} cannot be read: its folder takes no new file, and its log can be read only in a copy of "
         f"{size:,} bytes. Nothing is lost. Set TMPDIR to a folder with twice that room."
     )
-
-
-def _places() -> Iterator[Path]:
-    with suppress(OSError):
-        yield Path(tempfile.gettempdir())
-    yield from (Path(os.environ[name]) for name in ("XDG_RUNTIME_DIR",) if os.environ.get(name))
-    yield _MEMORY
 
 
 def _files(path: Path) -> list[tuple[int, int, int] | None]:
