@@ -16,7 +16,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from pisync_agent.errors import NotEnrolled
-from pisync_agent.outbox.files import random_hex, sync_folder
+from pisync_agent.outbox.files import make_folder, random_hex, sync_folder
 from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 
@@ -174,7 +174,7 @@ def propose_id(home: Path, device_id: str | None = None) -> str:
 
 def _store(file: Path, content: bytes) -> None:
     """Store a file of this folder atomically and durably, with mode 0600. Raises OSError."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(file.parent)
     new = file.with_name(f".{file.name}.{random_hex(4)}")
     try:
         with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:

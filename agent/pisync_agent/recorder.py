@@ -208,7 +208,7 @@ class Recorder:
     def _store_directly(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
         """Raises LockHeld if another process is writing."""
         with files.errors(self._home):
-            self._home.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._home)
             self._lock.acquire(wait=False)
         try:
             return self._current_outbox().append(events)

@@ -203,6 +203,7 @@ def test_the_top_of_a_package_stays_small(package: str, most: int) -> None:
     [
         ("pisync_agent", {"httpx", "tenacity", "ssl"}),
         ("pisync_agent.__main__", {"httpx", "tenacity", "ssl"}),
+        ("pisync_agent.recorder", {"_hashlib", "random", "shutil", "tempfile"}),
         ("pisync_receiver.server", EXTRAS),
         ("pisync_receiver.__main__", EXTRAS),
     ],

@@ -156,7 +156,7 @@ _SUBCOMMANDS: Final = {"queue": "list the outbox"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    os.umask(os.umask(0o077) | 0o007)  # learners' data is private; a group may share it where the user allows it
+    os.umask(os.umask(0o077) | 0o007)  # nothing is for others; a group may reach the socket
     try:
         arguments = build_parser().parse_args(argv)
         code: int = arguments.run(arguments)

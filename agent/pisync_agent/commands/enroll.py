@@ -147,6 +147,7 @@ def _authority(name: str, *, check: Callable[[str], object]) -> bytes:
 def _own_ca(home: Path, content: bytes) -> Path:
     """Copy the authority's certificate: the service may not be able to read the original, or a stick is removed."""
     copy = home / CA_FILE
+    files.make_folder(home)
     new = copy.with_suffix(".new")
     new.write_bytes(content)
     files.sync_file(new)

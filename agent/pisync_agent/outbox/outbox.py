@@ -18,9 +18,10 @@ from typing import TypeVar
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
 from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
-from pisync_agent.outbox.database import is_full, queries
+from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent, behind_refused
+from pisync_agent.outbox.faults import explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
 from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
@@ -47,7 +48,7 @@ def open_outbox(
     Raises StoreUnusable (or OutboxFull) if the outbox cannot be used durably; then nothing is thrown away.
     """
     with files.errors(home):
-        home.mkdir(parents=True, exist_ok=True)
+        files.make_folder(home)
     limits = limits or OutboxLimits()
     file = LiveFile(
         home,
@@ -257,7 +258,7 @@ class Outbox:
             try:
                 results += self._record(half)
             except ERRORS as error:
-                if not is_full(error):
+                if not self._file.disk.is_full(error):
                     raise
                 results += self._append_halves(half, full)
         return results
@@ -284,7 +285,7 @@ class Outbox:
         try:
             self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return after.delivered
 
@@ -304,15 +305,15 @@ class Outbox:
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         self._make_room(needed)
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
-            raise self._full() from error
+            raise self._full(error) from error
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest delivered events: several times what is needed, so that it is not done for each event."""
@@ -336,11 +337,13 @@ class Outbox:
             while guard.maintained(lambda: self._write_all(piece)):
                 pass
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return self._pointers().trimmed - before
 
-    def _full(self) -> OutboxFull:
+    def _full(self, error: Exception) -> AgentError:
+        if not is_full(error):  # a quota
+            return explained(self.path, error)
         state = read_state(self._file.connection, self._pointers(), self._file.disk.most)
         return OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "

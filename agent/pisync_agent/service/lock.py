@@ -21,7 +21,7 @@ _LOCKS: Final = Path("/proc/locks")
 def writer_lock(path: Path, *, patience: float = PATIENCE_S) -> Iterator[None]:
     """Be the one writer inside the block. Raises LockHeld that names the process that holds the lock."""
     with files.errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
     lock = WriterLock(path)
     deadline = time.monotonic() + patience
     while not lock.held:
