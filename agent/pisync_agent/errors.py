@@ -5,6 +5,7 @@ PiSyncError
       ├── InvalidEvent          the event breaks a rule; nothing was recorded; correct the event (also a RuleError)
       ├── OutboxFull            no room; nothing was recorded; try again after a sync
       ├── StoreUnusable         the outbox cannot be opened or written; nothing was recorded
+      │    └── NotAnswering     the process that writes the outbox is silent; the text says what became of the request
       ├── NotEnrolled           no identity yet; recording works, delivery needs `pisync enroll`
       └── DeliveryError         an attempt to reach the receiver failed; everything is kept; can be retried
            ├── Unreachable      no answer from the receiver: kinds dns connect timeout tls clock portal
@@ -42,6 +43,12 @@ class StoreUnusable(AgentError):
     """The outbox cannot be opened, read or written; nothing was recorded."""
 
     code = "store_unusable"
+
+
+class NotAnswering(StoreUnusable, TimeoutError):
+    """The process that writes the outbox runs and does not answer. The text says what became of the request."""
+
+    code = "not_answering"
 
 
 class NotEnrolled(AgentError):

@@ -1,29 +1,24 @@
 """`pisync status`: everything a technician asks first, also while nothing else works.
 
-It reads the outbox itself and asks the service, if it runs, for what only the service knows. Nothing here needs the
-network.
+It reads the outbox itself, or asks the service where the file is the agent's alone, and asks the service, if it runs,
+for what only the service knows. Nothing here needs the network, and no wait is longer than a few seconds.
 """
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pisync_agent.config as config
-import pisync_agent.identity as identities
 from pisync_agent.clock import kernel_sync_check
 from pisync_agent.commands.formatting import count, moment, pending, size, span
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE
-from pisync_agent.errors import NotEnrolled, StoreUnusable
-from pisync_agent.identity import Identity
+from pisync_agent.errors import NotAnswering
 from pisync_agent.outbox import disk, files
-from pisync_agent.outbox.models import LAST_RUN, OutboxState
-from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.service import protocol
+from pisync_agent.service import protocol, views
 from pisync_agent.sync.connectivity import has_link
 
 
@@ -36,28 +31,30 @@ def status(arguments: argparse.Namespace) -> int:
 
 def collect(home: Path) -> dict[str, Any]:
     """Return everything known, as `status --json` prints it. Raises StoreUnusable."""
-    state, note = _outbox(home)
-    identity = _identity(home)
     live = _live(home)
-    last_run = json.loads(note) if note else None
+    with views.look(home) as view:
+        found = view.state()
+    state, last_run, url = found["outbox"], found["last_run"], found["url"]
     if last_run is not None:
         last_run["ago_s"] = max(0.0, round(time.time() - last_run["at_ms"] / 1000, 1))
     return {
-        "device_id": identity and identity.device_id,
-        "url": identity and identity.url,
-        "enrolled": identity is not None,
-        **asdict(state),
-        "stream": state.stream or None,
+        "device_id": found["device_id"],
+        "url": url,
+        "enrolled": found["device_id"] is not None,
+        **state,
+        "stream": state["stream"] or None,
         "service": live.get("kind") == "service",
         "service_pid": live.get("pid"),
+        "service_fault": live.get("silent"),
         "syncing": bool(live.get("running")),
         "last_run": last_run,
         "next_run_in_s": live.get("next_run_in_s"),
         "next_run_why": live.get("next_run_why"),
         "last_error": live.get("last_error"),
+        "write_fault": live.get("write_fault"),
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": kernel_sync_check()()},
-        "disk": {"free_bytes": _free(home), "outbox_bytes": state.bytes_used},
-        "link": identity and has_link(identity.host),
+        "disk": {"free_bytes": _free(home), "outbox_bytes": state["bytes_used"]},
+        "link": url and has_link(urlsplit(url).hostname or ""),
         "home": str(home),
     }
 
@@ -82,6 +79,7 @@ def text(found: Mapping[str, Any]) -> str:
         ("last run", _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
+        ("recording", _write_fault(found["write_fault"])),
         ("link", {True: "available", False: "none: there is no route out of this device", None: ""}[found["link"]]),
         ("clock", _clock(found["clock"])),
         ("disk", f"{size(found['disk']['outbox_bytes'])} in the outbox, {size(found['disk']['free_bytes'])} free"),
@@ -94,42 +92,14 @@ def text(found: Mapping[str, Any]) -> str:
 # What is collected
 
 
-def _outbox(home: Path) -> tuple[OutboxState, str | None]:
-    """Return the outbox's state and its note about the last run."""
-    database = files.database(home)
-    try:
-        if not database.stat().st_size:
-            return OutboxState(), None
-    except (FileNotFoundError, NotADirectoryError):
-        return OutboxState(), None
-    except PermissionError as error:
-        raise _not_readable(home) from error
-    if not os.access(database, os.R_OK):
-        raise _not_readable(home)
-    with OutboxReader(home) as reader:
-        return reader.state(), reader.note(LAST_RUN)
-
-
-def _not_readable(home: Path) -> StoreUnusable:
-    return StoreUnusable(
-        f"{home} cannot be read by this user. Run this as the agent's user (sudo -u pisync …), or join its group"
-    )
-
-
-def _identity(home: Path) -> Identity | None:
-    """Return the identity; None if there is none, or this user cannot read it."""
-    try:
-        return identities.load(home)
-    except NotEnrolled:
-        return None
-
-
 def _live(home: Path) -> dict[str, Any]:
-    """Return what the service says; an empty object if none runs."""
+    """Return what the service says; nothing if none runs, `silent` if it does not answer."""
     try:
         return protocol.live_status(files.socket(home)) or {}
+    except NotAnswering as error:
+        return {"kind": "service", "silent": str(error)}
     except OSError:
-        return {"kind": "silent"}
+        return {}
 
 
 def _free(home: Path) -> int:
@@ -169,15 +139,25 @@ def _last_run(run: Mapping[str, Any] | None) -> str:
 def _next_run(found: Mapping[str, Any]) -> str:
     if found["syncing"]:
         return "in progress"
+    if found["service_fault"]:
+        return "unknown: the service does not answer"
     if found["next_run_in_s"] is None:
         return "" if not found["enrolled"] else "not scheduled: no service runs; `pisync sync` delivers now"
     return f"in {span(found['next_run_in_s'])}: {found['next_run_why']}"
 
 
 def _service(found: Mapping[str, Any]) -> str:
+    if found["service_fault"]:
+        return str(found["service_fault"])
     if found["service"]:
         return f"running (process {found['service_pid']})"
     return "not running: apps record without it; start it with `pisync run`, or systemctl start pisync-agent"
+
+
+def _write_fault(fault: Mapping[str, Any] | None) -> str:
+    if fault is None:
+        return ""
+    return f"fails since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')}): {fault['detail']}"
 
 
 def _clock(clock: Mapping[str, Any]) -> str:
