@@ -8,18 +8,25 @@ import argparse
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import pisync_agent.config as config
 from pisync_agent.clock import kernel_sync_check
 from pisync_agent.commands.formatting import count, moment, pending, size, span
-from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE
-from pisync_agent.errors import NotAnswering
+from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
+from pisync_agent.errors import NotAnswering, StoreUnusable
 from pisync_agent.outbox import disk, files
+from pisync_agent.outbox.models import OutboxState
 from pisync_agent.service import protocol, views
 from pisync_agent.sync.connectivity import has_link
+
+_NUMBERS: Final = (
+    "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_max", "sync_events_waiting",
+)  # fmt: skip
+"""What is null in the JSON where the outbox cannot be read."""
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -30,17 +37,16 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def collect(home: Path) -> dict[str, Any]:
-    """Return everything known, as `status --json` prints it. Raises StoreUnusable."""
+    """Return everything known, as `status --json` prints it. Raises StoreUnusable if that is nothing."""
     live = _live(home)
-    with views.look(home) as view:
-        found = view.state()
+    found = _outbox(home, live)
     state, last_run, url = found["outbox"], found["last_run"], found["url"]
     if last_run is not None:
         last_run["ago_s"] = max(0.0, round(time.time() - last_run["at_ms"] / 1000, 1))
     return {
         "device_id": found["device_id"],
         "url": url,
-        "enrolled": found["device_id"] is not None,
+        "enrolled": None if "fault" in found else found["device_id"] is not None,
         **state,
         "stream": state["stream"] or None,
         "service": live.get("kind") == "service",
@@ -54,6 +60,7 @@ def collect(home: Path) -> dict[str, Any]:
         "write_fault": live.get("write_fault"),
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": kernel_sync_check()()},
         "disk": {"free_bytes": _free(home), "outbox_bytes": state["bytes_used"]},
+        "outbox_fault": found.get("fault"),
         "link": url and has_link(urlsplit(url).hostname or ""),
         "home": str(home),
     }
@@ -61,6 +68,8 @@ def collect(home: Path) -> dict[str, Any]:
 
 def verdict(found: Mapping[str, Any]) -> int:
     """Return the exit code: whether anything is pending or rejected, and why it still is."""
+    if found["outbox_fault"]:
+        return UNUSABLE
     if not found["enrolled"]:
         return REFUSED
     if not (found["waiting"] or found["dead"]):
@@ -76,7 +85,7 @@ def text(found: Mapping[str, Any]) -> str:
         ("device", _device(found)),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
-        ("last run", _last_run(found["last_run"])),
+        ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
         ("recording", _write_fault(found["write_fault"])),
@@ -90,6 +99,23 @@ def text(found: Mapping[str, Any]) -> str:
 
 
 # What is collected
+
+
+def _outbox(home: Path, live: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the outbox; its fault, where only the service can say something."""
+    try:
+        with views.look(home) as view:
+            return view.state()
+    except StoreUnusable as error:
+        if not live:
+            raise
+        return {
+            "device_id": None,
+            "url": None,
+            "outbox": asdict(OutboxState()) | dict.fromkeys(_NUMBERS),
+            "last_run": None,
+            "fault": str(error),
+        }
 
 
 def _live(home: Path) -> dict[str, Any]:
@@ -113,12 +139,16 @@ def _free(home: Path) -> int:
 
 
 def _device(found: Mapping[str, Any]) -> str:
+    if found["outbox_fault"]:
+        return ""
     if not found["enrolled"]:
         return "not enrolled: recording works, delivery needs `pisync enroll URL --code CODE`"
     return f"{found['device_id']} at {found['url']}"
 
 
 def _pending(found: Mapping[str, Any]) -> str:
+    if found["outbox_fault"]:
+        return f"unknown: {found['outbox_fault']}"
     if not found["last_seq"]:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
