@@ -1,4 +1,4 @@
-"""A service that hangs: every wait for it ends, and what the caller is told is true afterwards."""
+"""A service that hangs: every wait for it ends, and the error stays true afterwards."""
 
 import contextlib
 import json
@@ -114,7 +114,7 @@ def test_many_threads_each_end_at_their_own_time(agent: AgentProcess) -> None:
         ]
         for thread in threads:
             thread.start()
-        wait_until(lambda: len(results) == 2, "the short ones have ended")
+        wait_until(lambda: len(results) == 2, "the short calls have ended")
         os.kill(agent.pid, signal.SIGCONT)
         for thread in threads:
             thread.join(DEADLINE_SECONDS)
