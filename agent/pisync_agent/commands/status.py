@@ -68,7 +68,7 @@ def collect(home: Path) -> dict[str, Any]:
 
 def verdict(found: Mapping[str, Any]) -> int:
     """Return the exit code: whether anything is pending or rejected, and why it still is."""
-    if found["outbox_fault"]:
+    if found.get("outbox_fault"):
         return UNUSABLE
     if not found["enrolled"]:
         return REFUSED
