@@ -329,6 +329,7 @@ def test_garbage_gets_an_error_and_the_connection_goes_on(agent: AgentProcess, l
         assert "error" in json.loads(answers.readline())
         client.sendall(b'{"do": "status"}\n')
         assert json.loads(answers.readline())["status"]["kind"] == "service"
+    assert "unexpectedly" not in agent.log()
 
 
 @pytest.mark.parametrize("content", [b"0,", b"{},", b"[],", b'{"a":0},', b'"",', b'{"type":"a.b"},'])
@@ -344,6 +345,16 @@ def test_a_long_line_takes_no_more_memory_than_itself(agent: AgentProcess, head:
             assert json.loads(answers.readline())["error"]["code"] == "bad_message"
     assert agent.memory_mib("VmHWM") < before + 8 * longest / 2**20
     assert agent.record() == 2
+
+
+def test_long_data_is_refused_before_it_is_decoded(agent: AgentProcess) -> None:
+    agent.start()
+    agent.record()
+    before = agent.memory_mib("VmHWM")
+    event = {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": [' + "{}," * 600_000 + "0]}"}
+    with LineClient(agent.socket, timeout=DEADLINE_SECONDS) as client:
+        assert "65,536 bytes" in client.ask({"do": "record", "events": [event]})["seqs"][0]["detail"]
+    assert agent.memory_mib("VmHWM") < before + 20
 
 
 def test_a_line_beyond_the_limit_closes_its_connection(agent: AgentProcess) -> None:

@@ -3,7 +3,8 @@
 import pytest
 
 from pisync_agent.errors import OutboxFull, StoreUnusable
-from pisync_agent.service.write_faults import CHECK_S, LOG_EVERY_S, WriteFaults
+from pisync_agent.outbox.models import OutboxState
+from pisync_agent.service.write_faults import CHECK_S, LOG_EVERY_S, WriteFaults, has_room
 
 
 class Clock:
@@ -57,3 +58,35 @@ def test_a_check_writes_only_where_nothing_else_has_proved_it() -> None:
     assert not faults.is_check_due(CHECK_S)
     faults.note(StoreUnusable("disk I/O error"))
     assert faults.is_check_due(CHECK_S), "so that its end is noticed soon"
+
+
+def test_a_full_outbox_lasts_until_there_is_room_and_is_not_logged_again_and_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    clock = Clock()
+    faults = clock.faults()
+    for _ in range(10):
+        faults.note(OutboxFull("no room"))
+        faults.note_check(has_room=False)
+        assert faults.fields(), "the check is smaller than an event"
+    for _ in range(10):
+        faults.note_check(has_room=True)
+        assert faults.fields() is None
+        faults.note(OutboxFull("no room"))
+    faults.note(StoreUnusable("disk I/O error"))
+    faults.note_check(has_room=False)
+    assert faults.fields() is None
+
+    assert [record.levelname for record in caplog.records] == ["ERROR", "WARNING", "ERROR", "WARNING"]
+
+
+@pytest.mark.parametrize(
+    ("state", "room"),
+    [
+        (OutboxState(kept_from=1, delivered=0, bytes_used=900_000, bytes_max=1_000_000), False),
+        (OutboxState(kept_from=1, delivered=1, bytes_used=900_000, bytes_max=1_000_000), True),
+        (OutboxState(kept_from=1, delivered=0, bytes_used=100_000, bytes_max=1_000_000), True),
+    ],
+)
+def test_there_is_room_where_delivered_events_can_go(state: OutboxState, room: bool) -> None:
+    assert has_room(state) is room

@@ -28,7 +28,7 @@ from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.schedule import Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
 from pisync_agent.service.server import LocalServer, Request, record, unexpected
-from pisync_agent.service.write_faults import CHECK_S, WriteFaults
+from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
 from pisync_agent.sync.retry import RetryPolicy
@@ -204,7 +204,7 @@ class Service:
 
     def _tick(self, *, check_every: float) -> None:
         """Check the file, and that it can be written. `write_faults` says why a failed write is no end."""
-        if not self._outbox.is_current() and not self._is_swapped():
+        if not self._is_in_place():
             self._fault = StoreUnusable(
                 f"{self._outbox.path} was removed or replaced while the service had it open; the service stops, and "
                 "opens the file in place when it starts again"
@@ -213,16 +213,23 @@ class Service:
         elif self._write_faults.is_check_due(check_every):
             try:
                 self._outbox.check_writable()
+                state = self._outbox.state()
             except AgentError as error:
                 self._write_faults.note(error)
             else:
-                self._write_faults.note(None)
+                self._write_faults.note_check(has_room=has_room(state))
 
-    def _is_swapped(self) -> bool:
-        """Return whether the agent itself put another file in place; it has done so when this call is over."""
+    def _is_in_place(self) -> bool:
+        """Return whether the open file is the one at its path, or the disk cannot say."""
+        if self._outbox.is_current():
+            return True
+        with suppress(AgentError):
+            self._outbox.state()  # ends after the agent's own exchange of files
         try:
-            self._outbox.state()
-        except AgentError:
+            self._outbox.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
             return True
         return self._outbox.is_current()
 

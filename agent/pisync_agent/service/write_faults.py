@@ -13,13 +13,17 @@ import logging
 from collections.abc import Callable
 from typing import Any, Final
 
-from pisync_agent.errors import AgentError
+from pisync_agent.errors import AgentError, OutboxFull
+from pisync_agent.outbox.models import OutboxState
+from pisync_common.limits import KIB
 from pisync_common.systemd import notify
 
 log = logging.getLogger(__name__)
 
 CHECK_S: Final = 60.0
 LOG_EVERY_S: Final = 3600.0
+ROOM_BYTES: Final = 128 * KIB
+"""More than the largest event."""
 
 
 class WriteFaults:
@@ -32,7 +36,10 @@ class WriteFaults:
         self._fault: AgentError | None = None
         self._since_ms = 0
         self._count = 0
-        self._logged_at = 0.0
+        self._logged: dict[str, float] = {}
+        """When a fault of each code was logged."""
+        self._was_logged = False
+        """Whether this fault was logged."""
 
     def note(self, fault: AgentError | None) -> None:
         """Note a commit that failed, or that worked."""
@@ -40,6 +47,11 @@ class WriteFaults:
             self._note_success()
         else:
             self._note_fault(fault)
+
+    def note_check(self, *, has_room: bool) -> None:
+        """Note a check that worked. It is smaller than an event, so it ends a full outbox only where there is room."""
+        if has_room or not isinstance(self._fault, OutboxFull):
+            self._note_success()
 
     def is_check_due(self, every: float) -> bool:
         """Return whether a check should write: writing fails, or nothing was written for `every` seconds."""
@@ -55,18 +67,23 @@ class WriteFaults:
     def _note_success(self) -> None:
         self._worked_at = self._monotonic()
         if self._fault is not None:
-            log.warning("recording works again, after %d failed commits", self._count)
+            if self._was_logged:
+                log.warning("recording works again, after %d failed commits", self._count)
             notify("STATUS=")
-            self._fault = None
+            self._fault, self._was_logged = None, False
 
     def _note_fault(self, fault: AgentError) -> None:
         now = self._monotonic()
         if self._fault is None:
             self._since_ms, self._count = self._now_ms(), 0
-        first = self._fault is None
         self._fault = fault
         self._count += 1
-        if first or now - self._logged_at >= LOG_EVERY_S:
-            self._logged_at = now
+        if now - self._logged.get(fault.code, -LOG_EVERY_S) >= LOG_EVERY_S:
+            self._logged[fault.code], self._was_logged = now, True
             log.error("recording fails (commits failed: %d): %s", self._count, fault)
             notify(f"STATUS=recording fails: {fault}")
+
+
+def has_room(state: OutboxState) -> bool:
+    """Return whether an event would fit: in free space, or in place of delivered events."""
+    return state.kept_from <= state.delivered or state.bytes_max - state.bytes_used >= ROOM_BYTES
