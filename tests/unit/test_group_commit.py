@@ -6,7 +6,8 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pisync_agent.group_commit import GroupCommit
+from pisync_agent import group_commit
+from pisync_agent.group_commit import GroupCommit, OutOfTime
 
 DEADLINE_S = 20
 
@@ -159,3 +160,93 @@ def test_many_threads_get_their_own_results_from_one_commit_at_a_time() -> None:
 
     join(start(*[caller(1000 * number) for number in range(16)]))
     assert (wrong, overlaps) == ([], [])
+
+
+def caller(group: GroupCommit[int, int], item: int) -> Callable[[], None]:
+    def call() -> None:
+        submit(group, item)
+
+    return call
+
+
+def test_a_caller_leaves_at_its_deadline_whether_its_commit_has_begun_or_not() -> None:
+    commit = Slow()
+    group = GroupCommit(commit)
+    threads = start(caller(group, 0))
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    with pytest.raises(OutOfTime) as early:
+        submit(group, 1, seconds=0.01)
+    assert (early.value.begun, group._waiting) == (False, [])
+
+    threads += start(caller(group, 2))
+    waiting(group, 1)
+    late: list[bool] = []
+
+    def short() -> None:
+        try:
+            submit(group, 3, seconds=3)
+        except OutOfTime as error:
+            late.append(error.begun)
+
+    others = start(short)
+    waiting(group, 2)
+    commit.go_on.release()
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+    join(others)
+    commit.go_on.release()
+    join(threads)
+    assert (commit.groups, late) == ([[0], [2, 3]], [True])
+    commit.go_on.release()
+    assert submit(group, 4) == 40
+
+
+def test_only_the_leaders_time_was_over_so_the_others_are_the_next_group() -> None:
+    groups: list[list[int]] = []
+    begun, go_on = threading.Semaphore(0), threading.Semaphore(0)
+
+    def commit(items: Sequence[int], deadline: float) -> list[int]:
+        groups.append(list(items))
+        begun.release()
+        assert go_on.acquire(timeout=DEADLINE_S)
+        if 1 in items:
+            raise OutOfTime
+        return list(items)
+
+    group = GroupCommit(commit)
+    failed: list[int] = []
+
+    def leader() -> None:
+        try:
+            submit(group, 1)
+        except OutOfTime:
+            failed.append(1)
+
+    results: list[int] = []
+    threads = start(lambda: results.append(submit(group, 0)))
+    assert begun.acquire(timeout=DEADLINE_S)
+    threads += start(leader)
+    waiting(group, 1)
+    threads += start(lambda: results.append(submit(group, 2)))
+    waiting(group, 2)
+    go_on.release(3)
+    join(threads)
+    assert (groups, failed, results) == ([[0], [1, 2], [2]], [1], [0, 2])
+
+
+def test_an_interrupted_caller_leaves_and_hands_the_lead_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    commit = Slow()
+    group = GroupCommit(commit)
+    threads = start(caller(group, 0))
+    assert commit.begun.acquire(timeout=DEADLINE_S)
+
+    def interrupted(ticket: object, seconds: float) -> bool:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(group_commit._Ticket, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            submit(group, 1)
+    commit.go_on.release(2)
+    join(threads)
+    assert submit(group, 2) == 20
+    assert commit.groups == [[0], [2]]
