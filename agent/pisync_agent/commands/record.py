@@ -190,7 +190,7 @@ def _event(line: bytes, read: ReadLine, clock: Clock) -> NewEvent | None:
 def _refused(error: AgentError, stored: int, underway: int) -> AgentError:
     kind = next(kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, AgentError) if isinstance(error, kind))
     text = str(error).rstrip(".")
-    unknown = underway if "may have been recorded" in text else 0  # an answer is missing
+    unknown = underway if error.uncertain else 0
     return kind(f"line {stored + 1}: {text}. {_resume(stored, unknown).capitalize()}")
 
 

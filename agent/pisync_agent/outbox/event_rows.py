@@ -133,8 +133,8 @@ def move_to_dead_letters(connection: Connection, stream: str, seq: int, code: st
         connection.execute(queries()["insert_dead_letter"], (stream, seq, code, detail, body, int(local)))
 
 
-def dead_letters(connection: Connection) -> list[DeadLetter]:
-    return [_dead_letter(row) for row in connection.execute(queries()["dead_letters"]).fetchall()]
+def dead_letters(connection: Connection, skip: int, limit: int) -> list[DeadLetter]:
+    return [_dead_letter(row) for row in connection.execute(queries()["dead_letters"], (limit, skip)).fetchall()]
 
 
 def dead_letter(connection: Connection, stream: str, seq: int) -> DeadLetter | None:

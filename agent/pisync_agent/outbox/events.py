@@ -176,6 +176,7 @@ def _finite(text: str) -> float:
     return number
 
 
+_TOO_LONG: Final = f"data is more than {DATA_BYTES:,} bytes as JSON, which is the limit for one event"
 _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
@@ -185,11 +186,13 @@ def _check_data(text: str) -> str:
     Line ends are not safe (exports write one event a line), nor are escapes (they may hold half a character).
     Raises RuleError, ValueError or TypeError.
     """
+    if len(text) > 6 * DATA_BYTES:  # more than any escapes of allowed data; decoding it would take much memory
+        raise RuleError(_TOO_LONG)
     value = _DECODER.decode(text)
     if "\\u" in text or "\n" in text or "\r" in text or type(value) is not dict:
         return rules.encode_data(value)
     if len(text.encode()) > DATA_BYTES:
-        raise RuleError(f"data is more than {DATA_BYTES:,} bytes as JSON, which is the limit for one event")
+        raise RuleError(_TOO_LONG)
     return rules.check_depth(text)
 
 

@@ -23,12 +23,13 @@ from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent, behind_refused
 from pisync_agent.outbox.faults import explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
-from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
+from pisync_agent.outbox.models import CHECKED, OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.reader import read_state
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt, Rejection
-from pisync_common.sqlite import ERRORS, Connect, Connection, connect, transaction
+from pisync_common.sqlite import ERRORS, Connect, Connection, connect
+from pisync_common.times import now_ms
 
 T = TypeVar("T")
 
@@ -184,13 +185,12 @@ class Outbox:
         self._maintain(lambda connection: connection.execute(queries()["set_note"], (name, value)))
 
     def check_writable(self) -> None:
-        """Prove that the file can be written, without writing; raise StoreUnusable."""
+        """Prove by a small commit that the disk takes writes; raise StoreUnusable, or OutboxFull where it is full.
 
-        def prove() -> None:
-            with transaction(self._file.connection):
-                pointers.load(self._file.connection)
-
-        self._file.guarded(prove)
+        It does not use the reserve, so it fails where recording would.
+        """
+        note = (CHECKED, str(now_ms()))
+        self._file.guarded(lambda: self._file.write(lambda connection: connection.execute(queries()["set_note"], note)))
 
     def is_current(self) -> bool:
         """Return whether the open file is still the one in place (another process may have swapped it)."""

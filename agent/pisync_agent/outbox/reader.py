@@ -61,8 +61,9 @@ class OutboxReader:
     def state(self) -> OutboxState:
         return self._read(lambda connection, now: read_state(connection, now, 0))
 
-    def dead_letters(self) -> list[DeadLetter]:
-        return self._read(lambda connection, _: event_rows.dead_letters(connection))
+    def dead_letters(self, skip: int = 0, limit: int = -1) -> list[DeadLetter]:
+        """Return dead letters, oldest first: all but the first `skip`, at most `limit` of them."""
+        return self._read(lambda connection, _: event_rows.dead_letters(connection, skip, limit))
 
     def list_events(self, after: int, limit: int) -> list[tuple[int, str, str]]:
         """Return (seq, text, state) of held events after `after`; the state is an EventState."""
