@@ -33,6 +33,8 @@ FLUSH_LINES: Final = 256
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _NONCE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REFUSALS: Final = range(400, 503)
+"""Statuses that take a turn in the intake; 503 does not, because the intake or the store could not serve it."""
 _NO_ROUTE: Final = "unknown"
 _GONE: Final = 499
 """The status in the log for a caller that went away; it is never sent."""
@@ -86,6 +88,7 @@ class Router:
         route = resource.by_method.get(method) or resource.route(method)
         request.route = route.path
         request.query_spec = route.query
+        request.takes_body = route.request_body is not None
         request.caller = await self._gate.admit(route.access, request.headers, request.path, local=request.local)
         reply = await route.handler(request)
         if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
@@ -147,6 +150,8 @@ class Edge:
             except Exception as error:
                 reply = problem_answer(error, request.id)
             status = reply.status
+            if request.takes_body and status in _REFUSALS:
+                await self._services.intake.turn()
             if isinstance(reply, Stream):
                 await reply.send(send, extra, with_body=scope["method"] != "HEAD")
             else:

@@ -231,6 +231,7 @@ class Request:
         "route",
         "scope",
         "services",
+        "takes_body",
         "trace",
     )
 
@@ -249,6 +250,8 @@ class Request:
         self.path: dict[str, str] = {}
         """The parameters in its path."""
         self.query_spec = params.NO_QUERY
+        self.takes_body = False
+        """Whether its route takes a body."""
         self._receive = receive
 
     async def body(self) -> bytes:
