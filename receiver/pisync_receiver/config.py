@@ -266,8 +266,15 @@ CONSUMER = Setting(
     metavar="NAME",
     help="the name under which `worker` keeps its position; a new name starts at the first event",
 )
+MESSAGE_EVENTS = Setting(
+    name="message_events",
+    default="100",
+    parse=integer(1, 1000),
+    metavar="N",
+    help="the most events that `worker` puts into one message; the same on every worker of a consumer",
+)
 
-PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER)
+PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER, MESSAGE_EVENTS)
 """What only a worker needs."""
 SETTINGS: Final[tuple[Setting[Any], ...]] = (
     HOST,
