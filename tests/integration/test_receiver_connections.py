@@ -105,6 +105,69 @@ def test_an_endless_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
             assert everything(other).startswith(b"HTTP/1.1 200")
 
 
+HOST = b"Host: x\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/2.0\r\n" + HOST + b"\r\n",
+        b"GET http://x/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /#x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET \\ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n c\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +2\r\n\r\n{}",
+        CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_what_gateways_read_in_several_ways_is_400_and_closed(sent: bytes) -> None:
+    with serving(app=patient) as port, connect(port) as odd:
+        odd.sendall(sent + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = everything(odd)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [b"GET / HTTP/1.1\r\n\r\n", b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\nA: " + b"x" * 2**17]
+)
+def test_an_unreadable_request_is_no_answer_to_the_one_before_it(bad: bytes) -> None:
+    answered = threading.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.to_thread(answered.wait, 60)
+        await hello(scope, receive, send)
+
+    with serving(app=late) as port, connect(port) as pipelining:
+        with contextlib.suppress(OSError):
+            pipelining.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bad)
+        assert everything(pipelining) == b""
+        answered.set()
+
+
+def test_a_body_that_goes_wrong_after_its_answer_gets_no_second_one() -> None:
+    with serving() as port, connect(port) as odd:
+        odd.sendall(CHUNKED)
+        assert odd.recv(65536).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(OSError):
+            odd.sendall(b"1;" + b"x" * HEAD_BYTES * 2)
+        assert b"HTTP/1.1" not in everything(odd)
+
+
 def test_endless_trailers_are_refused() -> None:
     with serving() as port, connect(port) as endless:
         endless.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n")
