@@ -133,7 +133,7 @@ LOG_LEVEL = Setting(
 MAX_CONNECTIONS = Setting(
     name="max_connections",
     default="4096",
-    parse=integer(1, 1_000_000),
+    parse=integer(1, 100_000),
     metavar="N",
     help="connections served at once; more are answered 503 with Retry-After",
 )

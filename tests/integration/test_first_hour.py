@@ -1,4 +1,4 @@
-"""The first hour: commands and the service mean one database, before the first start too, whoever runs them."""
+"""The first hour: commands and the service mean one database, before the first start too, as any user."""
 
 import os
 import re

@@ -260,3 +260,65 @@ def test_a_caller_that_reads_slowly_gets_all_of_an_answer(monkeypatch: pytest.Mo
         stalls[0].loop.call_soon_threadsafe(stalls[0]._check_stall, unread_before)
         wait_until(lambda: len(stalls) == 2, "it is looked at again later")
         assert len(everything(slow)) > LARGE
+
+
+def limited(files: int) -> tuple[str, ...]:
+    return ("prlimit", f"--nofile={files}:{files}")
+
+
+def test_the_limit_of_open_files_bounds_the_connections(tmp_path: Path) -> None:
+    """More callers than files: the receiver never runs out of files, and goes on answering."""
+    files, callers = 240, 400
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = (*limited(files), *receiver.program)
+    with receiver, contextlib.ExitStack() as stack:
+        assert (
+            f"the limit of open files is {files}: {files - 128} connections are served instead of 4096"
+            in receiver.log()
+        )
+        first = stack.enter_context(connect(receiver.port))
+        held = [stack.enter_context(connect(receiver.port)) for _ in range(callers)]
+        for connection in held:
+            connection.setblocking(False)
+        assert receiver._process is not None
+        folder = Path(f"/proc/{receiver._process.pid}/fd")
+        wait_until(lambda: sum(map(cut_off, held)) >= callers - files, "callers too many are cut off")
+        assert len(list(folder.iterdir())) < files
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        assert receiver.run("devices", "--json").returncode == 0
+    assert receiver.log().count("limit of open files") == 1
+    assert "ERROR" not in receiver.log()
+
+
+def cut_off(connection: socket.socket) -> bool:
+    """Whether the other side has closed."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_a_limit_of_open_files_without_room_is_wrong_usage(tmp_path: Path) -> None:
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = (*limited(100), *receiver.program)
+    done = receiver.run("serve", "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "limit of open files is 100" in done.stderr
+    assert not receiver.database.exists()
+
+
+def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = ("prlimit", "--nofile=100:8192", *receiver.program)
+    with receiver:
+        assert "limit of open files" not in receiver.log()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "100001", "1e3", "many"])
+def test_absurd_numbers_of_connections_are_wrong_usage(tmp_path: Path, value: str) -> None:
+    done = ReceiverProcess(tmp_path).run("serve", "--port", "0", f"--max-connections={value}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "max-connections" in done.stderr

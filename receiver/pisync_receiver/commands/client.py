@@ -73,8 +73,8 @@ _ERRORS: Final[dict[int, type[ReceiverError]]] = {400: WrongUsage, 404: NotFound
 @contextmanager
 def connected(settings: Settings, *, making: Callable[[str], None] | None = None) -> Iterator[Api]:
     """Reach the receiver that the settings name. With `making`, a database that they name is made where none is yet,
-    after a call of `making` that says so. Raises LockHeld if another process keeps the lock without a socket, ReceiverError, and what
-    opening the database raises."""
+    after a call of `making` that says so. Raises LockHeld if another process keeps the lock without a socket,
+    ReceiverError, and what opening the database raises."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:

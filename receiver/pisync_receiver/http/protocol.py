@@ -22,6 +22,8 @@ HEAD_SECONDS: Final = 30.0
 HEAD_BYTES: Final = 64 * KIB
 STALL_SECONDS: Final = 60.0
 PIPELINED: Final = 64
+TOO_MANY: Final = 64
+"""How many connections over the limit are kept until they are answered 503; more are cut off at once."""
 
 _HOSTS: Final = {"1.0": (0, 1), "1.1": (1,)}
 """How many Host headers a version's requests may have."""
@@ -85,8 +87,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Any = _OneWrite(transport)
-        if len(self.connections) > self.max_connections:
+        over = len(self.connections) - self.max_connections
+        if over > 0:
             self.app: ASGIApp = self.busy
+        if over > TOO_MANY:
+            transport.abort()
+            return
         self._start_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
