@@ -16,7 +16,7 @@ from pisync_common.settings import load
 from pisync_receiver import config
 from pisync_receiver.errors import CannotListen
 from pisync_receiver.http import protocol
-from pisync_receiver.http.protocol import HEAD_BYTES, PIPELINED, bounded
+from pisync_receiver.http.protocol import HEAD_BYTES, HEADERS, PIPELINED, bounded
 from pisync_receiver.server import listening_socket
 from tests.support.processes import ReceiverProcess, wait_until
 
@@ -166,6 +166,25 @@ def test_a_body_that_goes_wrong_after_its_answer_gets_no_second_one() -> None:
         with contextlib.suppress(OSError):
             odd.sendall(b"1;" + b"x" * HEAD_BYTES * 2)
         assert b"HTTP/1.1" not in everything(odd)
+
+
+MANY = b"a:\r\n" * (HEADERS + 1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\n" + HOST + MANY, b"GET / HTTP/1.1\r\n" + HOST + MANY + b"\r\n", CHUNKED + b"0\r\n" + MANY],
+)
+def test_too_many_headers_end_the_connection(sent: bytes) -> None:
+    with serving(app=patient) as port, connect(port) as many:
+        many.sendall(sent)
+        assert everything(many)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"")
+
+
+def test_as_many_headers_as_allowed_are_read() -> None:
+    with serving() as port, connect(port) as full:
+        full.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n" + b"a:\r\n" * (HEADERS - 2) + b"\r\n")
+        assert everything(full).startswith(b"HTTP/1.1 200")
 
 
 def test_endless_trailers_are_refused() -> None:

@@ -2,10 +2,10 @@
 stands in front.
 
 A request is HTTP/1.0 or 1.1, its target begins with `/`, and 1.1 names one host; anything else is answered 400. Its
-head must be complete within `HEAD_SECONDS` and `HEAD_BYTES` (trailers included), a caller that reads nothing of an
-answer for `STALL_SECONDS` is cut off, so is a caller that sends over `PIPELINED` requests ahead of its answers, and at
-most `max_connections` are served; the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an idle
-connection by the keep-alive.)
+head must be complete within `HEAD_SECONDS`, `HEAD_BYTES` and `HEADERS` (trailers included), a caller that reads nothing
+of an answer for `STALL_SECONDS` is cut off, so is a caller that sends over `PIPELINED` requests ahead of its answers,
+and at most `max_connections` are served; the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an
+idle connection by the keep-alive.)
 """
 
 import asyncio
@@ -20,6 +20,8 @@ from pisync_common.limits import KIB
 
 HEAD_SECONDS: Final = 30.0
 HEAD_BYTES: Final = 64 * KIB
+HEADERS: Final = 128
+"""Most headers of a request: 15,000 empty headers fit into `HEAD_BYTES` and take half a MiB."""
 STALL_SECONDS: Final = 60.0
 PIPELINED: Final = 64
 TOO_MANY: Final = 64
@@ -110,7 +112,8 @@ class BoundedProtocol(HttpToolsProtocol):
         """Refuse a target that gateways read in several ways: as a URL, with a fragment, or with another host."""
         hosts = sum(name == b"host" for name, _ in self.headers)
         allowed = _HOSTS.get(self.parser.get_http_version(), ())
-        if hosts not in allowed or not self.url.startswith(b"/") or b"#" in self.url:
+        readable = hosts in allowed and self.url.startswith(b"/") and b"#" not in self.url
+        if not readable or len(self.headers) > HEADERS:
             raise ValueError("not a request for this server")  # the parser stops, and uvicorn answers 400
         super().on_headers_complete()
 
@@ -140,7 +143,8 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+        too_large = self._head_bytes > HEAD_BYTES or (self.headers is not None and len(self.headers) > HEADERS)
+        if too_large and not self.transport.is_closing():
             if self._may_answer():
                 self.transport.write(_TOO_LARGE)
             self.transport.close()
