@@ -16,7 +16,7 @@ from pisync_common.limits import MIB
 from pisync_common.models import Receipt
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import Enroll, Enrolled, EventBatch, Submission, SyncEvent
-from pisync_receiver.errors import Overloaded
+from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.store import Store
 
 PATIENCE_S: Final = 0.03
@@ -210,6 +210,8 @@ class Intake:
                     await self._store.ready()
             except Exception as error:
                 outcomes = [error] * len(group)
+            except asyncio.CancelledError:  # without this the writer would end, and all that waits would wait for good
+                outcomes = [StoreUnusable("the commit was cancelled")] * len(group)
             if submissions:
                 writing = self._clock() - started
                 self._retry_after.drained(len(group), writing)

@@ -21,7 +21,7 @@ class GatedStore:
         self.groups: list[list[Any]] = []
         self.gates: list[asyncio.Future[None]] = []
         self.open = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.request_ids: list[str] = []
 
     async def write(self, submissions: Sequence[Any]) -> list[Any]:
@@ -539,5 +539,22 @@ def test_a_store_that_does_not_answer_holds_a_refusal_for_a_bounded_time(monkeyp
         await intake.turn()
         await intake.turn()
         assert not store.gates[0].done()
+
+    play(scene, store)
+
+
+def test_a_cancelled_commit_fails_its_group_and_no_other() -> None:
+    store = GatedStore()
+    store.open = True
+
+    async def scene(intake: Intake) -> None:
+        store.error = asyncio.CancelledError()
+        with pytest.raises(StoreUnusable, match="cancelled"):
+            await submit(intake, 1)
+        with pytest.raises(StoreUnusable, match="cancelled"):
+            await intake.ready()
+        store.error = None
+        assert await submit(intake, 2) == 4
+        assert intake.waiting == 0
 
     play(scene, store)
