@@ -138,7 +138,7 @@ LOG_LEVEL = Setting(
 MAX_CONNECTIONS = Setting(
     name="max_connections",
     default="4096",
-    parse=integer(1, 1_000_000),
+    parse=integer(1, 100_000),
     metavar="N",
     help="connections served at once; more are answered 503 with Retry-After",
 )
@@ -271,8 +271,15 @@ CONSUMER = Setting(
     metavar="NAME",
     help="the name under which `worker` keeps its position; a new name starts at the first event",
 )
+MESSAGE_EVENTS = Setting(
+    name="message_events",
+    default="100",
+    parse=integer(1, 1000),
+    metavar="N",
+    help="the most events that `worker` puts into one message; the same on every worker of a consumer",
+)
 
-PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER)
+PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER, MESSAGE_EVENTS)
 """What only a worker needs."""
 SETTINGS: Final[tuple[Setting[Any], ...]] = (
     HOST,

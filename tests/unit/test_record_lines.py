@@ -222,7 +222,9 @@ class Answering(Recorder):
     """Raises what a service would."""
 
     def record_many(self, events: Any, **options: Any) -> list[int | AgentError]:
-        raise StoreUnusable("the service is silent: the event may have been recorded. Look.")
+        error = StoreUnusable("the service is silent: the event may have been recorded. Look.")
+        error.uncertain = True
+        raise error
 
 
 def test_an_answer_that_is_missing_is_no_refusal(tmp_path: Path) -> None:

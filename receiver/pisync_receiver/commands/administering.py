@@ -36,7 +36,7 @@ DEVICE: Final = arg("device", metavar="DEVICE", help="the device's id")
 def token_create(context: Context) -> None:
     """Create a token and print it, this once."""
     arguments = context.arguments
-    made = context.call(
+    made = context.call_first(
         "POST",
         "/api/tokens",
         scope=arguments.scope,
@@ -102,7 +102,7 @@ def token_rotate(context: Context) -> None:
 def enrollment_create(context: Context) -> None:
     """Create a code for `pisync enroll` and print it, this once."""
     arguments = context.arguments
-    made = context.call(
+    made = context.call_first(
         "POST",
         "/api/enrollment-codes",
         uses=checked("--uses", values.integer(1, 1_000_000), arguments.uses),

@@ -42,6 +42,12 @@ class Context:
         with self.api() as api:
             return api.call(method, path, body or None)
 
+    def call_first(self, method: str, path: str, **body: object) -> Any:
+        """Make a call that may be the first of all, before the receiver's first start: as `call`, and a database that
+        the settings name is made where none is yet."""
+        with connected(self.settings, making=self.remark) as api:
+            return api.call(method, path, body)
+
     def result(self, text: str) -> None:
         """Print a result, to standard output."""
         print(text, file=self.out)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pisync_common.settings import path
 from pisync_common.times import now_ms
 from pisync_receiver import config
-from pisync_receiver.commands.client import check_exists
+from pisync_receiver.commands.client import become_owner, check_exists
 from pisync_receiver.commands.console import table
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command
 from pisync_receiver.errors import NotFound, ReceiverError, WrongUsage
@@ -90,6 +90,7 @@ def copy(context: Context) -> None:
 def migrate(context: Context) -> None:
     """Bring the database's schema up to this program; back up first, stop `serve` first."""
     check_exists(context.settings)
+    become_owner(context.settings[config.DATABASE])
     applied = asyncio.run(opening.migrate(context.settings[config.DATABASE]))
     context.result(f"applied: {', '.join(applied)}" if applied else "the schema is this program's own; nothing to do")
 

@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 TYPE: Final = "pisync.progress.stored"
 """The CloudEvents type of every message."""
-MAX_EVENTS: Final = 100
-"""The most events in one message. Another number would change the messages of a repetition, and their ids."""
 MAX_BYTES: Final = 1024 * 1024
 """The most JSON in one message, unless a single event has more."""
 
@@ -63,7 +61,7 @@ def render(rows: Iterable[Row]) -> list[Event]:
     return rendered
 
 
-def histories(events: Iterable[Event], *, max_events: int = MAX_EVENTS) -> list[list[Message]]:
+def histories(events: Iterable[Event], *, max_events: int) -> list[list[Message]]:
     """Gather events, given in the order of arrival, into messages that keep this order: a list for each device."""
     by_device: dict[str, list[Event]] = {}
     for event in events:
