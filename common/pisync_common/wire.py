@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
+from pisync_common.limits import SEQ_MAX
 from pisync_common.models import Origin, Receipt, Rejection, Stamp, SyncEvent
 from pisync_common.times import format_ms
 
@@ -123,10 +124,11 @@ def stamp_fields(stamp: Stamp, *, at: str) -> dict[str, object]:
 def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected a string, got {value!r}")
+    value.encode()  # a ValueError for half a character, which no database stores
     return value
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"expected an integer of at least 0, got {value!r}")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= SEQ_MAX:
+        raise TypeError(f"expected an integer from 0 to {SEQ_MAX}")
     return value
