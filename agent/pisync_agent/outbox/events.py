@@ -12,7 +12,7 @@ from typing import Any, Final, Self
 from pisync_agent.errors import AgentError, InvalidEvent
 from pisync_common import rules, wire
 from pisync_common.errors import RuleError
-from pisync_common.limits import DATA_BYTES
+from pisync_common.limits import DATA_BYTES, SEQ_MAX
 from pisync_common.models import Origin, Stamp
 from pisync_common.times import EARLIEST_MS, LATEST_MS, to_ms
 
@@ -105,7 +105,8 @@ class NewEvent:
                 follows=fields.get("follows") is True,
             )._checked()
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidEvent(str(error) if isinstance(error, RuleError) else f"not an event: {error!r}") from error
+            detail = str(error) if isinstance(error, RuleError) else f"not an event: {error!r:.200}"
+            raise InvalidEvent(detail) from error
 
     def _checked(self) -> Self:
         """Return itself if every field but `data` keeps the rules; raise RuleError."""
@@ -210,8 +211,8 @@ def _to_ms(moment: datetime) -> int:
 def _check_stamp(stamp: Stamp) -> None:
     """Check the stamp, which may come from another process; raise RuleError."""
     values: tuple[object, ...] = (stamp.at_ms, stamp.boot_id, stamp.boottime_ms, stamp.clock_synced)
-    if tuple(map(type, values)) != (int, str, int, bool) or stamp.boottime_ms < 0:
-        raise RuleError(f"not a stamp: {stamp}")
+    if tuple(map(type, values)) != (int, str, int, bool) or not 0 <= stamp.boottime_ms <= SEQ_MAX:
+        raise RuleError(f"not a stamp: {stamp!s:.200}")
     if not EARLIEST_MS <= stamp.at_ms <= LATEST_MS:
         raise RuleError(f"the clock is outside the years 1 to 9999: {stamp.at_ms} ms since 1970")
     rules.check_id("boot_id", stamp.boot_id)
