@@ -3,7 +3,8 @@
 PiSyncError
  └── ReceiverError
       ├── StoreUnusable        the database cannot be opened, read or durably written
-      │    └── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      │    ├── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      │    └── DatabaseLost    the open file was moved, replaced or damaged; logged once, when it was found out
       ├── EnrollmentRefused    the code is unknown, expired, used up or meant for another device
       ├── DeviceIdTaken        another device has this id; an admin's consent is needed
       ├── UnknownToken         no token has this id
@@ -42,6 +43,12 @@ class SchemaMismatch(StoreUnusable):
     """The database's schema is not the one this program knows."""
 
     code = "schema_mismatch"
+
+
+class DatabaseLost(StoreUnusable):
+    """The file that is open was moved, replaced or damaged. It was logged when that was found out."""
+
+    code = "store_unusable"
 
 
 class EnrollmentRefused(ReceiverError):

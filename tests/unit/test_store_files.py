@@ -1,6 +1,7 @@
 """The SQLite store as a file: restarts, backups, a failing disk, a file that was moved, query plans."""
 
 import asyncio
+import os
 import re
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
@@ -14,7 +15,7 @@ from pisync_common.models import Receipt
 from pisync_common.queries import load_queries
 from pisync_common.sqlite import Connect, Connection, Cursor
 from pisync_receiver import store as store_of_both
-from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.errors import DatabaseLost, StoreUnusable
 from pisync_receiver.store import outcomes, reading
 from pisync_receiver.store.sqlite import store as module
 from pisync_receiver.store.sqlite.backup import backup
@@ -274,7 +275,7 @@ def test_broken_reading_connection_is_replaced(path: Path) -> None:
         store.device("pibook-1")
     for _ in range(3):
         assert store.device("pibook-1") is not None
-    assert len(readers) == 2
+    assert len(readers) == 3  # the first stays open and is not used
     store.close()
 
 
@@ -286,9 +287,9 @@ def test_moved_database_is_not_acknowledged(path: Path) -> None:
     send(store, batch([1]))
     path.rename(path.with_name("moved.db"))
     (outcome,) = store.write([batch([2])])
-    with pytest.raises(StoreUnusable, match="moved or replaced"):
+    with pytest.raises(StoreUnusable, match="moved, replaced or deleted"):
         raise outcome
-    with pytest.raises(StoreUnusable, match="moved or replaced"):
+    with pytest.raises(StoreUnusable, match="moved, replaced or deleted"):
         store.ready()
     path.with_name("moved.db").rename(path)
     assert isinstance(store.write([batch([3])])[0], Receipt)
@@ -303,13 +304,36 @@ def test_replaced_database_is_not_acknowledged(path: Path, tmp_path: Path) -> No
     store.close()
 
 
-def test_new_database_is_not_made_beside_an_orphaned_log(path: Path) -> None:
+def test_commit_of_another_program_is_taken(store: BlockingStore, path: Path) -> None:
+    sync(store, sync_event(NOON))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE devices SET label = 'by hand'")
+        other.execute("PRAGMA wal_checkpoint")
+    store.ready()
+    assert store.device("pibook-1").label == "by hand"
+
+
+def test_time_that_a_file_system_rounds_is_taken(store: BlockingStore, path: Path) -> None:
+    sync(store, sync_event(NOON))
+    for grain in (1000, 10**9):
+        rounded = path.stat().st_mtime_ns // grain * grain
+        os.utime(path, ns=(rounded, rounded))
+        store.ready()
+    path.touch()
+    with pytest.raises(DatabaseLost, match="overwritten"):
+        store.ready()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_new_database_is_not_made_beside_an_orphaned_log(path: Path, empty: bool) -> None:
+    if empty:
+        path.touch()
     log = path.with_name("receiver.db-wal")
     log.write_bytes(b"frames")
     with pytest.raises(StoreUnusable, match="its log"):
         open_store(path, create=True)
     assert log.read_bytes() == b"frames"
-    assert not path.exists()
+    assert path.exists() == empty
 
 
 def test_alarm_and_recovery_are_logged_once(store: BlockingStore, caplog: pytest.LogCaptureFixture) -> None:

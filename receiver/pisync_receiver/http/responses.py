@@ -15,6 +15,7 @@ from pisync_common.errors import PiSyncError
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from pisync_receiver.errors import (
     BadCursor,
+    DatabaseLost,
     DeviceIdTaken,
     EnrollmentRefused,
     Overloaded,
@@ -184,7 +185,8 @@ def as_problem(error: Exception) -> Problem:
         case Overloaded():
             return Problem(503, error.code, str(error), headers=_retry_after(error.retry_after))
         case StoreUnusable():
-            log.error("the store cannot be used: %s", error)
+            if not isinstance(error, DatabaseLost):  # logged once, by the store
+                log.error("the store cannot be used: %s", error)
             # The commit may have been made even though its confirmation was lost.
             detail = "the receiver cannot store or read now; do not take this as stored, and send it again later"
             return Problem(503, error.code, detail, headers=_retry_after(STORE_RETRY_AFTER))
