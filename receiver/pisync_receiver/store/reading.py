@@ -10,7 +10,9 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from msgspec import Raw
+from msgspec import MsgspecError, Raw
+from msgspec.json import Decoder
+from msgspec.json import encode as encode_json
 
 from pisync_common.limits import MIB, SEQ_MAX
 from pisync_receiver.domain.health import ALARM
@@ -41,7 +43,7 @@ from pisync_receiver.domain.records import (
     token_record,
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
-from pisync_receiver.domain.times import QUALITIES, shown
+from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 
 Row = tuple[Any, ...]
@@ -393,13 +395,26 @@ def event_record(row: Row) -> EventRecord:
         learner_home=learner_home,
         learner_id=learner_id,
         object_id=object_id,
-        occurred_at=occurred_at,
-        recorded_at=recorded_at,
+        occurred_at=claimed(occurred_at, best_ms),
+        recorded_at=None if recorded_at is None else claimed(recorded_at, best_ms),
         boot_id=boot_id,
         boottime_ms=boottime_ms,
         clock_synced=bool(clock_synced),
         estimated_at=shown(best_ms),
-        quality=QUALITIES[quality],
+        quality=QUALITIES[quality if 0 <= quality <= ESTIMATED else ESTIMATED],
         received_at=shown(received_ms),
-        data=Raw(b"null" if data is None else data.encode()),
+        data=_data(data),
     )
+
+
+_any_json = Decoder(Raw)
+
+
+def _data(text: str | None) -> Raw:
+    """Return stored data as it was sent; what is no JSON, which no version accepts, as text under `unreadable`."""
+    if text is None:
+        return Raw(b"null")
+    try:
+        return _any_json.decode(text)
+    except (MsgspecError, RecursionError):
+        return Raw(encode_json({"unreadable": text}))

@@ -158,6 +158,8 @@ def check_log(path: Path) -> None:
 _WAL_HEADER: Final = 32
 _FRAME_HEADER: Final = 24
 _WAL_MAGIC: Final = (0x377F0682, 0x377F0683)
+_BACKUP: Final = 1
+"""The schema's number in what SQLite's backup makes; a schema that was made by statements has a higher one."""
 _LATE_NS: Final = 60 * 10**9
 """A checkpoint follows the commit before it within this time, unless it is the last one, which copies every page."""
 
@@ -181,8 +183,8 @@ def _foreign(path: Path, beside: Path) -> str | None:
         counters = [_number(page, 24) for page in firsts]
         if not min(counters) - 1 <= _number(first_page, 24) <= max(counters):
             return "it was written for another state of the file"
-        if stored.st_size > page_size and _number(first_page, 40) not in {_number(page, 40) for page in firsts}:
-            return "their schemas differ, as in a copy made by `backup`"
+        if _number(first_page, 40) == _BACKUP != max(_number(page, 40) for page in firsts):
+            return "it is a copy made by `backup`"
         if stored.st_mtime_ns > os.fstat(frames.fileno()).st_mtime_ns + _LATE_NS and first_page not in firsts:
             return "the file is newer"
         return None
