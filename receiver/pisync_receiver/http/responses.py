@@ -20,6 +20,7 @@ from pisync_receiver.errors import (
     EnrollmentRefused,
     Overloaded,
     Problem,
+    QueryTooLong,
     StoreUnusable,
     TooManyStreams,
     UnknownCode,
@@ -184,6 +185,8 @@ def as_problem(error: Exception) -> Problem:
             return error
         case Overloaded():
             return Problem(503, error.code, str(error), headers=_retry_after(error.retry_after))
+        case QueryTooLong():
+            return Problem(503, error.code, str(error), headers=_retry_after(STORE_RETRY_AFTER))
         case StoreUnusable():
             if not isinstance(error, DatabaseLost):  # logged once, by the store
                 log.error("the store cannot be used: %s", error)

@@ -5,7 +5,7 @@ Most of their SQL is shared (`store/sql`); each engine adds its own, and a way t
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -55,6 +55,10 @@ T = TypeVar("T")
 Sites = Sequence[str] | None
 """The only sites that the caller may see; None for all."""
 SHARED_SQL: Final = Path(__file__).parent / "sql"
+QUERY_S: Final = 10.0
+"""How long a query may take, on SQLite its wait for a connection included; some filters have no index."""
+LOOK_UP: Final = "tokens_by_hash"
+"""The query that every call needs, a device's too: it never waits behind a reader's."""
 HOUR_MS: Final = 3_600_000
 """What a row of `arrivals` covers."""
 PAGE_BYTES: Final = MIB
@@ -67,8 +71,6 @@ DETAILS_SHOWN: Final = 10_000
 _LARGEST: Final = 2**63 - 1
 _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
-_AT_ONCE: Final = 1_000
-"""Events that an iteration holds in memory."""
 
 
 def build(kind: type[T], row: Row) -> T:
@@ -82,7 +84,7 @@ class Queries(ABC):
 
     @abstractmethod
     async def _read(self, *queries: Query) -> list[list[Row]]:
-        """Run named queries, all of them on one snapshot. Raises StoreUnusable."""
+        """Run named queries, all of them on one snapshot. Raises StoreUnusable; QueryTooLong after QUERY_S."""
 
     async def _rows(self, query: str, **values: object) -> list[Row]:
         return (await self._read((query, values)))[0]
@@ -238,14 +240,6 @@ class Queries(ABC):
             after = found[-1].id
         return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
 
-    async def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> AsyncIterator[EventRecord]:
-        """Iterate over all events whose `id` is over `after`, a page in memory at a time, with no open transaction."""
-        ids = await self._arrived(wanted)
-        while records := await self._events(wanted, ids, after=after, limit=_AT_ONCE):
-            for record in records:
-                yield record
-            after = records[-1].id
-
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
         if wanted.since_ms is None and wanted.until_ms is None:
@@ -281,7 +275,7 @@ class Queries(ABC):
 
     async def tokens_by_hash(self, hashes: Sequence[str]) -> list[Token]:
         """Return the tokens with these hashes, ended tokens included, in any order."""
-        return [build(Token, row) for row in await self._rows("tokens_by_hash", hashes=list(hashes))]
+        return [build(Token, row) for row in await self._rows(LOOK_UP, hashes=list(hashes))]
 
     async def tokens(self) -> list[TokenRecord]:
         """List every token, also ended, the oldest first."""

@@ -7,10 +7,12 @@ import asyncio
 import json
 import logging
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -27,11 +29,11 @@ from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan
 from pisync_receiver.domain.health import ALARM, FAILURES_COUNTED
 from pisync_receiver.domain.rows import Crossing, Device, EnrollmentCode, StoredEvent, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.submissions import Outcome, Submission
-from pisync_receiver.errors import DatabaseLost, StoreUnusable
+from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
-from pisync_receiver.store.reading import HOUR_MS, SHARED_SQL, Query, Row, build
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row, build
 from pisync_receiver.store.sqlite import schema
 from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 
@@ -50,7 +52,22 @@ _REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceE
 _DEVICE: Final = Device.__struct_fields__
 _STREAM: Final = Stream.__struct_fields__
 
-connect: Final[Connect] = partial(connect_to, private=True, pragmas=[CACHE])
+_PROGRESS: Final = 20_000
+"""Instructions of SQLite's machine between two looks at the clock: a millisecond or less."""
+_limits = threading.local()
+"""`at`: when a query on this thread is given up, by the monotonic clock."""
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """Open the database; a query on a reading connection ends when its thread's time is up."""
+    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE])
+    if readonly:
+        connection.set_progress_handler(_is_late, _PROGRESS)
+    return connection
+
+
+def _is_late() -> bool:
+    return time.monotonic() > getattr(_limits, "at", float("inf"))
 
 
 class SqliteStore(Store):
@@ -58,14 +75,16 @@ class SqliteStore(Store):
 
     writers = 1
 
-    def __init__(self, path: Path, connection: Connection, connect: Connect) -> None:
+    def __init__(self, path: Path, connection: Connection, connect: Connect, *, query_s: float = QUERY_S) -> None:
         self._path = path
+        self._query_s = query_s
         self._connection = connection
         self._connect = connect
         self._sql = load_sql()
         self._last_event: int | None = None  # unknown until the next event is stored
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="pisync-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pisync-reader")
+        self._look_ups = ThreadPoolExecutor(1, thread_name_prefix="pisync-look-up")
         self._file = DatabaseFile(path, connection)
         self._keeper = connect(path, readonly=True)  # while it is open, closing the writer leaves the file alone
         self._keeper.execute("SELECT count(*) FROM pulse").fetchall()
@@ -92,6 +111,7 @@ class SqliteStore(Store):
     def _close(self) -> None:
         self._writer.shutdown()
         self._readers.shutdown()
+        self._look_ups.shutdown()
         closing = [self._keeper, self._connection]
         try:
             self._file.check()
@@ -109,7 +129,20 @@ class SqliteStore(Store):
     # Reading, on the readers' threads.
 
     async def _read(self, *queries: Query) -> list[list[Row]]:
-        return await self._run(self._readers, self._select, queries)
+        threads = self._look_ups if queries[0][0] == LOOK_UP else self._readers
+        return await self._run(threads, self._select_in_time, queries, time.monotonic() + self._query_s)
+
+    def _select_in_time(self, queries: Sequence[Query], until: float) -> list[list[Row]]:
+        _limits.at = until
+        try:
+            if not _is_late():
+                return self._select(queries)
+        except StoreUnusable as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+                raise
+        finally:
+            del _limits.at
+        raise QueryTooLong(self._query_s)
 
     def _select(self, queries: Sequence[Query]) -> list[list[Row]]:
         with self._using("read"):
