@@ -54,6 +54,16 @@ class QueryConformance:
             seen = store.failures(sites=("School 0", "School 2"), **wanted)
             assert [row.device_id for row in seen.rows] == ["a", "c"]
 
+    def test_history_of_some_sites(self, store: BlockingStore) -> None:
+        enrolled(store, "a", "School 5")
+        sync(store, sync_event(NOON, device="a", failed=True))
+        written(store, DeviceChange(device_id="a", site="School 6", at_ms=NOON + HOUR))
+        later = sync(store, sync_event(NOON + 2 * HOUR, device="a", received_ms=NOON + 2 * HOUR))
+        assert [row.site for row in store.history("a").rows] == ["School 6", "School 5"]
+        assert [row.id for row in store.history("a", sites=("School 6", "School 7")).rows] == [later.id]
+        assert [row.site for row in store.history("a", sites=("School 5",), limit=1).rows] == ["School 5"]
+        assert store.history("a", sites=()).rows == []
+
     def test_silent_devices(self, store: BlockingStore) -> None:
         enrolled(store, "never", None)
         sync(store, sync_event(NOON, device="old", received_ms=NOON))

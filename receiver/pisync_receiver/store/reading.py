@@ -122,8 +122,10 @@ class Queries(ABC):
         since_ms: int | None = None,
         until_ms: int | None = None,
         failed: bool | None = None,
+        sites: Sites = None,
     ) -> Page[SyncEventRecord]:
-        """List a device's sync events, newest effective time first; `since_ms` is included, `until_ms` is not."""
+        """List a device's sync events, newest effective time first; `since_ms` is included, `until_ms` is not. Those
+        of other sites than `sites`, where the device was before it was moved, are left out."""
         at_ms, number = (_LARGEST, _LARGEST) if cursor is None else decode(cursor, int, int)
         rows = await self._rows(
             "history",
@@ -133,6 +135,7 @@ class Queries(ABC):
             at=at_ms,
             id=number,
             failed=None if failed is None else int(failed),
+            sites=_list(sites),
             limit=limit + 1,
         )
         stored = page([StoredSyncEvent(*row) for row in rows], limit, lambda row: encode(row.at_ms, row.id))

@@ -325,6 +325,7 @@ def load_sql() -> Mapping[str, bytes]:
     found = {**load_shared(SHARED_SQL / "queries.sql"), **load_shared(SHARED_SQL / "write.sql")}
     found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
     found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
+    found["limit_query"] = "SELECT set_config('statement_timeout', %(ms)s, true)"
     return {query: sql.encode() for query, sql in found.items()}
 
 

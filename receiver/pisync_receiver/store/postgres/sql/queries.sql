@@ -1,7 +1,3 @@
--- name: limit_query
--- Limit how long a query may take, until the commit.
-SELECT set_config('statement_timeout', :ms, true);
-
 -- name: gaps
 -- The first missing ranges of each of a device's streams.
 SELECT s.stream, g.first, g.last
