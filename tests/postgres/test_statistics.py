@@ -40,7 +40,7 @@ def test_large_table_without_statistics_is_named(server: Cluster, caplog: pytest
     assert warnings(url, caplog) == []
 
 
-def test_server_without_autovacuum_is_told(server: Cluster, caplog: pytest.LogCaptureFixture) -> None:
+def test_server_without_autovacuum_gets_a_warning(server: Cluster, caplog: pytest.LogCaptureFixture) -> None:
     server.configure("autovacuum = off")
     server.restart("fast")
     (warning,) = warnings(server.create("off"), caplog)
