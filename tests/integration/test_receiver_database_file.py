@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.processes import ReceiverProcess, wait_until
 
-MOVED, OVERWRITTEN, DAMAGED = "was moved, replaced or deleted", "was overwritten", "is damaged"
+MOVED, CUT, OVERWRITTEN, DAMAGED = "was moved, replaced or deleted", "cut short", "was overwritten", "is damaged"
 
 
 @pytest.fixture
@@ -84,6 +84,10 @@ def log_deleted(database: Path, _: Path) -> None:
     database.with_name("receiver.db-wal").unlink()
 
 
+def log_truncated(database: Path, _: Path) -> None:
+    os.truncate(database.with_name("receiver.db-wal"), 0)
+
+
 def folder_renamed(database: Path, _: Path) -> None:
     database.parent.rename(database.parent.with_name("renamed"))
     database.parent.mkdir()
@@ -117,6 +121,7 @@ FAULTS: dict[Callable[[Path, Path], None], str] = {
     replaced_by_a_copy: MOVED,
     moved_and_copied_back: MOVED,
     log_deleted: MOVED,
+    log_truncated: CUT,
     folder_renamed: MOVED,
     copied_over: OVERWRITTEN,
     truncated: OVERWRITTEN,

@@ -40,7 +40,9 @@ class DatabaseFile:
         found = _stat(str(path))
         self._identity = _identity(found)
         self._content = _content(found)
-        self._log_identity = _identity(_stat(self._log))
+        log_found = _stat(self._log)
+        self._log_identity = _identity(log_found)
+        self._log_size = 0 if log_found is None else log_found.st_size
         self._foreign_commits = self._data_version()
         self._lock = threading.Lock()
         self._refusal: str | None = None
@@ -60,7 +62,7 @@ class DatabaseFile:
 
     def check(self) -> None:
         """Raise DatabaseLost if the file was moved, replaced or damaged; log the change once. On any thread."""
-        refusal = self.damaged or self._moved()
+        refusal = self.damaged or self._moved() or self._log_lost()
         with self._lock:
             known, self._refusal = self._refusal, refusal
         if refusal is None:
@@ -74,7 +76,8 @@ class DatabaseFile:
     def note(self, error: Exception) -> None:
         """Stop using the file if this error of SQLite says that it is damaged."""
         code = getattr(error, "sqlite_errorcode", None)
-        if isinstance(error, UnicodeDecodeError) or (code is not None and code & 0xFF in MALFORMED):
+        damaged = code is not None and (code & 0xFF in MALFORMED or code == sqlite3.SQLITE_IOERR_SHORT_READ)
+        if damaged or isinstance(error, UnicodeDecodeError):
             self._give_up(
                 f"{self._path} is damaged ({error}); nothing more is acknowledged or read until a restart. Stop the "
                 "receiver, keep a copy of the file and its -wal, and restore a backup; devices send again what it lacks"
@@ -87,12 +90,22 @@ class DatabaseFile:
                 " What was stored is in the moved file and its -wal: stop the receiver and put both back, or move the "
                 "-wal away from a restored backup; then start it"
             )
-        if _identity(_stat(self._log)) != self._log_identity:
-            return (
-                f"{self._log} was moved, replaced or deleted while the receiver was using it; nothing is acknowledged. "
-                "It holds what was stored last: stop the receiver, put it back beside its database, and start it"
-            )
         return None
+
+    def _log_lost(self) -> str | None:
+        known = self._log_size  # before the look: the log only grows while it is open
+        found = _stat(self._log)
+        if _identity(found) != self._log_identity:
+            happened = "moved, replaced or deleted"
+        elif found is not None and found.st_size < known:
+            happened = "cut short"
+        else:
+            self._log_size = max(known, 0 if found is None else found.st_size)
+            return None
+        return (
+            f"{self._log} was {happened} while the receiver was using it; nothing is acknowledged. It holds what was "
+            "stored last: stop the receiver, put it back beside its database, and start it"
+        )
 
     def _check_content(self) -> None:
         """Raise DatabaseLost if something other than SQLite wrote the file since the last look."""

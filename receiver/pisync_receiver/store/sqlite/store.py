@@ -171,8 +171,9 @@ class SqliteStore(Store):
 
     def _failure(self, doing: str, error: Exception) -> StoreUnusable:
         """What to say of an error of the engine, which may be the consequence of what happened to the file."""
-        self._file.note(error)
         try:
+            self._file.check()
+            self._file.note(error)
             self._file.check()
         except DatabaseLost as failure:
             failure.__cause__ = error
