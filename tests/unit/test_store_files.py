@@ -324,6 +324,18 @@ def test_time_that_a_file_system_rounds_is_taken(store: BlockingStore, path: Pat
         store.ready()
 
 
+def test_reader_notices_a_copy_in_place(path: Path, tmp_path: Path) -> None:
+    store = open_store(path, create=True)
+    backup(path, tmp_path / "copy.db")
+    send(store, batch(range(1, 101)))
+    with path.open("r+b") as file:
+        file.write((tmp_path / "copy.db").read_bytes())
+    with pytest.raises(DatabaseLost, match="overwritten"):
+        store.device("pibook-1")
+    assert isinstance(store.write([batch([101])])[0], DatabaseLost)
+    store.close()
+
+
 @pytest.mark.parametrize("empty", [False, True])
 def test_new_database_is_not_made_beside_an_orphaned_log(path: Path, empty: bool) -> None:
     if empty:

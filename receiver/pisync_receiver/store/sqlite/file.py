@@ -44,6 +44,7 @@ class DatabaseFile:
         self._log_identity = _identity(log_found)
         self._log_size = 0 if log_found is None else log_found.st_size
         self._foreign_commits = self._data_version()
+        self._busy = False
         self._lock = threading.Lock()
         self._refusal: str | None = None
         self.damaged: str | None = None
@@ -54,11 +55,17 @@ class DatabaseFile:
         """Raise DatabaseLost unless what the block commits is in the file at its path. On the writer's thread."""
         self.check()
         self._check_content()
+        self._busy = True
         try:
             yield
         finally:
             self._content = self._shrunk_or(_content(_stat(str(self._path))))
+            self._busy = False
         self.check()
+
+    def is_suspect(self) -> bool:
+        """Whether the file is not as the writer left it: let the writer look. On any thread."""
+        return not self._busy and _content(_stat(str(self._path))) != self._content
 
     def check(self) -> None:
         """Raise DatabaseLost if the file was moved, replaced or damaged; log the change once. On any thread."""

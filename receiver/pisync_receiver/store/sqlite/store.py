@@ -129,7 +129,12 @@ class SqliteStore(Store):
     # Reading, on the readers' threads.
 
     async def _read(self, *queries: Query) -> list[list[Row]]:
-        threads = self._look_ups if queries[0][0] == LOOK_UP else self._readers
+        if queries[0][0] == LOOK_UP:
+            threads = self._look_ups
+        else:
+            threads = self._readers
+            if self._file.is_suspect():
+                await self.ready()
         return await self._run(threads, self._select_in_time, queries, time.monotonic() + self._query_s)
 
     def _select_in_time(self, queries: Sequence[Query], until: float) -> list[list[Row]]:
