@@ -3,6 +3,7 @@
 import asyncio
 import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -322,6 +323,43 @@ def test_time_that_a_file_system_rounds_is_taken(store: BlockingStore, path: Pat
     path.touch()
     with pytest.raises(DatabaseLost, match="overwritten"):
         store.ready()
+
+
+def test_file_written_long_after_its_log_is_refused(path: Path) -> None:
+    store = open_store(path, create=True)
+    send(store, batch(range(1, 101)))
+    log, copied = path.with_name("receiver.db-wal"), path.with_name("copied.db")
+    shutil.copy(path, copied)
+    shutil.copy(log, copied.with_name("copied.db-wal"))
+    store.close()
+    late = copied.with_name("copied.db-wal").stat().st_mtime_ns + 120 * 10**9
+    os.utime(copied, ns=(late, late))
+    with pytest.raises(StoreUnusable, match="does not belong"):
+        open_store(copied)
+    os.utime(copied.with_name("copied.db-wal"), ns=(late, late))
+    with closing(open_store(copied)) as copy:
+        assert stored_seqs(copy) == list(range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [(24, 10**6, "another state"), (16, 0x2000, "page sizes"), (40, 1, "made by `backup`")],
+)
+def test_log_of_another_file_is_refused(path: Path, place: int, value: int, reason: str) -> None:
+    """The header of the file says that it cannot be what the log was begun on."""
+    store = open_store(path, create=True)
+    send(store, batch(range(1, 101)))
+    shutil.copy(path.with_name("receiver.db-wal"), path.with_name("other.db-wal"))
+    store.close()
+    other = path.with_name("other.db")
+    header = bytearray(path.read_bytes())
+    size = 2 if place == 16 else 4
+    header[place : place + size] = value.to_bytes(size, "big")
+    other.write_bytes(header)
+    before = (other.read_bytes(), path.with_name("other.db-wal").read_bytes())
+    with pytest.raises(StoreUnusable, match=reason):
+        open_store(other)
+    assert (other.read_bytes(), path.with_name("other.db-wal").read_bytes()) == before
 
 
 def test_reader_notices_a_copy_in_place(path: Path, tmp_path: Path) -> None:

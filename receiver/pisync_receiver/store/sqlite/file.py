@@ -206,7 +206,7 @@ def _foreign(path: Path, beside: Path) -> str | None:
         if _number(first_page, 40) == _BACKUP != max(_number(page, 40) for page in firsts):
             return "it is a copy made by `backup`"
         if stored.st_mtime_ns > os.fstat(frames.fileno()).st_mtime_ns + _LATE_NS and first_page not in firsts:
-            return "the file is newer"
+            return "the file was written over a minute after it (`touch` the log if both were copied together)"
         return None
 
 
