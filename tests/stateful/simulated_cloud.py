@@ -47,6 +47,7 @@ class Cloud:
         self._now_ms = _EPOCH_MS
         self._copies: list[tuple[Path, set[Promise]]] = []
         self.store = self._open()
+        self._is_open = True
 
     def _open(self) -> BlockingStore:
         async def opening() -> SqliteStore:
@@ -87,6 +88,7 @@ class Cloud:
         try:
             self.store = self._open()
         except StoreUnusable as error:
+            self._is_open = False
             raise AssertionError("what was promised cannot be opened") from error
         self._check_promises()
 
@@ -124,8 +126,9 @@ class Cloud:
         return int(self._ask("SELECT count(*) FROM sync_events")[0][0])
 
     def close(self) -> None:
-        with suppress(PowerCut, RuntimeError):  # closed already, where it could not be opened again
-            self.store.close()
+        if self._is_open:
+            with suppress(PowerCut):
+                self.store.close()
         self.disk.close()
 
     def _write(self, submission: Submission) -> object:
