@@ -100,6 +100,7 @@ async def sync_history(request: Request) -> Answer:
         since_ms=query["since"],
         until_ms=query["until"],
         failed=query["failed"],
+        sites=request.caller.sites,
     )
     return request.page(page)
 
