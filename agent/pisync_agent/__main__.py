@@ -2,11 +2,18 @@
 
 import sys
 
+from pisync_common import streams
+
 _LIBRARIES = ("httpx", "platformdirs", "tenacity")
 
 
 def main() -> int:
-    """Run the command line; without a library of the agent's extra, say so in one line and return 2."""
+    """Run the command line; return its exit code."""
+    return streams.run("pisync", _main)
+
+
+def _main() -> int:
+    """Without a library of the agent's extra, say so in one line and return 2."""
     try:
         from pisync_agent.commands.cli import main
 

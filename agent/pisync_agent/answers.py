@@ -1,4 +1,4 @@
-"""What an answer, or its absence, means: pure decisions on status, headers, body and errors.
+"""What an answer means: pure decisions on status, headers and body.
 
 Captive portals, filters, gateways and broken proxies between a device and its receiver answer too. So a good answer
 counts only if it is JSON, echoes the request's nonce and names this device (and, for a batch, this stream); and a
@@ -6,9 +6,9 @@ refusal touches the credentials only if it is the receiver's own problem documen
 """
 
 import json
-import socket
-import ssl
-from collections.abc import Iterator, Mapping
+import re
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -17,16 +17,17 @@ from urllib.parse import urlsplit
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
 from pisync_agent.sync.retry import parse_http_date, parse_retry_after
 from pisync_common import problems
+from pisync_common.errors import RuleError
 from pisync_common.models import Receipt
-from pisync_common.wire import decode_receipt
+from pisync_common.rules import check_id
+from pisync_common.wire import NONCE_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
-_NOT_YET_VALID: Final = 9
-_EXPIRED: Final = 10
+_TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,6 +40,8 @@ class Answer:
     body: bytes
     own: bool = True
     """Whether it echoes the request's nonce; otherwise something else made it, or it answers another request."""
+    echoes: bool = True
+    """Whether it has a nonce at all."""
 
     @property
     def content_type(self) -> str:
@@ -53,6 +56,60 @@ class Problem:
     detail: str
 
 
+# Reading
+
+
+def read(status: int, headers: Mapping[str, str], raw: bytes, *, nonce: str, most: int) -> Answer:
+    """Return an answer that came with a body of `raw` bytes, decompressed to at most `most`."""
+    # A gateway may double a header: the same value twice proves as much as once.
+    echoes = [each.strip() for each in headers.get(NONCE_HEADER.lower(), "").split(",")]
+    try:
+        body = decompressed(raw, headers.get("content-encoding", ""), most=most)
+    except ValueError as error:
+        if 200 <= status < 300:
+            raise portal(str(error)) from error
+        body = b""
+    return Answer(status=status, headers=headers, body=body, own=set(echoes) == {nonce}, echoes=any(echoes))
+
+
+def decompressed(raw: bytes, encodings: str, *, most: int) -> bytes:
+    """Return a body without its content codings: a gateway may compress what it was not asked to.
+
+    Raises ValueError if it is more than `most` bytes, broken, or of another coding.
+    """
+    for coding in reversed([each.strip().lower() for each in encodings.split(",")]):
+        match coding:
+            case "" | "identity":
+                continue
+            case "gzip" | "x-gzip":
+                raw = _inflated(raw, zlib.MAX_WBITS | 16, most)
+            case "deflate":  # zlib's format by the standard, and raw deflate from some servers
+                raw = _inflated(raw, zlib.MAX_WBITS if _is_zlib(raw) else -zlib.MAX_WBITS, most)
+            case _:
+                raise ValueError(f"it is compressed ({printable(coding)}), which was not asked for")
+    return raw
+
+
+def _inflated(raw: bytes, wbits: int, most: int) -> bytes:
+    body = b""
+    while raw:  # gzip may have several members
+        member = zlib.decompressobj(wbits)
+        try:
+            body += member.decompress(raw, most + 1 - len(body))
+        except zlib.error as error:
+            raise ValueError("it is compressed, and cannot be decompressed") from error
+        if len(body) > most:
+            raise ValueError("it is larger than any answer of the receiver")
+        if not member.eof:
+            raise ValueError("it is compressed, and cut off")
+        raw = member.unused_data
+    return body
+
+
+def _is_zlib(raw: bytes) -> bool:
+    return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
+
+
 # Good answers
 
 
@@ -62,20 +119,29 @@ def receipt_from(answer: Answer, *, device_id: str, stream: str) -> Receipt:
     try:
         receipt = decode_receipt(_json_body(answer))
     except ValueError as error:
-        raise portal("the answer is not a receipt") from error
+        raise bad_answer("not a receipt", error) from None
     if (receipt.device_id, receipt.stream) != (device_id, stream):
         raise portal("the answer is the receipt of another device or stream")
     return receipt
 
 
+def check_receipt(receipt: Receipt, sent: Sequence[int]) -> None:
+    """Raise BadAnswer unless a receipt accounts for each event of the batch `sent`, and for no other.
+
+    Its watermark may be beyond them, and beyond the newest event: a clone of this card may have delivered more.
+    """
+    seqs = {row.seq for row in receipt.rejected}
+    if not seqs <= set(sent) or len(seqs) != len(receipt.rejected):
+        raise bad_answer("not a receipt of this batch: it rejects events that were not sent, or one twice")
+    if receipt.stored + receipt.duplicates + len(seqs) != len(sent):
+        raise bad_answer(f"not a receipt of this batch: it does not account for {len(sent)} events")
+
+
 def check_sync_event(answer: Answer, *, device_id: str) -> None:
     """Raise DeliveryError unless the answer says that a sync event of this device was stored."""
     raise_fault(answer)
-    try:
-        record = json.loads(_json_body(answer))
-    except (ValueError, RecursionError) as error:
-        raise portal("the answer is not a stored sync event") from error
-    if not isinstance(record, dict) or record.get("device_id") != device_id or "received_at" not in record:
+    record = _object(answer, "not a stored sync event")
+    if record.get("device_id") != device_id or "received_at" not in record:
         raise portal("the answer is not a stored sync event of this device")
 
 
@@ -84,21 +150,38 @@ def enrolled_from(answer: Answer) -> tuple[str, str]:
     try:
         raise_fault(answer)
     except Declined as error:
-        raise Refused(str(error), kind="auth") from error
+        problem = problem_of(answer)
+        raise Refused(str(error), kind="auth", problem=problem.code if problem else None) from error
+    given = _object(answer, "not an identity")
+    device_id, token = given.get("device_id"), given.get("token")
     try:
-        given = json.loads(_json_body(answer))
-        device_id, token = given["device_id"], given["token"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        # Without its cause: a decoder's error quotes the text, and with it the token.
-        raise portal("the answer is not an identity") from None
-    if not isinstance(device_id, str) or not isinstance(token, str):
-        raise portal("the answer is not an identity")
-    return device_id, token
+        valid = isinstance(token, str) and _TOKEN.fullmatch(token) and check_id("device_id", device_id)  # type: ignore[arg-type]
+    except RuleError:
+        valid = False
+    if not valid:
+        raise bad_answer("not an identity")
+    return str(device_id), str(token)
+
+
+def _object(answer: Answer, otherwise: str) -> dict[str, Any]:
+    """Return an answer's JSON object; raise BadAnswer. Without its cause: a decoder's error quotes the text."""
+    try:
+        document = json.loads(_json_body(answer))
+    except (ValueError, RecursionError):
+        raise bad_answer(otherwise) from None
+    if not isinstance(document, dict):
+        raise bad_answer(otherwise)
+    return document
 
 
 def _json_body(answer: Answer) -> bytes:
     if answer.content_type != _JSON:
-        raise portal(f"it is of type {_printable(answer.content_type) or 'unknown'}, not JSON")
+        raise portal(f"it is of type {printable(answer.content_type) or 'unknown'}, not JSON")
+    if not answer.echoes:
+        raise portal(
+            f"it does not have the header {NONCE_HEADER}. If this network has no sign-in page, a gateway before the "
+            "receiver drops that header; it must pass it in requests and in answers"
+        )
     if not answer.own:
         raise portal("it does not echo the request's nonce, so it was not made for this request")
     return answer.body
@@ -140,7 +223,7 @@ def problem_of(answer: Answer) -> Problem | None:
     kind = document.get("type") if isinstance(document, dict) else None
     if not isinstance(kind, str) or not kind.startswith(problems.PREFIX):
         return None
-    return Problem(code=kind.removeprefix(problems.PREFIX), detail=_printable(document.get("detail")))
+    return Problem(code=kind.removeprefix(problems.PREFIX), detail=printable(document.get("detail")))
 
 
 def portal(what: str) -> Unreachable:
@@ -150,6 +233,33 @@ def portal(what: str) -> Unreachable:
         "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
         kind="portal",
     )
+
+
+def too_large(status: int) -> Unreachable:
+    return portal(f"it ({status}) is larger than any answer of the receiver")
+
+
+def bad_answer(what: str, error: Exception | None = None) -> BadAnswer:
+    """Return the error for an answer that the receiver itself made, and that cannot be right."""
+    why = "" if error is None else f" ({printable(str(error))})"
+    return BadAnswer(
+        f"the receiver's answer is {what}{why}. {KEPT}; {RETRIED}. Tell the administrator: the versions of the "
+        "receiver and of this device may not fit together",
+        kind="http_5xx",
+    )
+
+
+def sign_in(status: int, headers: Mapping[str, str], host: str) -> str | None:
+    """Return what `http://HOST/healthz` was answered, if a sign-in page or a filter answers so and no receiver."""
+    answer = Answer(status=status, headers=headers, body=b"")
+    to = _redirect_host(answer)
+    if status == 511:
+        return "asks for a sign-in (511)"
+    if 300 <= status < 400 and to and to != f", to {printable(host)}":
+        return f"redirects ({status}{to})"
+    if 200 <= status < 300 and answer.content_type == "text/html":
+        return f"answers with a web page ({status})"
+    return None
 
 
 def _refusal(answer: Answer, problem: Problem | None) -> DeliveryError:
@@ -195,110 +305,11 @@ def _redirect_host(answer: Answer) -> str:
         host = urlsplit(answer.headers.get("location", "")).hostname
     except ValueError:
         return ""
-    return f", to {_printable(host)}" if host else ""
+    return f", to {printable(host)}" if host else ""
 
 
-def _printable(text: object) -> str:
+def printable(text: object) -> str:
     """Return foreign text in a form fit for a log: one line, of bounded length."""
     if not isinstance(text, str):
         return ""
     return "".join(each if each.isprintable() else " " for each in text[:_DETAIL_CHARS]).strip()
-
-
-# No answer
-
-
-def no_answer(error: BaseException, host: str, *, clock_synced: bool) -> Unreachable:
-    """Return what the error of a request without an answer means, from the causes behind it."""
-    for cause in causes(error):
-        if isinstance(cause, Unreachable):
-            return cause
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return bad_certificate(cause, host, clock_synced=clock_synced)
-        if isinstance(cause, socket.gaierror | UnicodeError):
-            return name_not_found(cause, host)
-        if isinstance(cause, TimeoutError):
-            return timed_out(host)
-        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError | ssl.SSLZeroReturnError):
-            return no_tls(cause, host)
-    return disconnected(error, host)
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield an error and what it was raised from, the nearest first."""
-    known: BaseException | None = error
-    while known is not None:
-        yield known
-        known = known.__cause__ or known.__context__
-
-
-def name_not_found(error: BaseException, host: str) -> Unreachable:
-    return Unreachable(
-        f"the name {host} cannot be resolved ({_reason(error)}). {KEPT}; {RETRIED}. If it persists, check this "
-        "network's DNS, and the address given at enrollment",
-        kind="dns",
-    )
-
-
-def timed_out(host: str) -> Unreachable:
-    return Unreachable(
-        f"{host} did not answer in time. {KEPT}, and what was in flight is sent again; {RETRIED}, with smaller batches",
-        kind="timeout",
-    )
-
-
-def disconnected(error: BaseException, host: str) -> Unreachable:
-    return Unreachable(
-        f"no connection to {host}, or it was interrupted ({_reason(error)}). {KEPT}, and what was in flight is sent "
-        f"again; {RETRIED}",
-        kind="connect",
-    )
-
-
-def bad_certificate(error: ssl.SSLCertVerificationError, host: str, *, clock_synced: bool) -> Unreachable:
-    early = error.verify_code == _NOT_YET_VALID
-    if early or (error.verify_code == _EXPIRED and not clock_synced):
-        when = "not valid yet" if early else "no longer valid"
-        return Unreachable(
-            f"by this device's clock the certificate of {host} is {when}, so the clock is most likely wrong. {KEPT}; "
-            f"{RETRIED}. See `date`; the clock is set automatically once NTP is reachable (timedatectl)",
-            kind="clock",
-        )
-    return Unreachable(
-        f"the certificate of {host} cannot be trusted ({error.verify_message}). {KEPT}; {RETRIED}. It may have to be "
-        "renewed, or a private authority named at enrollment (--ca), or this network intercepts TLS",
-        kind="tls",
-    )
-
-
-def no_tls(error: ssl.SSLError, host: str) -> Unreachable:
-    reason = getattr(error, "reason", None) or _reason(error)
-    return Unreachable(
-        f"no secure connection to {host} ({reason}). {KEPT}; {RETRIED}. A filter may block TLS, or the server may not "
-        "offer TLS at that port",
-        kind="tls",
-    )
-
-
-def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
-    return Unreachable(
-        f"the certificate authority named at enrollment, {ca_file}, cannot be used ({_reason(error)}). {KEPT}. "
-        "Put a PEM file there that this user can read, or enroll again with another file",
-        kind="tls",
-    )
-
-
-def bad_proxy(error: Exception) -> Unreachable:
-    return Unreachable(
-        f"the proxy from the environment cannot be used ({_reason(error)}). {KEPT}. "
-        "Correct HTTPS_PROXY, HTTP_PROXY or ALL_PROXY where the agent is started",
-        kind="connect",
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """Return what the system said at the root of an error."""
-    for cause in reversed(list(causes(error))):
-        if isinstance(cause, OSError) and cause.strerror:
-            return cause.strerror
-    return " ".join(str(error).split())[:200] or type(error).__name__

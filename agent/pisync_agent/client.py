@@ -1,32 +1,41 @@
-"""HTTP to the receiver: one connection, kept alive through a run. The only module that knows httpx.
+"""HTTP to the receiver: one connection, kept alive through a run.
 
 - HTTP/1.1; redirects are not followed, cookies are not kept.
-- Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`, …), as schools set them; never for this machine
-  itself. Nothing else of the environment is used.
+- Proxies are taken from the environment (see `network.proxies`). Nothing else of the environment is used.
 - A named CA file is the only authority trusted; without one it is those of the system, or else httpx's own.
 - Sent bytes are counted as they are handed to the connection, request line and headers included (TLS adds about 1%).
 - Each request has a random nonce in its head, which the receiver echoes: no other answer is believed, such as an old
   one from a proxy's cache.
-- An answer is read up to `ANSWER_BYTES` and for `ANSWER_S` seconds. `answers` says what it means.
+- A request ends within `ANSWER_S`, connecting and the whole answer included; a large body has more time to be sent,
+  and its answer `ANSWER_S` from then on. An answer is read up to `ANSWER_BYTES`.
+- `answers` says what an answer means, and `network.failures` what its absence means.
 
 Errors are DeliveryErrors; no message, and no log line, contains the token.
 """
 
+import contextlib
 import json
+import os
 import secrets
 import ssl
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Self
 
 import httpx
 
 import pisync_agent.answers as answers
+import pisync_agent.network.failures as failures
 from pisync_agent.answers import Answer
-from pisync_agent.clock import Clock
-from pisync_agent.errors import DeliveryError
-from pisync_agent.identity import Identity, checked_url, is_loopback
+from pisync_agent.clock import RELEASED_MS, Clock
+from pisync_agent.errors import DeliveryError, NotEnrolled
+from pisync_agent.identity import Identity, bad_url, checked_url
+from pisync_agent.network.certificates import read_certificate
+from pisync_agent.network.connections import Connections, Deadline, peer_certificate
+from pisync_agent.network.failures import Evidence
+from pisync_agent.network.proxies import Proxy, proxy_for
 from pisync_common import __version__
 from pisync_common.errors import RuleError
 from pisync_common.limits import KIB, MIB
@@ -39,68 +48,123 @@ CONNECT_S: Final = 10.0
 SILENCE_S: Final = 30.0
 """How long the connection may stand still while sending or waiting for an answer."""
 ANSWER_S: Final = 60.0
+SHORT_S: Final = 30.0
+"""The same for a small request that is not worth waiting for long."""
+SLOWEST_BYTES: Final = 2 * KIB
+"""A body has a second more for each of these: the slowest link that is worth using."""
 ANSWER_BYTES: Final = 1 * MIB
 
+_PROBE_S: Final = 5.0
+_PLAIN_PORT: Final = 80
 _CHUNK_BYTES: Final = 16 * KIB
 _TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-# Shorter than a server's idle time-out (uvicorn: 5 s), so that a request rarely meets a connection being closed.
-_LIMITS: Final = httpx.Limits(max_connections=1, max_keepalive_connections=1, keepalive_expiry=4.0)
 
 OnSent = Callable[[int], None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Transfer:
+    """How much was sent in how much time: bodies, from their first byte to the beginning of the answer.
+
+    Less one round trip, in which the answer only travels.
+    """
+
+    bytes: int = 0
+    seconds: float = 0.0
+
+    def plus(self, size: int, seconds: float) -> "Transfer":
+        return Transfer(bytes=self.bytes + size, seconds=self.seconds + max(0.0, seconds))
+
+    def since(self, earlier: "Transfer") -> "Transfer":
+        return Transfer(bytes=self.bytes - earlier.bytes, seconds=self.seconds - earlier.seconds)
 
 
 class Wire:
     """POST to one receiver. The first request opens the connection; after `close` it may be used again."""
 
     def __init__(
-        self, url: str, *, ca_file: str | None, clock: Clock, transport: httpx.BaseTransport | None = None
+        self,
+        url: str,
+        *,
+        ca_file: str | None,
+        clock: Clock,
+        transport: httpx.BaseTransport | None = None,
+        environ: Mapping[str, str] = os.environ,
     ) -> None:
-        self._url = httpx.URL(url)
+        self._address = url
+        self._url = parsed_url(url)
         self._ca_file = ca_file
         self._clock = clock
         self._transport = transport
+        self._environ = environ
+        self._deadline = Deadline(clock.monotonic)
         self._http: httpx.Client | None = None
+        self._connections: Connections | None = None
+        self._proxy: Proxy | None = None
+        self.known_ms = RELEASED_MS
+        """A time that has passed for certain: a clock before it is wrong."""
         self.bytes_sent = 0
+        self.transfer = Transfer()
+        self.monotonic = clock.monotonic
 
-    def post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
+    def post(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        on_sent: OnSent | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> Answer:
         """Return the answer, whatever its status. Raises Unreachable without an answer, or if it is too long."""
+        limit = ANSWER_S if seconds is None else seconds
+        self._deadline.begin(limit + len(body) / SLOWEST_BYTES)
+        sending = _Sending(self, body, on_sent, lambda: self._deadline.shorten(limit))
         try:
             http = self._opened()
-            counted = _Counted(self, body, on_sent)
             nonce = secrets.token_hex(8)
             sized = {"Content-Type": "application/json", "Content-Length": str(len(body)), NONCE_HEADER: nonce}
-            request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=counted)
-            counted.head = head_size(request)
+            request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=sending)
+            sending.head = head_size(request)
             response = http.send(request, stream=True)
+            if sending.complete and response.is_success:
+                self._measure(sending)
             try:
                 return self._read(response, nonce)
             finally:
                 response.close()
                 http.cookies.clear()
         except httpx.TimeoutException as error:
-            raise answers.timed_out(self._url.host) from error
+            raise failures.timed_out(self._url.host) from error
+        except httpx.ProxyError as error:
+            raise failures.proxy_failed(error, str(self._proxy or "the proxy")) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
-            raise answers.no_answer(error, self._url.host, clock_synced=self._clock.stamp().clock_synced) from error
+            raise failures.no_answer(error, self._url.host, self._evidence(error)) from error
 
     def close(self) -> None:
         if self._http is not None:
             self._http.close()
-            self._http = None
+            self._http = self._connections = None
 
     def _opened(self) -> httpx.Client:
         if self._http is None:
-            try:
-                self._http = httpx.Client(
-                    verify=self._trust(),
-                    transport=self._transport,
-                    trust_env=not is_loopback(self._url.host),
-                    timeout=_TIMEOUTS,
-                    limits=_LIMITS,
-                    headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
-                )
-            except (httpx.InvalidURL, ImportError, ValueError) as error:
-                raise answers.bad_proxy(error) from error
+            transport = self._transport
+            if transport is None:
+                transport = self._connections = self._connected()
+            self._http = httpx.Client(
+                transport=transport,
+                trust_env=False,
+                timeout=_TIMEOUTS,
+                headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+            )
         return self._http
+
+    def _connected(self) -> Connections:
+        try:
+            self._proxy = proxy_for(self._address, self._environ)
+        except RuleError as error:
+            raise failures.bad_proxy(error) from error
+        return Connections(trust=self._trust(), proxy=self._proxy, deadline=self._deadline)
 
     def _trust(self) -> ssl.SSLContext:
         if self._url.scheme == "http":
@@ -110,26 +174,79 @@ class Wire:
         return ssl.create_default_context() if _system_has_authorities() else httpx.create_ssl_context(trust_env=False)
 
     def _read(self, response: httpx.Response, nonce: str) -> Answer:
-        until = self._clock.monotonic() + ANSWER_S
         body = bytearray()
         assert isinstance(response.stream, httpx.SyncByteStream)
-        for part in response.stream:  # raw: nothing is decompressed
+        for part in response.stream:  # raw: httpx would decompress without a bound
             body += part
             if len(body) > ANSWER_BYTES:
-                raise answers.portal(f"it ({response.status_code}) is larger than any answer of the receiver")
-            if self._clock.monotonic() > until:
-                raise answers.timed_out(self._url.host)
+                raise answers.too_large(response.status_code)
+            if self._deadline.over:
+                raise failures.timed_out(self._url.host)
         headers = {name.lower(): value for name, value in response.headers.items()}
-        own = headers.get(NONCE_HEADER.lower()) == nonce
-        return Answer(status=response.status_code, headers=headers, body=bytes(body), own=own)
+        return answers.read(response.status_code, headers, bytes(body), nonce=nonce, most=ANSWER_BYTES)
+
+    def _measure(self, sending: "_Sending") -> None:
+        round_trip = self._connections.round_trip_s if self._connections is not None else 0.0
+        self.transfer = self.transfer.plus(sending.size, self.monotonic() - sending.began - round_trip)
+
+    # Evidence for a message about TLS
+
+    def _evidence(self, error: BaseException) -> Evidence:
+        """Return what helps to explain a failure of TLS. Sends nothing over the connection that failed."""
+        facts = Evidence(now=self._clock.stamp(), known_ms=self.known_ms)
+        failed = failures.tls_failure(error)
+        if failed is None or self._transport is not None:
+            return facts
+        if isinstance(failed, ssl.SSLCertVerificationError):
+            self._deadline.begin(_PROBE_S)
+            der = peer_certificate(self._url, proxy=self._proxy, deadline=self._deadline)
+            facts = replace(facts, certificate=None if der is None else read_certificate(der))
+        return replace(facts, sign_in=self._sign_in()) if self._proxy is None else facts
+
+    def _sign_in(self) -> str | None:
+        """Ask for a sign-in page where a receiver would not answer so: over plain HTTP. Return what it answered."""
+        self._deadline.begin(_PROBE_S)
+        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        url = self._url.copy_with(scheme="http", port=_PLAIN_PORT, raw_path=b"/healthz")
+        with contextlib.closing(Connections(trust=trust, proxy=None, deadline=self._deadline)) as connections:
+            try:
+                timeouts = httpx.Timeout(_PROBE_S).as_dict()
+                request = httpx.Request("GET", url, headers={"User-Agent": AGENT}, extensions={"timeout": timeouts})
+                response = connections.handle_request(request)
+            except (httpx.TransportError, OSError, UnicodeError):
+                return None
+            headers = {name.lower(): value for name, value in response.headers.items()}
+            response.close()
+        return answers.sign_in(response.status_code, headers, self._url.host)
+
+
+def parsed_url(url: str) -> httpx.URL:
+    """Return a receiver's address as it is used; raise RuleError if it cannot be."""
+    try:
+        parsed = httpx.URL(url)
+        httpx.Request("POST", parsed)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise bad_url(url) from error
+    return parsed
 
 
 class ReceiverClient:
     """What the agent asks of its receiver. Not thread-safe."""
 
-    def __init__(self, identity: Identity, *, clock: Clock, transport: httpx.BaseTransport | None = None) -> None:
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        clock: Clock,
+        transport: httpx.BaseTransport | None = None,
+        environ: Mapping[str, str] = os.environ,
+    ) -> None:
+        """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
-        self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport)
+        try:
+            self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
+        except RuleError as error:
+            raise NotEnrolled(f"{error}; enroll this device again (everything recorded is kept)") from error
 
     @property
     def device_id(self) -> str:
@@ -140,6 +257,15 @@ class ReceiverClient:
         """Bytes of requests handed to connections so far, headers included."""
         return self._wire.bytes_sent
 
+    @property
+    def transfer(self) -> Transfer:
+        """What was sent so far, and the time it took."""
+        return self._wire.transfer
+
+    def learn_time(self, ms: int) -> None:
+        """Take note of a time that has passed for certain: a clock before it is wrong."""
+        self._wire.known_ms = max(self._wire.known_ms, ms)
+
     def post_batch(self, packed: bytes, *, stream: str, on_sent: OnSent | None = None) -> Receipt:
         """Deliver a gzipped batch and return its receipt. `on_sent` is called with the bytes of each chunk sent."""
         answer = self._post("/api/events", packed, {"Content-Encoding": "gzip"}, on_sent)
@@ -148,7 +274,7 @@ class ReceiverClient:
 
     def post_sync_event(self, body: bytes, *, key: str) -> None:
         """Deliver a sync event; repeated with the same `key` it is stored once."""
-        answer = self._post("/api/sync-event", body, {"Idempotency-Key": key})
+        answer = self._post("/api/sync-event", body, {"Idempotency-Key": key}, seconds=min(SHORT_S, ANSWER_S))
         with _masked(self.identity.token):
             answers.check_sync_event(answer, device_id=self.device_id)
 
@@ -162,8 +288,17 @@ class ReceiverClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _post(self, path: str, body: bytes, headers: Mapping[str, str], on_sent: OnSent | None = None) -> Answer:
-        return self._wire.post(path, body, {"Authorization": f"Bearer {self.identity.token}", **headers}, on_sent)
+    def _post(
+        self,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        on_sent: OnSent | None = None,
+        *,
+        seconds: float | None = None,
+    ) -> Answer:
+        signed = {"Authorization": f"Bearer {self.identity.token}", **headers}
+        return self._wire.post(path, body, signed, on_sent, seconds=seconds)
 
 
 def enroll(
@@ -178,6 +313,7 @@ def enroll(
 ) -> Identity:
     """Exchange a code for an identity. Raises RuleError for an unusable address, DeliveryError otherwise."""
     url = checked_url(url, insecure_http=insecure_http)
+    parsed_url(url)
     ca_file = None if ca_file is None else str(Path(ca_file).expanduser().absolute())
     wanted = {"code": code} | ({} if device_id is None else {"device_id": device_id})
     wire = Wire(url, ca_file=ca_file, clock=clock, transport=transport)
@@ -185,7 +321,8 @@ def enroll(
         with _masked(code):
             given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
     except DeliveryError as error:
-        error.args = (str(error).replace(answers.RETRIED, "enrollment is not retried automatically: enroll again"),)
+        then = "enrollment is not retried automatically: enroll again with the same code"
+        error.args = (str(error).replace(answers.RETRIED, then),)
         raise
     finally:
         wire.close()
@@ -200,7 +337,7 @@ def private_trust(ca_file: str) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=ca_file)
     except (OSError, ssl.SSLError) as error:
-        raise answers.bad_ca_file(ca_file, error) from error
+        raise failures.bad_ca_file(ca_file, error) from error
 
 
 def head_size(request: httpx.Request) -> int:
@@ -209,22 +346,31 @@ def head_size(request: httpx.Request) -> int:
     return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
 
 
-class _Counted(Iterable[bytes]):
-    """A body in chunks. A chunk counts as sent when the next one is asked for."""
+class _Sending(Iterable[bytes]):
+    """A body in chunks. A chunk counts as sent when the next one is asked for. `at_end` is called after the last."""
 
-    def __init__(self, wire: Wire, body: bytes, on_sent: OnSent | None) -> None:
+    def __init__(self, wire: Wire, body: bytes, on_sent: OnSent | None, at_end: Callable[[], None]) -> None:
         self.head = 0
         """Bytes sent before the body."""
+        self.size = len(body)
+        self.began = 0.0
+        """When the first byte of the body was about to be sent."""
+        self.complete = False
         self._wire = wire
         self._body = body
         self._on_sent = on_sent
+        self._at_end = at_end
+        self._now = wire.monotonic
 
     def __iter__(self) -> Iterator[bytes]:
         self._count(self.head)
+        self.began = self._now()
         for at in range(0, len(self._body), _CHUNK_BYTES):
             chunk = self._body[at : at + _CHUNK_BYTES]
             yield chunk
             self._count(len(chunk))
+        self.complete = True
+        self._at_end()
 
     def _count(self, number: int) -> None:
         self._wire.bytes_sent += number

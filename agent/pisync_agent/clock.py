@@ -14,6 +14,9 @@ from typing import Final, Protocol
 from pisync_common.models import Stamp
 from pisync_common.times import now_ms
 
+RELEASED_MS: Final = 1_793_491_200_000
+"""2026-11-01: this software did not exist before, so a clock that shows less is wrong."""
+
 BOOT_ID_FILE: Final = Path("/proc/sys/kernel/random/boot_id")
 
 _BOOT_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")

@@ -7,24 +7,36 @@ from pathlib import Path
 from typing import Any, Final
 
 from pisync_agent.outbox.models import OutboxLimits
+from pisync_common.errors import SettingError
 from pisync_common.limits import MIB
-from pisync_common.settings import Setting, Settings, choice, duration, find_file, flags_of, load, size, some_time
+from pisync_common.settings import (
+    Setting,
+    Settings,
+    choice,
+    duration,
+    find_file,
+    flags_of,
+    is_there,
+    load,
+    path,
+    size,
+    some_time,
+    users_folder,
+)
 
 PREFIX: Final = "PISYNC_AGENT_"
 SYSTEM_FILE: Final = Path("/etc/pisync/agent.toml")
+SYSTEM_HOME: Final = Path("/var/lib/pisync")
+"""The folder of a system's service. Where it exists it is everyone's: a private outbox beside it is never delivered."""
 LEAST_QUEUE: Final = 1 * MIB
 
 
 def _default_home() -> str:
+    if is_there(SYSTEM_HOME):
+        return str(SYSTEM_HOME)
     import platformdirs  # takes longer to import than all the rest of the settings
 
-    return str(Path(platformdirs.user_data_dir("pisync")))
-
-
-def _folder(value: str) -> Path:
-    if not value or "\0" in value:
-        raise ValueError("not a folder, such as /var/lib/pisync")
-    return Path(value).expanduser().absolute()
+    return users_folder(lambda: platformdirs.user_data_dir("pisync"))
 
 
 def _queue_size(value: str) -> int:
@@ -37,8 +49,8 @@ def _queue_size(value: str) -> int:
 HOME = Setting(
     name="home",
     default=_default_home,
-    default_shown="<the user's data folder>/pisync",
-    parse=_folder,
+    default_shown=f"{SYSTEM_HOME} if it exists, else <the user's data folder>/pisync",
+    parse=path,
     metavar="DIR",
     help="the agent's folder: outbox, identity and socket",
 )
@@ -116,6 +128,14 @@ def settings_from(arguments: argparse.Namespace, environ: Mapping[str, str] = os
     """Load every setting: the command's flags, the environment, the TOML file, the defaults. Raises SettingError."""
     file = find_file(getattr(arguments, "config", None), prefix=PREFIX, environ=environ, default=SYSTEM_FILE)
     return load(SETTINGS, prefix=PREFIX, environ=environ, flags=flags_of(arguments, SETTINGS), toml_file=file)
+
+
+def folder(given: Path | str) -> Path:
+    """Return the agent's folder that a caller names, absolute. Raises SettingError."""
+    try:
+        return path(str(given))
+    except ValueError as error:
+        raise SettingError(f"home = {str(given)!r}: {error}") from error
 
 
 def limits(settings: Settings) -> OutboxLimits:

@@ -5,6 +5,7 @@ PiSyncError
       ├── InvalidEvent          the event breaks a rule; nothing was recorded; correct the event (also a RuleError)
       ├── OutboxFull            no room; nothing was recorded; try again after a sync
       ├── StoreUnusable         the outbox cannot be opened or written; nothing was recorded
+      │    └── NotAnswering     the process that writes the outbox is silent; the text says what became of the request
       ├── NotEnrolled           no identity yet; recording works, delivery needs `pisync enroll`
       └── DeliveryError         an attempt to reach the receiver failed; everything is kept; can be retried
            ├── Unreachable      no answer from the receiver: kinds dns connect timeout tls clock portal
@@ -24,6 +25,8 @@ class AgentError(PiSyncError):
     """Any error that the agent shows to its user."""
 
     code: ClassVar[str] = "agent_error"
+    uncertain: bool = False
+    """Whether the event may have been recorded all the same; its text says so, too."""
 
 
 class InvalidEvent(AgentError, RuleError):
@@ -42,6 +45,12 @@ class StoreUnusable(AgentError):
     """The outbox cannot be opened, read or written; nothing was recorded."""
 
     code = "store_unusable"
+
+
+class NotAnswering(StoreUnusable, TimeoutError):
+    """The process that writes the outbox runs and does not answer. The text says what became of the request."""
+
+    code = "not_answering"
 
 
 class NotEnrolled(AgentError):
@@ -72,6 +81,11 @@ class Refused(DeliveryError):
     """The receiver refused this device's token (401, 403). Nothing is dropped; the credentials stay."""
 
     code = "refused"
+
+    def __init__(self, detail: str, *, kind: str, problem: str | None = None) -> None:
+        super().__init__(detail, kind=kind)
+        self.problem = problem
+        """The code of the receiver's problem document, if it gave one."""
 
 
 class Declined(DeliveryError):

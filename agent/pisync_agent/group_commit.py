@@ -2,10 +2,14 @@
 
 No timer and no thread of its own: what arrives while a commit is in progress is the next group, and its first caller
 leads it. A single caller commits at once.
+
+Every wait ends at the caller's deadline. A group is committed by its leader's deadline; where that passes first, the
+others, whose time is not over, are in the next group.
 """
 
 import copy
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Generic, TypeVar
 
@@ -13,76 +17,132 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-class GroupCommit(Generic[T, R]):
-    """`commit` takes what several callers submitted and returns a result for each, in order. Thread-safe."""
+class OutOfTime(Exception):
+    """The deadline has passed; `commit` raises it too. `begun`: the commit of the caller's group is in progress."""
 
-    def __init__(self, commit: Callable[[Sequence[T]], Sequence[R]], *, most: int = 1000) -> None:
+    begun = False
+
+
+class GroupCommit(Generic[T, R]):
+    """`commit` takes what several callers submitted, and a deadline, and returns a result for each, in order.
+
+    Thread-safe. Deadlines are in seconds of `monotonic`.
+    """
+
+    def __init__(
+        self,
+        commit: Callable[[Sequence[T], float], Sequence[R]],
+        *,
+        most: int = 1000,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._commit = commit
         self._most = most
+        self._monotonic = monotonic
         self._lock = threading.Lock()
         self._waiting: list[_Ticket[T, R]] = []
         self._led = False
 
-    def submit(self, item: T) -> R:
-        """Return the result for `item` once its group is committed; raise what `commit` raised for the whole group."""
-        ticket: _Ticket[T, R] = _Ticket(item)
+    def submit(self, item: T, *, deadline: float) -> R:
+        """Return the result for `item` once its group is committed; raise what `commit` raised for the whole group.
+
+        Raises OutOfTime at the deadline.
+        """
+        ticket: _Ticket[T, R] = _Ticket(item, deadline)
         with self._lock:
             self._waiting.append(ticket)
             leads, self._led = not self._led, True
         if not leads:
-            leads = ticket.wait()
+            leads = self._wait(ticket)
         if leads:
             self._lead(ticket)
         return ticket.result_or_error()
+
+    def _wait(self, ticket: "_Ticket[T, R]") -> bool:
+        """Wait for a result, or for a group to lead; return whether it leads. Raises OutOfTime."""
+        try:
+            woken = ticket.wait(ticket.deadline - self._monotonic())
+        except BaseException:  # a signal handler's
+            with self._lock:
+                self._leave(ticket)
+            raise
+        with self._lock:
+            if woken or ticket.woken:
+                return ticket.leads
+            late = OutOfTime()
+            late.begun = self._leave(ticket)
+        raise late
+
+    def _leave(self, ticket: "_Ticket[T, R]") -> bool:
+        """Take a caller's ticket out; return whether its group is being committed. Called with the lock held."""
+        ticket.left = True
+        if ticket not in self._waiting:
+            return True
+        self._waiting.remove(ticket)
+        if ticket.leads:
+            self._hand_over()
+        return False
 
     def _lead(self, mine: "_Ticket[T, R]") -> None:
         with self._lock:
             group, self._waiting = self._waiting[: self._most], self._waiting[self._most :]
         try:
-            self._commit_all(group)
+            self._commit_all(group, mine.deadline)
         finally:
-            for ticket in group:
-                if ticket is not mine:
-                    ticket.wake(leads=False)
-            self._hand_over()
+            with self._lock:
+                again = [ticket for ticket in group if ticket is not mine and self._has_time(ticket)]
+                self._waiting[:0] = again
+                for ticket in group:
+                    if ticket in again:
+                        ticket.error = None
+                    elif ticket is not mine:
+                        ticket.wake(leads=False)
+                self._hand_over()
 
-    def _commit_all(self, group: "list[_Ticket[T, R]]") -> None:
+    def _commit_all(self, group: "list[_Ticket[T, R]]", deadline: float) -> None:
         try:
-            results = self._commit([ticket.item for ticket in group])
+            results = self._commit([ticket.item for ticket in group], deadline)
             for ticket, result in zip(group, results, strict=True):
                 ticket.result = result
         except BaseException as error:
             for ticket in group:
                 ticket.error = error
 
+    def _has_time(self, ticket: "_Ticket[T, R]") -> bool:
+        """Return whether only the leader's time was over, and the caller still waits."""
+        return isinstance(ticket.error, OutOfTime) and not ticket.left and ticket.deadline > self._monotonic()
+
     def _hand_over(self) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting[0].wake(leads=True)
-            else:
-                self._led = False
+        """Let the first caller lead the next group. Called with the lock held."""
+        if self._waiting:
+            self._waiting[0].wake(leads=True)
+        else:
+            self._led = False
 
 
 class _Ticket(Generic[T, R]):
     """One caller's place in a group."""
 
-    __slots__ = ("_ready", "error", "item", "leads", "result")
+    __slots__ = ("_ready", "deadline", "error", "item", "leads", "left", "result", "woken")
 
-    def __init__(self, item: T) -> None:
+    def __init__(self, item: T, deadline: float) -> None:
         self.item = item
+        self.deadline = deadline
         self.result: R | None = None
         self.error: BaseException | None = None
         self.leads = False
+        self.woken = False
+        self.left = False
+        """Whether its caller has given up."""
         self._ready = threading.Lock()
         self._ready.acquire()
 
-    def wait(self) -> bool:
-        """Wait for a result, or for a group to lead; return whether it leads."""
-        self._ready.acquire()
-        return self.leads
+    def wait(self, seconds: float) -> bool:
+        """Wait until it is woken; return whether it was."""
+        return self._ready.acquire(timeout=min(max(0.0, seconds), threading.TIMEOUT_MAX))
 
     def wake(self, *, leads: bool) -> None:
-        self.leads = leads
+        self.leads, self.woken = leads, True
         self._ready.release()
 
     def result_or_error(self) -> R:

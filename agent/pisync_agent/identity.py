@@ -1,10 +1,14 @@
-"""The device's identity at its receiver: `identity.json` in the agent's folder, readable by the agent's user only."""
+"""The device's identity at its receiver: `identity.json` in the agent's folder, readable by the agent's user only.
+
+Where the user names no device id the device proposes an id, and remembers it until it is enrolled.
+"""
 
 import contextlib
 import json
 import os
 import re
 import socket
+import unicodedata
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -12,7 +16,7 @@ from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
 from pisync_agent.errors import NotEnrolled
-from pisync_agent.outbox.files import random_hex, sync_folder
+from pisync_agent.outbox.files import make_folder, random_hex, sync_folder
 from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 
@@ -20,6 +24,15 @@ FILE: Final = "identity.json"
 
 LOOPBACK_NAMES: Final = ("localhost", "ip6-localhost", "localhost.localdomain")
 
+PROPOSAL_FILE: Final = "proposed-device-id"
+"""The id that was proposed in an enrollment whose answer has not come."""
+
+_ROOM_BYTES: Final = 4096
+_HOST_CHARS: Final = 253
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
+_NUMBERS: Final = re.compile(r"[0-9.]+")
+_CODE: Final = re.compile(r"(?=[ -]*[0-9A-Za-z])[0-9A-Za-z -]{1,128}")
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
 _SERIAL_FILES: Final = (Path("/sys/firmware/devicetree/base/serial-number"), Path("/etc/machine-id"))
 
@@ -53,20 +66,38 @@ def checked_url(url: str, *, insecure_http: bool) -> str:
     """Return a receiver's address without a final slash; raise RuleError that shows a usable address."""
     try:
         parts = urlsplit(url)
-        _ = parts.port  # a property that raises
-        valid = parts.scheme in ("http", "https") and bool(_ascii(parts.hostname or ""))
+        valid = parts.scheme in ("http", "https") and parts.port != 0 and is_host(parts.hostname or "")
     except ValueError:
-        valid = False
-    if not valid or parts.query or parts.fragment or not url.isprintable() or " " in url:
-        raise RuleError(f"{_masked(url)!r} is not the address of a receiver; write it as https://pisync.example.org")
+        raise bad_url(url) from None
     if parts.username is not None or parts.password is not None:
         raise RuleError("the receiver's address contains a user name or password; remove it: only the code is needed")
+    if not valid or parts.query or parts.fragment or not url.isprintable() or " " in url:
+        raise bad_url(url)
     if parts.scheme == "http" and not insecure_http and not is_loopback(parts.hostname or ""):
         raise RuleError(
             f"{url} is plain HTTP: others on the network could read what learners do and take this device's token. "
             "Use https://, or --insecure-http where that is acceptable"
         )
     return url.rstrip("/")
+
+
+def bad_url(url: str) -> RuleError:
+    """Return the error for an address that is not a receiver's."""
+    return RuleError(f"{_masked(url)!r} is not the address of a receiver; write it as https://pisync.example.org")
+
+
+def checked_code(code: str) -> str:
+    """Return an enrollment code as the receiver takes it; raise RuleError, which does not repeat it.
+
+    Case, dashes and spaces do not matter, and a code from a document may have other dashes and spaces than a keyboard.
+    """
+    plain = "".join(
+        " " if each.isspace() else "-" if unicodedata.category(each) == "Pd" else each
+        for each in unicodedata.normalize("NFKC", code)
+    ).strip()
+    if not _CODE.fullmatch(plain):
+        raise RuleError("this is not an enrollment code; write it as the administrator gave it, such as K7QP-2M4X")
+    return plain
 
 
 def is_loopback(host: str) -> bool:
@@ -106,19 +137,55 @@ def load(home: Path) -> Identity | None:
 
 def save(home: Path, identity: Identity) -> None:
     """Store `identity` atomically and durably, with mode 0600. Raises OSError."""
-    home.mkdir(parents=True, exist_ok=True)
-    file, new = path(home), home / f".{FILE}.{random_hex(4)}"
+    _store(path(home), f"{json.dumps(asdict(identity), indent=2)}\n".encode())
+    with contextlib.suppress(OSError):  # the proposal has done its work; later it would do no harm
+        (home / PROPOSAL_FILE).unlink(missing_ok=True)
+
+
+def prove_writable(home: Path, *, room: int = 0) -> None:
+    """Do what `save` will do, with `room` bytes more: a code must not be spent where that fails. Raises OSError."""
+    known, trial = path(home), home / f".{FILE}.trial"
     try:
-        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-            json.dump(asdict(identity), out, indent=2)
-            out.write("\n")
+        _store(trial, bytes(_ROOM_BYTES + room))
+    finally:
+        with contextlib.suppress(OSError):
+            trial.unlink(missing_ok=True)
+    if known.exists():
+        _store(known, known.read_bytes())
+
+
+def proposed_id(home: Path) -> str:
+    """Return the device id to propose where the user gives none: the same again until the device is enrolled.
+
+    An answer may have been lost, and only the same code with the same id gets it again.
+    """
+    try:
+        return check_id("device_id", (home / PROPOSAL_FILE).read_text("ascii").strip())
+    except (OSError, ValueError):
+        return propose_id(home, suggested_device_id())
+
+
+def propose_id(home: Path, device_id: str | None = None) -> str:
+    """Return an id, a random one by default, that `proposed_id` returns from now on. Raises OSError."""
+    device_id = device_id or random_device_id()
+    _store(home / PROPOSAL_FILE, f"{device_id}\n".encode())
+    return device_id
+
+
+def _store(file: Path, content: bytes) -> None:
+    """Store a file of this folder atomically and durably, with mode 0600. Raises OSError."""
+    make_folder(file.parent)
+    new = file.with_name(f".{file.name}.{random_hex(4)}")
+    try:
+        with os.fdopen(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(content)
             out.flush()
             os.fsync(out.fileno())
         new.replace(file)
     except BaseException:
         new.unlink(missing_ok=True)
         raise
-    sync_folder(home)
+    sync_folder(file.parent)
 
 
 def suggested_device_id(
@@ -133,12 +200,30 @@ def suggested_device_id(
             serial = re.sub(r"[^0-9a-f]", "", file.read_text("ascii").lower())
             if len(serial) >= 8 and serial.strip("0"):
                 return f"pi-{serial[-12:]}"
+    return random_device_id(random_hex=random_hex)
+
+
+def random_device_id(*, random_hex: Callable[[int], str] = random_hex) -> str:
     return f"pi-{random_hex(6)}"
 
 
-def _ascii(host: str) -> bytes:
-    """Return a host name as DNS knows it. Raises UnicodeError (a ValueError) if it is not one."""
-    return host.encode("idna")
+def is_host(host: str) -> bool:
+    """Return whether a name, or an IP address without brackets, may be a host's. Raises ValueError if it is not."""
+    if ":" in host:
+        return _is_address(socket.AF_INET6, host.partition("%")[0])
+    name = host.encode("idna").decode("ascii")
+    if not _HOST.fullmatch(name.removesuffix(".")) or len(name) > _HOST_CHARS:
+        return False
+    # What looks like an IPv4 address must be one.
+    return not _NUMBERS.fullmatch(name) or _is_address(socket.AF_INET, name)
+
+
+def _is_address(family: socket.AddressFamily, text: str) -> bool:
+    try:
+        socket.inet_pton(family, text)
+    except OSError:
+        return False
+    return True
 
 
 def _masked(url: str) -> str:

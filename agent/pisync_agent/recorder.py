@@ -10,6 +10,10 @@ event with an `id` of its own is found by that. An event without one has an `att
 first sent; they are stored in the event's own row (9 bytes on its page, no index, no second page to write), and a
 retried event is looked for among the newest 100,000 before it is recorded. An event that was never sent has none.
 
+**Never without end.** Each call has a timeout, whatever the service and other writers do. A message carries the
+caller's deadline, and the service refuses what it reads later; so an event whose message the service had not read
+whole by then is not recorded. Otherwise it may have been, and the error says so.
+
 A recorder may be used from many threads, and after a fork: the child opens connections of its own.
 """
 
@@ -26,24 +30,42 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pisync_agent.clock import Clock, SystemClock
-from pisync_agent.config import HOME, settings_from
+from pisync_agent.config import HOME, folder, settings_from
 from pisync_agent.config import limits as outbox_limits
-from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
-from pisync_agent.group_commit import GroupCommit
+from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, StoreUnusable
+from pisync_agent.group_commit import GroupCommit, OutOfTime
 from pisync_agent.outbox import files
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import protocol
 from pisync_common.errors import LockHeld
+from pisync_common.limits import MIB
 from pisync_common.single_writer import WriterLock
 from pisync_common.unix_socket import LineClient
 
-MESSAGE_EVENTS: Final = 1000
-MESSAGE_BYTES: Final = 8 * 1024 * 1024
-"""About the size of one message; a line may have twice that."""
+TIMEOUT_S: Final = 10.0
+"""How long a call may take by default."""
+_WAITED: Final = 0.95
+"""The part of it that may be waited; the rest is for raising the error in time."""
 
+MESSAGE_BYTES: Final = 1 * MIB
+"""The size of one message; a line may have twice that (`unix_socket.LINE_BYTES`)."""
+
+_TIMEOUT_MAX_S: Final = 86_400.0
 _POLL_S: Final = (0.0005, 0.05)
+_MAYBE: Final = (
+    "the event may have been recorded. Record it again with the same id: then it is stored once (an event without an "
+    "id may be stored twice)"
+)
+
+
+@dataclasses.dataclass(slots=True)
+class _Entry:
+    """An event on its way, and whether an attempt to record it may have succeeded."""
+
+    event: NewEvent
+    uncertain: bool = False
 
 
 class Recorder:
@@ -64,7 +86,7 @@ class Recorder:
         if home is None:
             settings = settings_from(argparse.Namespace())
             home, limits = settings[HOME], limits or outbox_limits(settings)
-        self._home = Path(home)
+        self._home = folder(home)
         self._clock = clock or SystemClock()
         self._sleep = sleep
         self._open_outbox = functools.partial(open_outbox, limits=limits, clock=self._clock)
@@ -84,12 +106,14 @@ class Recorder:
         data: Mapping[str, object] | None = None,
         id: str | None = None,
         occurred_at: datetime | None = None,
+        timeout: float = TIMEOUT_S,
     ) -> int:
         """Store one progress event durably and return its seq.
 
         `id` is the app's own key: the same id with the same content again returns the same seq. `occurred_at` is when
         it happened, an aware datetime; by default now. Raises InvalidEvent, OutboxFull or StoreUnusable: nothing was
-        recorded then.
+        recorded then. Where no answer comes within `timeout` seconds it raises NotAnswering, a StoreUnusable whose
+        text says whether the event may have been recorded.
         """
         event = NewEvent.create(
             type,
@@ -100,20 +124,22 @@ class Recorder:
             object_id=object_id,
             data=data,
         )
-        result = self._group.submit([event])[0]
+        result = self._submit([_Entry(event)], timeout)[0]
         if isinstance(result, AgentError):
             raise result
         return result
 
-    def record_many(self, events: Iterable[Mapping[str, Any] | NewEvent]) -> list[int | AgentError]:
+    def record_many(
+        self, events: Iterable[Mapping[str, Any] | NewEvent], *, timeout: float = TIMEOUT_S
+    ) -> list[int | AgentError]:
         """Store many events and return for each its seq, or the error that kept it out.
 
         Each mapping has `type` and the other arguments of `record`. Raises OutboxFull or StoreUnusable if none could
-        be stored.
+        be stored. `timeout` is for each MiB or thousand events, and ends the call.
         """
         made = [self._new_event(event) for event in events]
         valid = [event for event in made if isinstance(event, NewEvent)]
-        results = iter(self._group.submit(valid) if valid else [])
+        results = iter(self._submit_many(valid, timeout))
         return [next(results) if isinstance(event, NewEvent) else event for event in made]
 
     def close(self) -> None:
@@ -128,8 +154,37 @@ class Recorder:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _new_group(self) -> GroupCommit[Sequence[NewEvent], list[int | AgentError]]:
-        return GroupCommit(self._commit, most=MESSAGE_EVENTS)
+    def _new_group(self) -> GroupCommit[Sequence[_Entry], list[int | AgentError]]:
+        return GroupCommit(self._commit, most=protocol.RECORD_EVENTS, monotonic=self._clock.monotonic)
+
+    def _submit_many(self, events: Sequence[NewEvent], timeout: float) -> list[int | AgentError]:
+        results: list[int | AgentError] = []
+        for entries in _messages([_Entry(event) for event in events]):
+            try:
+                results += self._submit(entries, timeout)
+            except AgentError as error:
+                if not results:
+                    raise
+                results += [error] * len(entries)
+                if isinstance(error, NotAnswering):
+                    return results + [self._not_answering([])] * (len(events) - len(results))
+        return results
+
+    def _submit(self, entries: Sequence[_Entry], timeout: float) -> list[int | AgentError]:
+        """Raises NotAnswering after `timeout` seconds, or what kept all of them out."""
+        seconds = _WAITED * max(0.0, min(timeout, _TIMEOUT_MAX_S))
+        try:
+            return self._group.submit(entries, deadline=self._clock.monotonic() + seconds)
+        except OutOfTime as late:
+            if late.begun:
+                entries[0].uncertain = True
+            raise self._not_answering(entries) from late
+
+    def _not_answering(self, entries: Iterable[_Entry]) -> NotAnswering:
+        maybe = any(entry.uncertain for entry in entries)
+        error = protocol.not_answering(self._home, _MAYBE if maybe else "nothing was recorded")
+        error.uncertain = maybe
+        return error
 
     def _new_event(self, fields: Mapping[str, Any] | NewEvent) -> NewEvent | InvalidEvent:
         if isinstance(fields, NewEvent):
@@ -144,59 +199,90 @@ class Recorder:
 
     # A group
 
-    def _commit(self, submitted: Sequence[Sequence[NewEvent]]) -> list[list[int | AgentError]]:
-        """Store all events of several callers, in as few commits as messages allow."""
+    def _commit(self, submitted: Sequence[Sequence[_Entry]], deadline: float) -> list[list[int | AgentError]]:
+        """Store all events of several callers, in as few commits as messages allow. Raises OutOfTime."""
         results: list[int | AgentError] = []
-        for events in _messages([event for each in submitted for event in each]):
+        for entries in _messages([entry for each in submitted for entry in each]):
             try:
-                results += self._store(events)
-            except AgentError as error:
+                results += self._store(entries, deadline)
+            except (AgentError, OutOfTime) as error:
                 if not results:
                     raise
-                results += [error] * len(events)
+                told = error if isinstance(error, AgentError) else self._not_answering(entries)
+                results += [told] * len(entries)
         answers = iter(results)
         return [[next(answers) for _ in each] for each in submitted]
 
-    def _store(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
-        """Store through the service if it runs, else directly; repeat until either has answered."""
+    def _store(self, entries: Sequence[_Entry], deadline: float) -> list[int | AgentError]:
+        """Store through the service if it runs, else directly; repeat until either has answered. Raises OutOfTime."""
         tries = 0
         while True:
-            if self._connected():
-                events = _with_attempts(events)
-                try:
-                    return self._ask(events)
-                except OSError:
-                    self._drop_link()
-                    events = [dataclasses.replace(event, retried=True) for event in events]
             try:
-                return self._store_directly(events)
-            except LockHeld:  # by a service that is starting, or by another recorder for a moment
-                tries += 1
-                jitter = os.urandom(1)[0] / 255
-                self._sleep(jitter * min(_POLL_S[1], _POLL_S[0] * 2**tries))
+                if self._connected(deadline):
+                    return self._ask(entries, deadline)
+            except TimeoutError as error:
+                raise OutOfTime from error
+            except OSError:
+                for entry in entries:
+                    entry.uncertain = True
+            left = deadline - self._clock.monotonic()
+            try:
+                return self._store_directly([_event(entry) for entry in entries])
+            except LockHeld as error:  # by a service that is starting, or by another recorder for a moment
+                if left <= 0:
+                    raise OutOfTime from error
+            except AgentError as error:
+                if not any(entry.uncertain for entry in entries):
+                    raise
+                if left <= 0 or not isinstance(error, StoreUnusable):  # else the service may be back in a moment
+                    told = type(error)(f"the service ended: {_MAYBE}. Without it, now: {error}")
+                    told.uncertain = True
+                    raise told from error
+            tries += 1
+            jitter = os.urandom(1)[0] / 255
+            self._sleep(jitter * min(_POLL_S[1], _POLL_S[0] * 2**tries, left))
 
     # Through the service
 
-    def _connected(self) -> bool:
+    def _connected(self, deadline: float) -> bool:
+        """Return whether there is a connection to the service. Raises TimeoutError."""
         if self._link is None:
             try:
-                self._link = LineClient(files.socket(self._home))
-            except protocol.NOT_LISTENING:
-                return False
+                self._link = protocol.connect(files.socket(self._home), deadline - self._clock.monotonic())
+            except TimeoutError:
+                raise
             except OSError as error:
-                raise StoreUnusable(
-                    f"the service's socket {files.socket(self._home)} cannot be reached ({error}): nothing was "
-                    "recorded. Run as the agent's user, or join its group."
-                ) from error
-        return True
+                raise StoreUnusable(f"{error}: nothing was recorded") from error
+        return self._link is not None
 
-    def _ask(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
-        assert self._link is not None
+    def _ask(self, entries: Sequence[_Entry], deadline: float) -> list[int | AgentError]:
+        """Raises TimeoutError, or another OSError if it is unknown whether the events were stored."""
+        link = self._link
+        assert link is not None
+        for entry in entries:
+            entry.event = _with_attempt(entry.event)
+        seconds = deadline - self._clock.monotonic()
+        expires_ms = self._clock.stamp().boottime_ms + int(1000 * seconds)
         try:
-            answer = self._link.ask(protocol.record_request([event.fields() for event in events]))
-        except ValueError as error:
-            raise ConnectionResetError(f"not a message: {error}") from error
-        return protocol.record_results(answer, len(events))
+            events = [_event(entry).fields() for entry in entries]
+            link.send(protocol.record_request(events, expires_ms), timeout=seconds)
+            answer = self._answer(link, entries, deadline)
+            return protocol.record_results(answer, len(entries))
+        except AgentError:
+            raise
+        except BaseException:  # a later call must not get this answer
+            self._drop_link()
+            raise
+
+    def _answer(self, link: LineClient, entries: Sequence[_Entry], deadline: float) -> dict[str, Any]:
+        """Return the answer to a message. Raises TimeoutError, having noted whether the service had read it."""
+        try:
+            return link.receive(timeout=deadline - self._clock.monotonic())
+        except TimeoutError:
+            if not link.has_unread():
+                for entry in entries:
+                    entry.uncertain = True
+            raise
 
     def _drop_link(self) -> None:
         if self._link is not None:
@@ -208,7 +294,7 @@ class Recorder:
     def _store_directly(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
         """Raises LockHeld if another process is writing."""
         with files.errors(self._home):
-            self._home.mkdir(parents=True, exist_ok=True)
+            files.make_folder(self._home)
             self._lock.acquire(wait=False)
         try:
             return self._current_outbox().append(events)
@@ -245,16 +331,16 @@ class Recorder:
         self._group = self._new_group()
 
 
-def _messages(events: Sequence[NewEvent]) -> Iterable[list[NewEvent]]:
+def _messages(entries: Sequence[_Entry]) -> Iterable[list[_Entry]]:
     """Divide events into messages of bounded size."""
-    message: list[NewEvent] = []
+    message: list[_Entry] = []
     size = 0
-    for event in events:
-        weight = _weight(event)
-        if message and (len(message) >= MESSAGE_EVENTS or size + weight > MESSAGE_BYTES):
+    for entry in entries:
+        weight = _weight(entry.event)
+        if message and (len(message) >= protocol.RECORD_EVENTS or size + weight > MESSAGE_BYTES):
             yield message
             message, size = [], 0
-        message.append(event)
+        message.append(entry)
         size += weight
     if message:
         yield message
@@ -266,14 +352,16 @@ def _weight(event: NewEvent) -> int:
     return 1024 + 6 * 2 * ids + 3 * len((event.data or "").encode())
 
 
-def _with_attempts(events: Sequence[NewEvent]) -> list[NewEvent]:
-    """Give each event an attempt that has neither an attempt nor an id of its own."""
-    return [
-        dataclasses.replace(event, attempt=int.from_bytes(os.urandom(8)) >> 1)
-        if event.id is None and event.attempt is None
-        else event
-        for event in events
-    ]
+def _with_attempt(event: NewEvent) -> NewEvent:
+    """Give the event an attempt if it has neither an attempt nor an id of its own."""
+    if event.id is not None or event.attempt is not None:
+        return event
+    return dataclasses.replace(event, attempt=int.from_bytes(os.urandom(8)) >> 1)
+
+
+def _event(entry: _Entry) -> NewEvent:
+    """Return the event, marked as retried if it may have been recorded before."""
+    return dataclasses.replace(entry.event, retried=True) if entry.uncertain else entry.event
 
 
 def _forked(recorder: "weakref.ref[Recorder]") -> None:

@@ -1,4 +1,6 @@
-"""Size limits of both sides. The receiver refuses more; the agent never sends more."""
+"""Size limits of both sides. The receiver refuses more; the agent never sends more.
+
+The last two bound what a setting or a flag may say."""
 
 from typing import Final
 
@@ -40,3 +42,9 @@ SEQ_MAX: Final = 2**53 - 1
 
 RECEIPT_RANGES: Final = 100
 """Missing ranges named in one receipt."""
+
+LONGEST_DAYS: Final = 3650
+"""The longest time of a setting: no timer and no calendar overflows."""
+
+LARGEST_GIB: Final = 1024 * 1024
+"""The largest size of a setting: no counter overflows."""

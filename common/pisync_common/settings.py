@@ -9,6 +9,7 @@ the default; it remembers its source. It is written as the same text everywhere 
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from pisync_common.errors import SettingError
+from pisync_common.limits import LARGEST_GIB, LONGEST_DAYS, MIB
 
 T = TypeVar("T")
 Parser = Callable[[str], T]
@@ -131,16 +133,33 @@ def load(
 def find_file(flag: str | None, *, prefix: str, environ: Mapping[str, str], default: Path | None) -> Path | None:
     """Return the TOML file: the file of `--config`, else of the variable `<PREFIX>CONFIG`, else `default` if it exists.
 
-    Raises SettingError if a named file does not exist.
+    Raises SettingError if a named file does not exist. A file that exists and cannot be read is left to `load`.
     """
     variable = prefix + "CONFIG"
-    for name, source in ((flag, "flag --config"), (environ.get(variable), f"variable {variable}")):
-        if name:
-            path = Path(name).expanduser()
-            if not path.is_file():
+    for name, source in ((flag, "flag --config"), (environ.get(variable) or None, f"variable {variable}")):
+        if name is not None:
+            try:
+                named = path(name)
+            except ValueError as error:
+                raise SettingError(f"config = {name!r} ({source}): {error}") from error
+            if not is_there(named):
                 raise SettingError(f"config = {name!r} ({source}): there is no such file")
-            return path
-    return default if default is not None and default.is_file() else None
+            return named
+    return default if default is not None and is_there(default) else None
+
+
+def is_there(place: Path) -> bool:
+    """Return whether there is something at a path, also where this user may not look: that is no reason to ignore it.
+
+    A symbolic link counts, whatever it leads to.
+    """
+    try:
+        place.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def add_flags(parser: argparse.ArgumentParser, settings: Iterable[Setting[Any]], *, prefix: str) -> None:
@@ -182,10 +201,30 @@ def text(value: str) -> str:
 
 
 def path(value: str) -> Path:
-    """Parse a path; `~` is the user's home."""
-    if not value:
-        raise ValueError("empty; a path is needed")
-    return Path(value).expanduser()
+    """Parse a path to an absolute one; `~` is the user's home. `..` stays: behind a link it is the kernel's to resolve.
+
+    Raises ValueError.
+    """
+    if not value or "\0" in value:
+        raise ValueError("not a path, such as /var/lib/pisync")
+    try:
+        os.fsencode(value)
+        return Path(value).expanduser().absolute()
+    except UnicodeEncodeError as error:
+        raise ValueError("has characters that this system's locale cannot encode; use a UTF-8 locale") from error
+    except (RuntimeError, OSError) as error:  # no such user, or the current folder was removed
+        raise ValueError(f"its beginning is unknown ({error}); write the whole path, from / on") from error
+
+
+def users_folder(find: Callable[[], str]) -> str:
+    """Return the user's folder that `find` finds as platformdirs does. Raises ValueError for a user without a home."""
+    try:
+        found = find()
+    except RuntimeError:
+        found = ""
+    if not found.startswith("/"):
+        raise ValueError("this user has no home folder (HOME); name a place")
+    return found
 
 
 def optional(parse: Parser[T]) -> Parser[T | None]:
@@ -228,10 +267,13 @@ def duration(value: str) -> float:
     """Seconds, from `90s`, `15m`, `1h30m`, `7d`, `2w`; a bare number is seconds."""
     compact = value.strip().lower()
     if _SECONDS.fullmatch(compact):
-        return float(compact)
+        compact += "s"
     if not compact or _DURATION_PART.sub("", compact):
         raise ValueError("not a length of time, such as 90s, 15m, 1h30m or 7d")
-    return sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
+    seconds = sum(float(number) * _DURATION_UNITS[unit] for number, unit in _DURATION_PART.findall(compact))
+    if seconds > LONGEST_DAYS * _DURATION_UNITS["d"]:
+        raise ValueError(f"too long; the longest is {LONGEST_DAYS}d")
+    return seconds
 
 
 def some_time(value: str) -> float:
@@ -246,7 +288,10 @@ def size(value: str) -> int:
     match = _SIZE.fullmatch(value.strip().lower())
     if not match or match[2] not in _SIZE_UNITS:
         raise ValueError("not a size, such as 256MiB or 64KiB")
-    return int(float(match[1]) * _SIZE_UNITS[match[2]])
+    number = float(match[1]) * _SIZE_UNITS[match[2]]
+    if number > LARGEST_GIB * _SIZE_UNITS["gib"]:
+        raise ValueError(f"too large; the largest is {LARGEST_GIB}GiB")
+    return int(number)
 
 
 # How `load` works.
@@ -267,7 +312,11 @@ def _given(
         return _Given(text=environ[variable], source=f"variable {variable}")
     if setting.name in from_file:
         return _Given(text=from_file[setting.name], source=f"file {toml_file}")
-    return _Given(text=setting.default if isinstance(setting.default, str) else setting.default(), source=DEFAULT)
+    try:
+        return _Given(text=setting.default if isinstance(setting.default, str) else setting.default(), source=DEFAULT)
+    except ValueError as error:
+        ways = f"{setting.option} or {variable}" if setting.flag else variable
+        raise SettingError(f"{setting.name} has no default here: {error} with {ways}") from error
 
 
 def _parsed(setting: Setting[T], given: _Given) -> T:
@@ -282,9 +331,14 @@ def _read_file(file: Path, settings: Sequence[Setting[Any]]) -> dict[str, str]:
     import tomllib  # where no file is used, no command pays for it
 
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SettingError(f"file {file} cannot be read as TOML: {error}") from error
+        with file.open("rb") as stream:
+            if len(content := stream.read(MIB)) == MIB:
+                raise ValueError("more than 1 MiB")
+        values = tomllib.loads(content.decode("utf-8-sig"))  # editors of Windows put a byte order mark before it
+    except OSError as error:
+        raise SettingError(f"file {file} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingError(f"file {file} cannot be read as TOML in UTF-8: {error}") from error
     names = [setting.name for setting in settings]
     for key in values:
         if key not in names:
@@ -296,6 +350,8 @@ def _as_text(key: str, value: object, file: Path) -> str:
     match value:
         case bool():
             return "true" if value else "false"
+        case int() if abs(value) >= 10**30:  # larger than any setting, and too long to print
+            raise SettingError(f"{key} (file {file}): the number is too large")
         case str() | int() | float():
             return str(value)
         case _:

@@ -31,8 +31,8 @@ class WriterLock:
 
     def acquire(self, *, wait: bool) -> None:
         """Take the lock; raise LockHeld at once when `wait` is false and another process has it."""
-        # Group-writable: the agent's group shares one outbox where no service runs; the umask has the last word.
-        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        # Its user's alone: a reader of the file could hold the lock, and stop every writer.
+        fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

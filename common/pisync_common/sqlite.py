@@ -4,6 +4,7 @@ Code that takes a `Connect` accepts connections of another make (a test's simula
 need only the methods of `Connection`, and raise `sqlite3.Error`. Each side maps ERRORS to its own exceptions.
 """
 
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -41,15 +42,26 @@ class Connect(Protocol):
     def __call__(self, path: Path, *, readonly: bool) -> Connection: ...
 
 
-def connect(path: Path, *, readonly: bool, private: bool = False, pragmas: Sequence[str] = ()) -> sqlite3.Connection:
+def connect(
+    path: Path,
+    *,
+    readonly: bool,
+    private: bool = False,
+    immutable: bool = False,
+    keep_index: bool = False,
+    pragmas: Sequence[str] = (),
+) -> sqlite3.Connection:
     """Open the database at `path` in autocommit mode, creating it unless `readonly`.
 
-    A new `private` file is readable by its owner only. `pragmas` are run in order, such as `cache_size = -32768`.
+    A new `private` file is readable by its owner only. `immutable` reads the file alone, without its log and without
+    locks: the caller knows that there is no log and that no process writes. `keep_index` leaves an existing index
+    (`-shm`) as it is. `pragmas` are run in order, such as `cache_size = -32768`.
     """
+    options = f"mode={'ro' if readonly else 'rwc'}" + "&immutable=1" * immutable + "&readonly_shm=1" * keep_index
     if private and not readonly:
         path.touch(mode=0o600)
     connection = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode={'ro' if readonly else 'rwc'}",
+        f"file:{quote(os.fsencode(path.absolute()))}?{options}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,

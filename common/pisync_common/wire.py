@@ -5,14 +5,21 @@ by commas. So a retry sends the same bytes, and draining a queue costs no JSON w
 """
 
 import json
+import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Any, Final
 
+from pisync_common.limits import BATCH_EVENTS, RECEIPT_RANGES, SEQ_MAX
 from pisync_common.models import Origin, Receipt, Rejection, Stamp, SyncEvent
-from pisync_common.times import format_ms
+from pisync_common.times import format_ms, parse_ms
 
 NONCE_HEADER: Final = "PiSync-Nonce"
 """A random text in a request's head, which the receiver echoes: the agent believes no answer without it."""
+
+_CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
+_DETAIL_CHARS: Final = 300
+_SHOWN: Final = 40
 
 # `json.dumps` with options makes an encoder for each call, which costs more than the encoding.
 _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"))
@@ -76,24 +83,26 @@ def close_batch(sent: Stamp) -> str:
 
 
 def decode_receipt(body: bytes) -> Receipt:
-    """Read a receipt; raise ValueError if it is anything else (a portal's page, a truncated answer)."""
+    """Read a receipt; raise ValueError if it is anything else, or has a number or a text that no receiver sends.
+
+    So whatever is returned can be stored and shown.
+    """
     try:
         answer = json.loads(body)
         return Receipt(
             device_id=_text(answer["device_id"]),
             stream=_text(answer["stream"]),
-            stored=_count(answer["stored"]),
-            duplicates=_count(answer["duplicates"]),
-            rejected=tuple(
-                Rejection(seq=_count(row["seq"]), code=_text(row["code"]), detail=_text(row["detail"]))
-                for row in answer["rejected"]
-            ),
+            stored=_count(answer["stored"], most=BATCH_EVENTS),
+            duplicates=_count(answer["duplicates"], most=BATCH_EVENTS),
+            rejected=tuple(_rejection(row) for row in _list(answer["rejected"], most=BATCH_EVENTS)),
             watermark=_count(answer["watermark"]),
-            server_time=_text(answer["server_time"]),
-            missing=tuple((_count(first), _count(last)) for first, last in answer.get("missing", ())),
+            server_time=_time(answer["server_time"]),
+            missing=tuple(_range(row) for row in _list(answer.get("missing", []), most=RECEIPT_RANGES)),
         )
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise ValueError(f"not a receipt: {error!r}") from error
+    except KeyError as error:
+        raise ValueError(f"it has no {error}") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def encode_sync_event(event: SyncEvent) -> bytes:
@@ -120,13 +129,44 @@ def stamp_fields(stamp: Stamp, *, at: str) -> dict[str, object]:
     }
 
 
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"expected a string, got {value!r}")
+def _rejection(row: dict[str, object]) -> Rejection:
+    code, detail = _text(row["code"]), _text(row["detail"])
+    if not _CODE.fullmatch(code):
+        raise ValueError(f"expected a code, got {code[:_SHOWN]!r}")
+    return Rejection(seq=_count(row["seq"], least=1), code=code, detail=_one_line(detail))
+
+
+def _one_line(text: str) -> str:
+    """Return a text fit for a terminal and a log, of bounded length."""
+    return "".join(each if each.isprintable() else " " for each in text[:_DETAIL_CHARS])
+
+
+def _range(row: object) -> tuple[int, int]:
+    first, last = _list(row, most=2)
+    return _count(first, least=1), _count(last, least=_count(first))
+
+
+def _time(value: object) -> str:
+    text = _text(value)
+    parse_ms(text)
+    return text
+
+
+def _list(value: object, *, most: int) -> list[Any]:
+    if not isinstance(value, list) or len(value) > most:
+        raise TypeError(f"expected a list of at most {most}")
     return value
 
 
-def _count(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise TypeError(f"expected an integer of at least 0, got {value!r}")
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a string, got {type(value).__name__}")
+    if _SURROGATE.search(value):
+        raise ValueError("expected text, got a lone surrogate, which could not be stored")
+    return value
+
+
+def _count(value: object, *, least: int = 0, most: int = SEQ_MAX) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        raise TypeError(f"expected an integer from {least} to {most}")
     return value

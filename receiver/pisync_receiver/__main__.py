@@ -2,11 +2,18 @@
 
 import sys
 
+from pisync_common import streams
+
 _LIBRARIES = {"msgspec", "starlette", "uvicorn", "httptools", "uvloop", "httpx", "platformdirs", "prometheus_client"}
 
 
 def main() -> int:
-    """Run one command; return its exit code. Without the receiver's libraries, say so in one line."""
+    """Run one command; return its exit code."""
+    return streams.run("pisync-receiver", _main)
+
+
+def _main() -> int:
+    """Without the receiver's libraries, say so in one line and return 2."""
     try:
         from pisync_receiver.commands.cli import main as run
     except ModuleNotFoundError as error:

@@ -15,7 +15,7 @@ from starlette.types import Receive, Scope, Send
 from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
-from pisync_receiver.errors import Overloaded
+from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
 from pisync_receiver.http.forwarded import Networks
@@ -27,6 +27,8 @@ from pisync_receiver.logs import JsonLines
 from pisync_receiver.metrics import Census, Metrics
 from pisync_receiver.store import Store
 
+READY_S: Final = 5.0
+"""How long /readyz waits for a durable write before it answers 503."""
 EXPORTS: Final = 8
 """Exports under way in one process; each holds a page of events."""
 
@@ -143,12 +145,23 @@ class _Readiness:
         self._draining = True
 
     async def check(self) -> None:
-        """Return when a durable write has succeeded. Raises StoreUnusable or Overloaded."""
+        """Return when a durable write has succeeded. Raises StoreUnusable or Overloaded, whatever the store does."""
         if self._draining:
             raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
         if self._asked is None or self._asked.done():
             self._asked = asyncio.create_task(self._intake.ready())
-        await asyncio.shield(self._asked)
+        done, _ = await asyncio.wait((self._asked,), timeout=READY_S)
+        if not done:
+            raise StoreUnusable(f"no durable write within {READY_S:g} s")
+        if self._asked.cancelled():
+            raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
+        match self._asked.exception():
+            case None:
+                return
+            case Overloaded() | StoreUnusable() as error:
+                raise error
+            case error:
+                raise StoreUnusable(f"a durable write failed ({type(error).__name__})") from error
 
 
 def _cache(settings: AppSettings, clock: Callable[[], float]) -> Cache:

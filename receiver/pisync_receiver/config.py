@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from platformdirs import user_data_path
+from platformdirs import user_data_dir
 
 from pisync_common.errors import SettingError
 from pisync_common.settings import (
@@ -25,6 +25,7 @@ from pisync_common.settings import (
     path,
     size,
     some_time,
+    users_folder,
 )
 from pisync_receiver.alerts.rules import QuietHours, quiet_hours, time_zone
 from pisync_receiver.cache import redis_url
@@ -39,7 +40,7 @@ _BROKER_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,200}")
 
 
 def _default_url() -> str:
-    return f"{SQLITE}{user_data_path('pisync-receiver') / 'receiver.db'}"
+    return f"{SQLITE}{users_folder(lambda: user_data_dir('pisync-receiver'))}/receiver.db"
 
 
 def _port(value: str) -> int:
@@ -52,7 +53,11 @@ def _port(value: str) -> int:
 
 
 def _host(value: str) -> str:
-    if not value or "/" in value or value.strip() != value:
+    try:
+        encoded = value.encode("idna")  # as a socket does it
+    except UnicodeError:
+        encoded = b""
+    if not encoded or "/" in value or "\0" in value or value.strip() != value:
         raise ValueError("not an address to listen on, such as 127.0.0.1, ::1 or 0.0.0.0")
     return value
 
@@ -133,7 +138,7 @@ LOG_LEVEL = Setting(
 MAX_CONNECTIONS = Setting(
     name="max_connections",
     default="4096",
-    parse=integer(1, 1_000_000),
+    parse=integer(1, 100_000),
     metavar="N",
     help="connections served at once; more are answered 503 with Retry-After",
 )
@@ -266,8 +271,15 @@ CONSUMER = Setting(
     metavar="NAME",
     help="the name under which `worker` keeps its position; a new name starts at the first event",
 )
+MESSAGE_EVENTS = Setting(
+    name="message_events",
+    default="100",
+    parse=integer(1, 1000),
+    metavar="N",
+    help="the most events that `worker` puts into one message; the same on every worker of a consumer",
+)
 
-PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER)
+PUBLISHING: Final = (AMQP_URL, AMQP_EXCHANGE, AMQP_QUEUE, AMQP_QUEUE_TYPE, CONSUMER, MESSAGE_EVENTS)
 """What only a worker needs."""
 SETTINGS: Final[tuple[Setting[Any], ...]] = (
     HOST,

@@ -3,7 +3,9 @@
 PiSyncError
  └── ReceiverError
       ├── StoreUnusable        the database cannot be opened, read or durably written
-      │    └── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      │    ├── SchemaMismatch  the schema is older (run `migrate`) or newer (run a newer program)
+      │    ├── QueryTooLong    a query took too long and was given up; nothing is wrong with the database
+      │    └── DatabaseLost    the open file was moved, replaced or damaged; logged once, when it was found out
       ├── EnrollmentRefused    the code is unknown, expired, used up or meant for another device
       ├── DeviceIdTaken        another device has this id; an admin's consent is needed
       ├── UnknownToken         no token has this id
@@ -42,6 +44,24 @@ class SchemaMismatch(StoreUnusable):
     """The database's schema is not the one this program knows."""
 
     code = "schema_mismatch"
+
+
+class QueryTooLong(StoreUnusable):
+    """A query took too long and was given up."""
+
+    code = "query_too_long"
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the answer took over {seconds:g} s to find, so the search was given up; ask for less: one device or "
+            "learner, or less time (since, until)"
+        )
+
+
+class DatabaseLost(StoreUnusable):
+    """The file that is open was moved, replaced or damaged. It was logged when that was found out."""
+
+    code = "store_unusable"
 
 
 class EnrollmentRefused(ReceiverError):

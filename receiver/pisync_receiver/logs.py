@@ -5,6 +5,7 @@ unexpected exception, because those can hold tokens, learner ids and event data.
 """
 
 import contextlib
+import json
 import logging
 import re
 import sys
@@ -61,7 +62,10 @@ class JsonFormatter(logging.Formatter):
         line |= record.__dict__.get(_FIELDS, {})
         if record.exc_info and record.exc_info[1]:
             line |= _failure(record.exc_info[1])
-        return encode(line).decode()
+        try:
+            return encode(line).decode()
+        except UnicodeEncodeError:  # a path whose bytes are not text
+            return json.dumps(line, default=str)
 
 
 class JsonLines(logging.StreamHandler[TextIO]):

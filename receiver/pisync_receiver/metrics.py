@@ -9,7 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from pisync_receiver.domain.records import Fleet
-from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.errors import DatabaseLost, StoreUnusable
 from pisync_receiver.store import Store
 
 log = logging.getLogger(__name__)
@@ -130,5 +130,7 @@ class Census:
         self._due = self._clock() + self.EVERY_S
         try:
             self._metrics.fleet(await self._store.fleet())
+        except DatabaseLost:
+            pass  # logged once, by the store
         except StoreUnusable as error:
             log.warning("the fleet could not be counted: %s", error)

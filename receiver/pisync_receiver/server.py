@@ -9,12 +9,14 @@ import gc
 import hashlib
 import logging
 import math
+import os
+import resource
 import shlex
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -26,12 +28,14 @@ from prometheus_client import CollectorRegistry
 from starlette.types import ASGIApp
 
 from pisync_common import __version__, unix_socket
+from pisync_common.errors import SettingError
 from pisync_common.settings import DEFAULT, Settings
+from pisync_common.streams import OutputFailed, discard_output
 from pisync_common.systemd import notify
 from pisync_receiver import config, logs
 from pisync_receiver.app import AppSettings, Receiver
 from pisync_receiver.errors import CannotListen
-from pisync_receiver.http.protocol import bounded
+from pisync_receiver.http.protocol import TOO_MANY, bounded
 from pisync_receiver.intake import IntakeLimits
 from pisync_receiver.store import opening
 from pisync_receiver.store.address import Address, PostgresUrl, url_of
@@ -39,6 +43,9 @@ from pisync_receiver.store.address import Address, PostgresUrl, url_of
 log = logging.getLogger(__name__)
 
 _BACKLOG: Final = 2048
+_OWN_FILES: Final = 64
+"""Descriptors beside connections: the database's, a Redis's, listeners, the log."""
+_FEWEST_CONNECTIONS: Final = 16
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -50,6 +57,7 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
     config.check_serving(settings)
     lines = logs.configure(settings[config.LOG_LEVEL], err)
     access_log = lines if logging.getLogger().isEnabledFor(logging.INFO) else None
+    connections = connections_within_limit(settings[config.MAX_CONNECTIONS])
     with signals_raised_again() as stopping, opening.writing(settings[config.DATABASE], "pisync-receiver serve"):
         try:
             with (
@@ -57,7 +65,7 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
                 owner_socket(config.socket_path(settings)) as owner,
                 asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner,
             ):
-                runner.run(_serve(settings, listener, owner, stopping, access_log, out, err))
+                runner.run(_serve(settings, connections, listener, owner, stopping, access_log, out, err))
             log.info("stopped")
         finally:
             lines.flush()
@@ -65,6 +73,7 @@ def serve(settings: Settings, *, out: TextIO, err: TextIO) -> None:
 
 async def _serve(
     settings: Settings,
+    connections: int,
     listener: socket.socket,
     owner: socket.socket | None,
     stopping: list[int],
@@ -80,7 +89,8 @@ async def _serve(
         receiver = Receiver.create(store, app_settings(settings), access_log=access_log)
         if first_start:
             print(_first_steps(settings), file=err, flush=True)
-        server = Server(receiver, settings, owner, stopping, started=partial(_announce, settings, listener, out))
+        announce = partial(_announce, settings, listener, out)
+        server = Server(receiver, settings, connections, owner, stopping, started=announce)
         async with receiver.running(), alerting(settings, receiver.services.metrics.registry):
             # In a task of its own: uvicorn wakes up ten times a second, and this function need not.
             await asyncio.create_task(server.serve([listener]))
@@ -126,7 +136,35 @@ def app_settings(settings: Settings) -> AppSettings:
 def _digest(database: Address) -> str:
     """Tell databases apart without naming them: receivers of the same database are given the same address."""
     text = database.conninfo if isinstance(database, PostgresUrl) else str(database)
-    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+    return hashlib.blake2b(os.fsencode(text), digest_size=8).hexdigest()
+
+
+def connections_within_limit(wanted: int) -> int:
+    """Return how many connections the limit of open files has room for, at most `wanted`; raise the soft limit first.
+
+    Without room, accepting fails, and so does everything else that opens a file. Raises SettingError if there is hardly
+    room for any.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = wanted + TOO_MANY + _OWN_FILES
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        raised = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (raised, hard))
+            soft = raised
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    room = soft - TOO_MANY - _OWN_FILES
+    if room < _FEWEST_CONNECTIONS:
+        raise SettingError(
+            f"the limit of open files is {soft:,}, which leaves no room for connections; nothing was changed; "
+            f"raise it (LimitNOFILE= or ulimit -n) to {needed:,} for --max-connections {wanted}"
+        )
+    log.warning(
+        "the limit of open files is %s: %s connections are served instead of %s; raise it (LimitNOFILE= or ulimit -n)",
+        *(soft, room, wanted),
+    )
+    return room
 
 
 def listening_socket(settings: Settings) -> socket.socket:
@@ -182,13 +220,15 @@ class Server(uvicorn.Server):
         self,
         receiver: Receiver,
         settings: Settings,
+        connections: int,
         owner: socket.socket | None,
         stopping: list[int],
         *,
         started: Callable[[], None],
     ) -> None:
-        super().__init__(_uvicorn(receiver.app, receiver, settings))
-        self._owner_config = _uvicorn(receiver.local, receiver, settings)
+        super().__init__(_uvicorn(receiver.app, receiver, settings, connections))
+        # Callers too many do not keep the owner out.
+        self._owner_config = _uvicorn(receiver.local, receiver, settings, sys.maxsize)
         self._owner = owner
         self._receiver = receiver
         self._drain_s: float = settings[config.DRAIN_TIMEOUT]
@@ -240,14 +280,17 @@ def signals_raised_again() -> Iterator[list[int]]:
 def _announce(settings: Settings, listener: socket.socket, out: TextIO) -> None:
     address, database = _url(listener), str(settings[config.DATABASE])
     log.info("started", extra=logs.fields(address=address, database=database, version=__version__))
-    print(f"listening on {address}", file=out, flush=True)
+    try:
+        print(f"listening on {address}", file=out, flush=True)
+    except OutputFailed:  # the log has it too
+        discard_output()
     notify("READY=1")
 
 
-def _uvicorn(app: ASGIApp, receiver: Receiver, settings: Settings) -> uvicorn.Config:
+def _uvicorn(app: ASGIApp, receiver: Receiver, settings: Settings, connections: int) -> uvicorn.Config:
     return uvicorn.Config(
         app,
-        http=bounded(settings[config.MAX_CONNECTIONS], receiver.busy),
+        http=bounded(connections, receiver.busy),
         ws="none",
         lifespan="off",
         interface="asgi3",

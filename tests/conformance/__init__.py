@@ -12,6 +12,8 @@ database past the store's code, and inherits:
     retention    RetentionConformance      what is deleted stays accounted for
     tables       KeyConformance            the database's own keys refuse a second row
     properties   PropertyConformance       outcomes and rows equal those of the reference engine, whatever arrives
+    costs        CostConformance          what a request costs does not depend on the past
+    showing      ShowingConformance       what is accepted, every answer, export, metric, message and notice can show
 
 Decisions are the same for every engine: their rules are tested without a database, in tests/unit/test_decide*.
 """

@@ -21,7 +21,7 @@ from pisync_receiver.domain import rows
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Enrolled, Submission, TokenCreate
 from tests.conformance.tables import Tables
-from tests.support.blocking import BlockingStore, send, stored, sync, written
+from tests.support.blocking import BlockingStore, all_events, send, stored, sync, written
 from tests.support.memory_store import MemoryStore
 from tests.support.submissions import DAY, HOUR, MINUTE, NOON, batch, event, invalid, sync_event
 
@@ -219,7 +219,7 @@ class PropertyConformance:
         written(store, DeviceChange(device_id=device, at_ms=NOON, site=text, label=text))
         (row,) = stored(store, device=device)
         assert (row.learner_id, row.object_id, row.event_id, row.learner_home) == (text,) * 4
-        assert text in {found.learner_id for found in store.iterate_events(EventFilter(learner_id=text))}
+        assert text in {found.learner_id for found in all_events(store, EventFilter(learner_id=text))}
         found = store.device(device)
         assert (found.site, found.label) == (text, text)
         assert device in [row.device_id for row in store.devices(site=text, limit=1000).rows]

@@ -12,7 +12,7 @@ from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll,
 from pisync_receiver.errors import BadCursor
 from pisync_receiver.store import Store
 from pisync_receiver.store.reading import PAGE_BYTES
-from tests.support.blocking import BlockingStore, data_of, send, stored, sync, written
+from tests.support.blocking import BlockingStore, all_events, data_of, every_event, send, stored, sync, written
 from tests.support.submissions import HOUR, NOON, batch, event, sync_event
 
 
@@ -53,6 +53,16 @@ class QueryConformance:
             assert [row.device_id for row in store.failures(site="School 1", **wanted).rows] == ["b"]
             seen = store.failures(sites=("School 0", "School 2"), **wanted)
             assert [row.device_id for row in seen.rows] == ["a", "c"]
+
+    def test_history_of_some_sites(self, store: BlockingStore) -> None:
+        enrolled(store, "a", "School 5")
+        sync(store, sync_event(NOON, device="a", failed=True))
+        written(store, DeviceChange(device_id="a", site="School 6", at_ms=NOON + HOUR))
+        later = sync(store, sync_event(NOON + 2 * HOUR, device="a", received_ms=NOON + 2 * HOUR))
+        assert [row.site for row in store.history("a").rows] == ["School 6", "School 5"]
+        assert [row.id for row in store.history("a", sites=("School 6", "School 7")).rows] == [later.id]
+        assert [row.site for row in store.history("a", sites=("School 5",), limit=1).rows] == ["School 5"]
+        assert store.history("a", sites=()).rows == []
 
     def test_silent_devices(self, store: BlockingStore) -> None:
         enrolled(store, "never", None)
@@ -139,7 +149,7 @@ class QueryConformance:
         narrowed = EventFilter(**wanted)
         numbers = {row.id: number for number, row in enumerate(store.events(EventFilter()).rows, 1)}
         assert [numbers[row.id] for row in store.events(narrowed).rows] == found
-        assert [numbers[row.id] for row in store.iterate_events(narrowed)] == found
+        assert [numbers[row.id] for row in all_events(store, narrowed)] == found
         paged: list[int] = []
         cursor = None
         while True:
@@ -161,26 +171,13 @@ class QueryConformance:
         assert seqs(until_ms=NOON + HOUR) == [2]
         assert seqs(since_ms=NOON, until_ms=NOON + 3 * HOUR) == [2, 3]
 
-    def test_iteration_covers_many_pages_and_continues(self, store: BlockingStore) -> None:
+    def test_pages_cover_all_and_continue(self, store: BlockingStore) -> None:
         for first in range(1, 2601, 650):
             send(store, batch(range(first, first + 650)))
-        rows = store.iterate_events(EventFilter())
+        rows = all_events(store, EventFilter())
         assert [row.seq for row in rows] == list(range(1, 2601))
         send(store, batch([2601]))
-        assert [row.seq for row in store.iterate_events(EventFilter(), after=rows[-1].id)] == [2601]
-
-    def test_abandoned_iteration_leaves_the_store_usable(self, store: BlockingStore) -> None:
-        send(store, batch(range(1, 801)))
-
-        async def first() -> int:
-            rows = store.store.iterate_events(EventFilter())
-            async for row in rows:
-                return row.seq
-            return 0
-
-        for _ in range(10):
-            assert store.run(first()) == 1
-        assert len(stored(store)) == 800
+        assert [row.seq for row in all_events(store, EventFilter(), after=rows[-1].id)] == [2601]
 
     @pytest.mark.parametrize("cursor", ["", "x", "-1", "²", "9" * 30])
     def test_foreign_event_cursor_is_refused(self, store: BlockingStore, cursor: str) -> None:
@@ -211,7 +208,7 @@ class QueryConformance:
                 for row in [] if found is None else found.streams:
                     assert row.missing_count == sum(last - first + 1 for first, last in row.missing)
                     assert row.watermark % 10 == 0
-                assert len([row async for row in reader.iterate_events(EventFilter())]) % 10 == 0
+                assert len(await every_event(reader, EventFilter())) % 10 == 0
                 await reader.failures(min_failures=1)
                 rounds += 1
             return rounds

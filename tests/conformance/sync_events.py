@@ -69,6 +69,36 @@ class SyncEventConformance:
         assert self._devices(store, limit=2) == ["d1", "d3", "d2", "d0", "d5", "d6"]
         assert store.failures(limit=6).next is None
 
+    @pytest.mark.parametrize("mode", ["consecutive", "total"])
+    @pytest.mark.parametrize("limit", [1, 2, 5])
+    def test_no_device_is_lost_while_its_failures_grow_between_pages(
+        self, store: BlockingStore, mode: Any, limit: int
+    ) -> None:
+        names = [f"d{number:02}" for number in range(12)]
+        store.write(
+            [
+                sync_event(NOON + number + minute, device=name, failed=True)
+                for number, name in enumerate(names)
+                for minute in range(3 + number % 4)
+            ]
+        )
+        found: list[str] = []
+        cursor, at = None, NOON
+        while True:
+            page = store.failures(mode=mode, limit=limit, cursor=cursor)
+            found += [row.device_id for row in page.rows]
+            if (cursor := page.next) is None:
+                break
+            at += 1000
+            unseen = [name for name in names if name not in found]
+            # Some that were not shown yet overtake everything that was.
+            growing = [
+                sync_event(at, device=name, failed=True, received_ms=at) for name in unseen[::2][:2] for _ in range(20)
+            ]
+            if growing:
+                store.write(growing)
+        assert set(found) == set(names)
+
     def test_total_counts_failures_between_successes(self, store: BlockingStore) -> None:
         for minute in range(6):
             sync(store, sync_event(NOON + minute, device="flaky", failed=minute % 2 == 0))

@@ -156,9 +156,58 @@ def test_a_body_over_the_limit_reaches_no_receiver(running: Gateway) -> None:
     assert [line for line in access_lines(running)[before:] if line["status"] == 413] == []
 
 
-def test_the_counts_are_nobodys_business_outside(running: Gateway) -> None:
-    with running.client(Authorization=f"Bearer {running.receivers[0].admin_token()}") as client:
-        assert client.get("/metrics").status_code == 404
+METRICS: Final = (
+    *("/metrics", "/metrics/", "/metrics?x=1", "/%6detrics", "/%6D%65trics", "/METRICS", "/Metrics", "/%4detrics"),
+    *(
+        "//metrics",
+        "///metrics",
+        "/./metrics",
+        "/././/metrics",
+        "/%2e/metrics",
+        "/%2Fmetrics",
+        "/metrics/.",
+        "/metrics%2f",
+    ),
+    *("/api/../metrics", "/api/x/../../metrics", "/api/%2e%2e/metrics", "/api%2f..%2fmetrics", "/../metrics"),
+    *(
+        "http://localhost/metrics",
+        "http://localhost//%6detrics",
+        "/metrics#x",
+        "/metrics;x",
+        "/%256detrics",
+        "/metrics%00",
+    ),
+)
+
+
+def test_no_spelling_of_the_metrics_passes_the_gateway(running: Gateway) -> None:
+    """Other paths pass, also with `metrics` for a device."""
+    token = running.receivers[0].admin_token()
+    before = metrics_served(running)
+    found = {target: status_of(running, target, token) for target in METRICS}
+    assert {target: status for target, status in found.items() if status not in (400, 404)} == {}
+    assert metrics_served(running) == before
+    with running.client(Authorization=f"Bearer {token}") as client:
+        answer = client.get("/api/sync-event/device/metrics/sync-history")
+        assert answer.headers["content-type"] == "application/problem+json", "the receiver knows no such device"
+        assert client.get("/healthz").status_code == 200
+
+
+def metrics_served(running: Gateway) -> int:
+    return sum(line.get("route") == "/metrics" for line in access_lines(running))
+
+
+def status_of(running: Gateway, target: str, token: str) -> int:
+    """The status for a request line with this target, as it is: an HTTP library would tidy it first."""
+    port = int(running.url.rpartition(":")[2])
+    trusted = ssl.create_default_context(cafile=str(running.authority))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=60) as plain,
+        trusted.wrap_socket(plain, server_hostname="localhost") as secured,
+    ):
+        lines = (f"GET {target} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {token}", "Connection: close")
+        secured.sendall("\r\n".join((*lines, "", "")).encode())
+        return int(secured.recv(4096).split(b" ")[1])
 
 
 def test_a_slow_sender_is_cut_off(running: Gateway) -> None:

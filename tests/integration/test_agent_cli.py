@@ -17,6 +17,7 @@ import pytest
 
 from pisync_agent.service.protocol import live_status
 from pisync_common.single_writer import WriterLock
+from tests.support.certificates import Authority
 from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 
 
@@ -173,14 +174,27 @@ def test_the_same_device_may_enroll_again_with_a_code_for_it(enrolled: AgentProc
 def test_the_file_of_a_private_authority_is_copied(
     agent: AgentProcess, receiver: ReceiverProcess, tmp_path: Path
 ) -> None:
-    stick = tmp_path / "stick.pem"
-    stick.write_text("the receiver's authority")
+    stick = Authority(tmp_path / "stick").certificate
+    content = stick.read_bytes()
     agent.enroll(receiver.url, receiver.enrollment_code(), "--ca", str(stick))
     stick.unlink()
 
     kept = json.loads((agent.home / "identity.json").read_text())["ca_file"]
     assert Path(kept).parent == agent.home
-    assert Path(kept).read_text() == "the receiver's authority"
+    assert Path(kept).read_bytes() == content
+
+
+def test_an_unusable_authority_does_not_use_the_code(
+    agent: AgentProcess, receiver: ReceiverProcess, tmp_path: Path
+) -> None:
+    stick = tmp_path / "stick.pem"
+    stick.write_text("no certificate")
+    code = receiver.enrollment_code()
+    refused = agent.run("enroll", receiver.url, "--code", code, "--ca", str(stick))
+
+    assert refused.returncode == 2
+    assert "the code was not used" in refused.stderr
+    agent.enroll(receiver.url, code)
 
 
 # sync

@@ -1,5 +1,6 @@
 """The service as a process: notices to systemd, start and stop, many apps at once, hostile peers."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from pisync_agent import Recorder
 from pisync_agent.outbox.outbox import open_outbox
 from pisync_agent.service import protocol
+from pisync_common import unix_socket
 from pisync_common.unix_socket import LineClient
 from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
 
@@ -110,7 +112,7 @@ def test_the_watchdog_does_not_need_a_network_nor_an_enrollment(tmp_path: Path, 
             assert systemd.gets_in_the_end("WATCHDOG=1")
 
 
-def test_the_watchdog_is_silent_where_the_outbox_cannot_be_written(tmp_path: Path, systemd: Systemd) -> None:
+def test_a_write_that_fails_is_reported_and_the_watchdog_goes_on(tmp_path: Path, systemd: Systemd) -> None:
     with watched(tmp_path, systemd) as agent:
         agent.start()
         systemd.gets_in_the_end("WATCHDOG=1")
@@ -125,9 +127,10 @@ def test_the_watchdog_is_silent_where_the_outbox_cannot_be_written(tmp_path: Pat
         ) as holder:  # fmt: skip
             assert holder.stdout is not None
             assert holder.stdout.readline() == "locked\n"
-            wait_until(lambda: "cannot be written" in agent.log(), "the service notices")
+            wait_until(lambda: "recording fails" in agent.log(), "the service notices")
+            assert systemd.gets_in_the_end("WATCHDOG=1"), "a restart would not mend it"
             holder.communicate("")
-        assert systemd.gets_in_the_end("WATCHDOG=1"), "and it goes on when that is over"
+        wait_until(lambda: "recording works again" in agent.log(), "it notices the end")
 
 
 def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
@@ -229,7 +232,7 @@ def test_requests_that_arrive_together_are_committed_together(agent: AgentProces
     os.kill(agent.pid, signal.SIGSTOP)
     event = {"type": "a.b", "stamp": [1, "boot", 1, True]}
     for client in clients:
-        client.send(protocol.record_request([event]))
+        client.send(protocol.record_request([event], 2**53))
     before = int(Path(f"/proc/{agent.pid}/io").read_text().split("syscw: ")[1].split()[0])
     os.kill(agent.pid, signal.SIGCONT)
     seqs = sorted(client.receive()["seqs"][0] for client in clients)
@@ -295,10 +298,29 @@ def raw(agent: AgentProcess) -> socket.socket:
         b'{"do": "requeue"}',
         b'{"do": "requeue", "seq": true}',
         b'{"do": "requeue", "seq": 99}',
+        b'{"do": "requeue", "seq": %d}' % 2**70,
+        b'{"do": "requeue", "seq": %d}' % 2**53,
+        b'{"do": "requeue", "seq": 0}',
+        b'{"do": "requeue", "seq": -1}',
+        b'{"do": "requeue", "seq": 1.0}',
+        b'{"do": "requeue", "seq": "1"}',
+        b'{"do": "requeue", "seq": [1]}',
+        b'{"do": "requeue", "seq": %s}' % (b"1" * 5000),
+        b'{"do": "requeue\\ud800", "seq": 1}',
+        b'{"do": ["requeue"], "seq": 1}',
+        b'{"do": "read"}',
+        b'{"do": "read", "what": "identity"}',
+        b'{"do": "read", "what": "events", "after": -1}',
+        b'{"do": "read", "what": "events", "after": %d}' % 2**64,
+        b'{"do": "read", "what": "dead", "limit": 0}',
+        b'{"do": "read", "what": "dead", "limit": true}',
+        b'{"do": "record", "events": [%s0]}' % (b"0," * protocol.RECORD_EVENTS),
+        b'{"do": "sync", "x": [%s0]}' % (b"{}," * 100_000),
+        b'{"do": "record", "events": [%s0]}' % (b"0," * 1_000_000),
         b"[" * 100_000,
         b'{"a":' * 50_000,
     ],
-    ids=lambda line: line[:30].decode(errors="replace"),
+    ids=lambda line: line[:45].decode(errors="replace"),
 )
 def test_garbage_gets_an_error_and_the_connection_goes_on(agent: AgentProcess, line: bytes) -> None:
     agent.start()
@@ -307,6 +329,45 @@ def test_garbage_gets_an_error_and_the_connection_goes_on(agent: AgentProcess, l
         assert "error" in json.loads(answers.readline())
         client.sendall(b'{"do": "status"}\n')
         assert json.loads(answers.readline())["status"]["kind"] == "service"
+    assert "unexpectedly" not in agent.log()
+
+
+@pytest.mark.parametrize("content", [b"0,", b"{},", b"[],", b'{"a":0},', b'"",', b'{"type":"a.b"},'])
+@pytest.mark.parametrize("head", [b'{"do":"record","events":[', b'{"do":"status","x":['])
+def test_a_long_line_takes_no_more_memory_than_itself(agent: AgentProcess, head: bytes, content: bytes) -> None:
+    agent.start()
+    agent.record()
+    before = agent.memory_mib("VmHWM")
+    longest = unix_socket.LINE_BYTES - 100
+    for _ in range(3):
+        with raw(agent) as client, client.makefile("rb") as answers:
+            client.sendall(head + content * (longest // len(content)) + b"0]}\n")
+            assert json.loads(answers.readline())["error"]["code"] == "bad_message"
+    assert agent.memory_mib("VmHWM") < before + 8 * longest / 2**20
+    assert agent.record() == 2
+
+
+def test_long_data_is_refused_before_it_is_decoded(agent: AgentProcess) -> None:
+    agent.start()
+    agent.record()
+    before = agent.memory_mib("VmHWM")
+    event = {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": [' + "{}," * 600_000 + "0]}"}
+    with LineClient(agent.socket, timeout=DEADLINE_SECONDS) as client:
+        assert "65,536 bytes" in client.ask({"do": "record", "events": [event]})["seqs"][0]["detail"]
+    assert agent.memory_mib("VmHWM") < before + 20
+
+
+def test_a_line_beyond_the_limit_closes_its_connection(agent: AgentProcess) -> None:
+    agent.start()
+    before = agent.memory_mib("VmHWM")
+    with raw(agent) as client:
+        with contextlib.suppress(OSError):  # it is closed while this is sent, or when all has arrived
+            client.sendall(b'{"do":"record","events":[' + b"0," * (8 * 1024 * 1024) + b"0]}\n")
+            client.recv(1000)
+        with pytest.raises(OSError):
+            client.sendall(b"\n")
+    assert agent.memory_mib("VmHWM") < before + 16
+    assert agent.record() == 1
 
 
 @pytest.mark.parametrize(
@@ -322,8 +383,15 @@ def test_garbage_gets_an_error_and_the_connection_goes_on(agent: AgentProcess, l
         {"type": "a.b", "stamp": [1, "b", 1, True], "occurred_at_ms": 10**15},
         {"type": "a.b", "stamp": [10**30, "b", 1, True]},
         {"type": "a.b", "stamp": [1, "b", 1, True], "attempt": "x"},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "attempt": 2**70},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "id": "\ud800"},
+        {"type": "a.b\ud800", "stamp": [1, "b", 1, True]},
+        {"type": "a.b", "stamp": [1, "\ud800", 1, True]},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": "\ud800"}'},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "data": "[" * 100_000},
+        {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": [' + "{}," * 200_000 + "0]}"},
     ],
-    ids=str,
+    ids=lambda event: ascii(event)[:70],
 )
 def test_a_bad_event_does_not_spoil_its_neighbours(agent: AgentProcess, event: Any) -> None:
     agent.start()

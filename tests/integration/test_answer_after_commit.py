@@ -1,6 +1,7 @@
 """An answer never comes before the commit, and never without one."""
 
 import asyncio
+import json
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from pisync_receiver import intake
 from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.store import Store
 from tests.support.live_receiver import DEVICE, live_receiver
@@ -94,3 +96,50 @@ def test_a_failed_commit_is_503_and_nothing_is_stored(
         gate.error = None
         assert live.client(None).get("/readyz").status_code == 200
         assert live.client("device").post(path, json=body).status_code == status
+
+
+JSON = {"Content-Type": "application/json"}
+OF_ANOTHER = json.dumps(REPORT | BATCH | {"device_id": "pibook-0043"}).encode()
+REFUSED: list[tuple[str, bytes, dict[str, str], int]] = [
+    ("device", b"{", JSON, 400),
+    ("device", OF_ANOTHER, JSON, 403),
+    ("device", b"{}", {"Content-Type": "text/plain"}, 415),
+    ("device", b" " * (1024 * 1024 + 1), JSON, 413),
+    ("device", b"{}", JSON | {"Content-Encoding": "gzip"}, 400),
+    ("wrong", b"{}", JSON, 401),
+    ("viewer", b"{}", JSON, 403),
+]
+
+
+@pytest.mark.parametrize("path", ["/api/events", "/api/sync-event", "/api/enroll"])
+def test_a_refused_body_is_answered_after_the_group_under_way(
+    tmp_path: Path, path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "TURN_S", 60.0)
+    gates: list[Gate] = []
+
+    def wrap(store: Store) -> Gate:
+        gates.append(Gate(store))
+        return gates[0]
+
+    with live_receiver(tmp_path, wrap=wrap) as live, ThreadPoolExecutor(20) as pool:
+        (gate,) = gates
+        public = path == "/api/enroll"
+        refused = [case for case in REFUSED if not public or case[3] in (400, 413, 415)]
+        free = [live.client(kind).post(path, content=body, headers=headers) for kind, body, headers, _ in refused]
+        good = pool.submit(live.client("device").post, "/api/events", json=BATCH)
+        assert gate.entered.wait(60)
+        held = [
+            pool.submit(live.client(kind).post, path, content=body, headers=headers)
+            for kind, body, headers, _ in refused
+        ]
+        for _ in range(20):
+            assert live.client(None).get("/healthz").status_code == 200
+        assert not any(call.done() for call in held)
+        gate.open.set()
+        assert good.result(60).status_code == 200
+        answers = [call.result(60) for call in held]
+
+    expected = [400 if public and status == 403 else status for *_, status in refused]
+    assert [answer.status_code for answer in free] == expected
+    assert [answer.status_code for answer in answers] == expected

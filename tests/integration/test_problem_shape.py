@@ -56,7 +56,7 @@ GETS = [
     ("/nowhere", "admin", 404, "not_found"),
     ("/", "admin", 404, "not_found"),
     ("/api/events/", "admin", 404, "not_found"),
-    ("/api/devices/a%2Fb", "admin", 404, "not_found"),
+    ("/api/devices/a%2Fb", "admin", 404, "unknown_device"),
     ("/api/devices/a%00b/completeness", "admin", 404, "unknown_device"),
     ("/api/sync-event/device/%F0%9F%8E%92/sync-history", "admin", 404, "unknown_device"),
     ("/api/devices/unknown", "admin", 404, "unknown_device"),

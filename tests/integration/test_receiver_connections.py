@@ -16,7 +16,7 @@ from pisync_common.settings import load
 from pisync_receiver import config
 from pisync_receiver.errors import CannotListen
 from pisync_receiver.http import protocol
-from pisync_receiver.http.protocol import HEAD_BYTES, PIPELINED, bounded
+from pisync_receiver.http.protocol import HEAD_BYTES, HEADERS, PIPELINED, bounded
 from pisync_receiver.server import listening_socket
 from tests.support.processes import ReceiverProcess, wait_until
 
@@ -103,6 +103,88 @@ def test_an_endless_head_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         with connect(port) as other:
             other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
             assert everything(other).startswith(b"HTTP/1.1 200")
+
+
+HOST = b"Host: x\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.0\r\nHost: x\r\nHost: x\r\n\r\n",
+        b"GET / HTTP/2.0\r\n" + HOST + b"\r\n",
+        b"GET http://x/ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET http://x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET /#x HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET \\ HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"OPTIONS * HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n",
+        b"GET / HTTP/1.1\r\n" + HOST + b"A: b\r\n c\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: x\n\n",
+        b"GET / HTTP/1.1\r\nHost: x\nA: b\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip\r\n\r\n0\r\n\r\n",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\nContent-Length: 2\r\n\r\n{}",
+        b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: +2\r\n\r\n{}",
+        CHUNKED + b"0x2\r\n{}\r\n0\r\n\r\n",
+    ],
+)
+def test_what_gateways_read_in_several_ways_is_400_and_closed(sent: bytes) -> None:
+    with serving(app=patient) as port, connect(port) as odd:
+        odd.sendall(sent + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        answer = everything(odd)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert answer.count(b"HTTP/1.1") == 1
+
+
+@pytest.mark.parametrize(
+    "bad", [b"GET / HTTP/1.1\r\n\r\n", b"rubbish\r\n\r\n", b"GET / HTTP/1.1\r\nA: " + b"x" * 2**17]
+)
+def test_an_unreadable_request_is_no_answer_to_the_one_before_it(bad: bytes) -> None:
+    answered = threading.Event()
+
+    async def late(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.to_thread(answered.wait, 60)
+        await hello(scope, receive, send)
+
+    with serving(app=late) as port, connect(port) as pipelining:
+        with contextlib.suppress(OSError):
+            pipelining.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + bad)
+        assert everything(pipelining) == b""
+        answered.set()
+
+
+def test_a_body_that_goes_wrong_after_its_answer_gets_no_second_one() -> None:
+    with serving() as port, connect(port) as odd:
+        odd.sendall(CHUNKED)
+        assert odd.recv(65536).startswith(b"HTTP/1.1 200")
+        with contextlib.suppress(OSError):
+            odd.sendall(b"1;" + b"x" * HEAD_BYTES * 2)
+        assert b"HTTP/1.1" not in everything(odd)
+
+
+MANY = b"a:\r\n" * (HEADERS + 1)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\n" + HOST + MANY, b"GET / HTTP/1.1\r\n" + HOST + MANY + b"\r\n", CHUNKED + b"0\r\n" + MANY],
+)
+def test_too_many_headers_end_the_connection(sent: bytes) -> None:
+    with serving(app=patient) as port, connect(port) as many:
+        many.sendall(sent)
+        assert everything(many)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 431", b"")
+
+
+def test_as_many_headers_as_allowed_are_read() -> None:
+    with serving() as port, connect(port) as full:
+        full.sendall(b"GET / HTTP/1.1\r\n" + HOST + b"Connection: close\r\n" + b"a:\r\n" * (HEADERS - 2) + b"\r\n")
+        assert everything(full).startswith(b"HTTP/1.1 200")
 
 
 def test_endless_trailers_are_refused() -> None:
@@ -197,3 +279,65 @@ def test_a_caller_that_reads_slowly_gets_all_of_an_answer(monkeypatch: pytest.Mo
         stalls[0].loop.call_soon_threadsafe(stalls[0]._check_stall, unread_before)
         wait_until(lambda: len(stalls) == 2, "it is looked at again later")
         assert len(everything(slow)) > LARGE
+
+
+def limited(files: int) -> tuple[str, ...]:
+    return ("prlimit", f"--nofile={files}:{files}")
+
+
+def test_the_limit_of_open_files_bounds_the_connections(tmp_path: Path) -> None:
+    """More callers than files: the receiver never runs out of files, and goes on answering."""
+    files, callers = 240, 400
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = (*limited(files), *receiver.program)
+    with receiver, contextlib.ExitStack() as stack:
+        assert (
+            f"the limit of open files is {files}: {files - 128} connections are served instead of 4096"
+            in receiver.log()
+        )
+        first = stack.enter_context(connect(receiver.port))
+        held = [stack.enter_context(connect(receiver.port)) for _ in range(callers)]
+        for connection in held:
+            connection.setblocking(False)
+        assert receiver._process is not None
+        folder = Path(f"/proc/{receiver._process.pid}/fd")
+        wait_until(lambda: sum(map(cut_off, held)) >= callers - files, "callers too many are cut off")
+        assert len(list(folder.iterdir())) < files
+        first.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert first.recv(65536).startswith(b"HTTP/1.1 200")
+        assert receiver.run("devices", "--json").returncode == 0
+    assert receiver.log().count("limit of open files") == 1
+    assert "ERROR" not in receiver.log()
+
+
+def cut_off(connection: socket.socket) -> bool:
+    """Whether the other side has closed."""
+    try:
+        return connection.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+def test_a_limit_of_open_files_without_room_is_wrong_usage(tmp_path: Path) -> None:
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = (*limited(100), *receiver.program)
+    done = receiver.run("serve", "--port", "0")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "limit of open files is 100" in done.stderr
+    assert not receiver.database.exists()
+
+
+def test_the_soft_limit_of_open_files_is_raised(tmp_path: Path) -> None:
+    receiver = ReceiverProcess(tmp_path)
+    receiver.program = ("prlimit", "--nofile=100:8192", *receiver.program)
+    with receiver:
+        assert "limit of open files" not in receiver.log()
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "100001", "1e3", "many"])
+def test_absurd_numbers_of_connections_are_wrong_usage(tmp_path: Path, value: str) -> None:
+    done = ReceiverProcess(tmp_path).run("serve", "--port", "0", f"--max-connections={value}")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "max-connections" in done.stderr

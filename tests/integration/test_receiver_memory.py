@@ -99,6 +99,28 @@ async def attack(port: int, device: str, slow: list[str], admin: str) -> tuple[C
     return Counter([*answered, *bombs]), acknowledged
 
 
+HALF_HEADS: Final = (
+    b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * 60_000,
+    b"GET /" + b"a" * 60_000,
+    b"GET / HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 15_000,
+    b"POST /api/enroll HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"a:\r\n" * 15_000,
+)
+
+
+async def half_heads(port: int, count: int) -> int:
+    """Open connections that send half a head and then nothing; the status of another caller meanwhile."""
+    holding = [await held(port, HALF_HEADS[number % len(HALF_HEADS)]) for number in range(count)]
+    status = await status_of(port, b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    for caller in holding:
+        caller.abort()
+    return status
+
+
+def test_half_heads_of_a_thousand_connections_find_a_bound(receiver: ReceiverProcess) -> None:
+    assert asyncio.run(half_heads(receiver.port, 1_000)) == 200
+    assert peak_mib(receiver.pid) < 200
+
+
 def peak_mib(pid: int) -> int:
     found = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found is not None

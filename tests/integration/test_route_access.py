@@ -7,10 +7,11 @@ from typing import Any, Final
 import httpx
 import pytest
 
+from pisync_common.times import format_ms
 from pisync_receiver.api import table
 from pisync_receiver.app import AppSettings
 from pisync_receiver.domain.rows import EnrollmentCode
-from pisync_receiver.domain.submissions import CodeCreate, DeviceChange
+from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, SyncEvent
 from pisync_receiver.http.auth import token_hash
 from tests.support.live_receiver import DEVICE, NOW_MS, OTHER, SITE, Live, live_receiver
 
@@ -171,6 +172,23 @@ class TestSites:
         path = f"/api/sync-event/device/{OTHER}/sync-history"
         assert live.client("site viewer").get(path).status_code == 404
         assert live.client("other device").get(path).status_code == 200
+
+    def test_the_history_of_a_moved_device_begins_at_the_new_site(self, live: Live) -> None:
+        def sync_event(at_ms: int) -> SyncEvent:
+            values: dict[str, Any] = {"total_files_synced": 1, "total_errors": 0, "internet_speed": 1, "errors": {}}
+            return SyncEvent(
+                device_id="moved", timestamp=format_ms(at_ms), claimed_ms=at_ms, received_ms=NOW_MS, **values
+            )
+
+        live.write(sync_event(NOW_MS - 5000))
+        live.write(DeviceChange(device_id="moved", site="Kisumu", at_ms=NOW_MS))
+        live.write(sync_event(NOW_MS - 4000))
+        live.write(DeviceChange(device_id="moved", site=SITE, site_since_ms=NOW_MS - 3000, at_ms=NOW_MS))
+        live.write(sync_event(NOW_MS - 2000))
+        path = "/api/sync-event/device/moved/sync-history"
+        assert [row.get("site") for row in live.client("admin").get(path).json()] == [SITE, "Kisumu", None]
+        for kind in ("site viewer", "site admin"):
+            assert [row.get("site") for row in live.client(kind).get(path).json()] == [SITE]
 
     def test_an_admin_of_sites_acts_on_them_alone(self, live: Live) -> None:
         client = live.client("site admin")

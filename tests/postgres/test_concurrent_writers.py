@@ -11,6 +11,7 @@ from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import CodeCreate, Enroll, Enrolled, Submission
 from pisync_receiver.store.postgres import PostgresStore
+from tests.support.blocking import every_event
 from tests.support.postgres import empty, fresh_database, needs_postgres, on_a_loop, opened, stored_seqs, written
 from tests.support.submissions import NOON, batch, event, sync_event
 
@@ -76,7 +77,7 @@ async def test_same_uuid_from_many_devices_is_stored_once(database: str) -> None
             )  # fmt: skip
             receipts = [item for group in outcomes for item in group if isinstance(item, Receipt)]
             assert sorted((item.stored, item.duplicates) for item in receipts) == [(0, 1), (0, 1), (0, 1), (1, 0)]
-        assert len([record async for record in stores[0].iterate_events(EventFilter())]) == 5
+        assert len(await every_event(stores[0], EventFilter())) == 5
 
 
 @on_a_loop
@@ -153,8 +154,8 @@ async def test_reader_that_continues_from_the_last_event_misses_none(database: s
             ended = False
             while not ended:
                 ended = done.is_set()
-                async for record in stores[0].iterate_events(EventFilter(), after=seen[-1] if seen else 0):
-                    seen.append(record.id)
+                new = await every_event(stores[0], EventFilter(), after=seen[-1] if seen else 0)
+                seen.extend(record.id for record in new)
 
         async def write(number: int) -> None:
             for turn in range(60):
@@ -166,6 +167,6 @@ async def test_reader_that_continues_from_the_last_event_misses_none(database: s
         await asyncio.gather(*map(write, range(4)))
         done.set()
         await reader
-        everything = [record.id async for record in stores[0].iterate_events(EventFilter())]
+        everything = [record.id for record in await every_event(stores[0], EventFilter())]
         assert seen == everything == sorted(set(everything))
         assert len(everything) == everything[-1]

@@ -18,7 +18,7 @@ from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll,
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.copy import CopyRefused, copy
 from pisync_receiver.store.opening import open_store, writing
-from tests.support.blocking import BlockingStore, send, sync, written
+from tests.support.blocking import BlockingStore, all_events, send, sync, written
 from tests.support.postgres import fresh_database, needs_postgres
 from tests.support.processes import wait_until
 from tests.support.submissions import DAY, HOUR, NOON, batch, event, invalid, sync_event
@@ -88,10 +88,10 @@ def answers(store: BlockingStore) -> list[object]:
     for device in [*DEVICES, "pi-x", "unknown"]:
         said += [store.device(device), store.completeness(device), store.rejected(device)]
         said += [store.history(device), store.history(device, failed=True, limit=2)]
-        said += [shown(store.iterate_events(EventFilter(device_id=device)))]
+        said += [shown(all_events(store, EventFilter(device_id=device)))]
     said += [store.failures(), store.failures(mode="total"), store.failures(mode="total", since_ms=NOON + 3)]
     said += [shown(store.events(EventFilter(learner_id="s-17"), limit=3).rows)]
-    said += [shown(store.iterate_events(EventFilter(since_ms=NOON + 41 * DAY)))]
+    said += [shown(all_events(store, EventFilter(since_ms=NOON + 41 * DAY)))]
     return said
 
 
@@ -117,7 +117,7 @@ def test_answers_are_the_same_and_both_continue_alike(old: Path, new: str) -> No
         assert sync(store, sync_event(NOON + 99, device=DEVICES[0], key="k1")).at_ms == NOON + 1
         assert written(store, TokenCreate(scope="viewer", token_hash="new", at_ms=NOON)).id == 7
     assert answers(there) == answers(here)
-    ids = [row.id for row in there.iterate_events(EventFilter())]
+    ids = [row.id for row in all_events(there, EventFilter())]
     assert all(low < high for low, high in pairwise(ids))
     here.close()
     there.close()

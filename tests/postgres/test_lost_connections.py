@@ -105,7 +105,7 @@ async def test_silent_server_is_given_up_and_nothing_is_stored_twice(server: Clu
 @on_a_loop
 async def test_query_is_given_up_when_the_server_is_silent(server: Cluster) -> None:
     with CommitProxy(server.port) as proxy:
-        async with opened(through(proxy, server, server.create("hushed")), patience_s=0.5, query_s=0.2) as store:
+        async with opened(through(proxy, server, server.create("hushed")), patience_s=0.5, read_s=0.2) as store:
             await sync(store, sync_event(NOON))
             proxy.hush.set()
             for query in (store.device("pibook-1"), store.fleet()):

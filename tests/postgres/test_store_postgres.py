@@ -5,14 +5,16 @@ from collections.abc import Iterator
 import psycopg
 import pytest
 
+from pisync_receiver.errors import QueryTooLong
 from pisync_receiver.store.opening import open_store
-from pisync_receiver.store.postgres import PostgresUrl
-from pisync_receiver.store.postgres.store import encode_rows
+from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
+from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
+from tests.conformance.showing import ShowingConformance
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore, sync
@@ -81,6 +83,10 @@ class TestProperties(PropertyConformance):
     pass
 
 
+class TestShowing(ShowingConformance):
+    pass
+
+
 @pytest.mark.parametrize(
     ("text", "stored"),
     [("a\0b", "a\ufffdb"), ("\0\0", "\ufffd\ufffd"), ("\\u0000", "\\u0000"), ("\\\0", "\\\ufffd")],
@@ -101,3 +107,15 @@ def test_alarm_is_stored_for_a_notice_and_not_logged(
     sync(store, sync_event(NOON + 5))
     assert run(url, "SELECT kind FROM crossings ORDER BY id") == [("failing",), ("recovered",)]
     assert caplog.records == []
+
+
+def test_endless_query_is_given_up(database: tuple[str, BlockingStore], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, store = database
+    engine = store.store
+    assert isinstance(engine, PostgresStore)
+    monkeypatch.setattr(engine, "_query_s", 0.2)
+    monkeypatch.setattr(engine, "_sql", {**load_sql(), "tokens": b"SELECT pg_sleep(600)"})
+    with pytest.raises(QueryTooLong):
+        store.tokens()
+    assert store.codes() == []
+    assert store.tokens_by_hash(["unknown"]) == []

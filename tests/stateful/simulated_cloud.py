@@ -19,6 +19,7 @@ from pisync_receiver.api.decoding import decode_batch, decode_sync_event
 from pisync_receiver.domain.records import sync_event_record
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import EventBatch, Submission, SyncEvent
+from pisync_receiver.errors import StoreUnusable
 from pisync_receiver.http.responses import json_answer
 from pisync_receiver.store.sqlite.store import SqliteStore, open_store
 from tests.support.blocking import BlockingStore
@@ -46,6 +47,7 @@ class Cloud:
         self._now_ms = _EPOCH_MS
         self._copies: list[tuple[Path, set[Promise]]] = []
         self.store = self._open()
+        self._is_open = True
 
     def _open(self) -> BlockingStore:
         async def opening() -> SqliteStore:
@@ -83,7 +85,11 @@ class Cloud:
         """Kill the receiver and start it again; everything it promised must be there."""
         self.disk.restart(power_lost=power_lost)
         self.store.close()
-        self.store = self._open()
+        try:
+            self.store = self._open()
+        except StoreUnusable as error:
+            self._is_open = False
+            raise AssertionError("what was promised cannot be opened") from error
         self._check_promises()
 
     def copy(self) -> None:
@@ -120,8 +126,9 @@ class Cloud:
         return int(self._ask("SELECT count(*) FROM sync_events")[0][0])
 
     def close(self) -> None:
-        with suppress(PowerCut):
-            self.store.close()
+        if self._is_open:
+            with suppress(PowerCut):
+                self.store.close()
         self.disk.close()
 
     def _write(self, submission: Submission) -> object:

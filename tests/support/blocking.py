@@ -14,7 +14,7 @@ from tests.support.submissions import DEVICE, STREAM
 
 
 class BlockingStore:
-    """Runs every call to its end on an event loop of its own; an asynchronous iterator becomes a list."""
+    """Runs every call to its end on an event loop of its own."""
 
     def __init__(self, opening: Callable[[], Awaitable[Store]]) -> None:
         self._runner = asyncio.Runner()
@@ -37,8 +37,6 @@ class BlockingStore:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             result = method(*args, **kwargs)
-            if inspect.isasyncgen(result):
-                return self._runner.run(_collected(result))
             return self._runner.run(result) if inspect.iscoroutine(result) else result
 
         return call
@@ -46,10 +44,6 @@ class BlockingStore:
 
 async def _opened(opening: Callable[[], Awaitable[Store]]) -> Store:
     return await opening()
-
-
-async def _collected(rows: Any) -> list[Any]:
-    return [row async for row in rows]
 
 
 def send(store: BlockingStore, submission: EventBatch) -> Receipt:
@@ -88,8 +82,23 @@ def stored_seqs(store: BlockingStore, *, device: str = DEVICE, stream: str = STR
 
 
 def stored(store: BlockingStore, *, device: str | None = DEVICE, stream: str | None = None) -> list[EventRecord]:
-    rows: list[EventRecord] = store.iterate_events(EventFilter(device_id=device, stream=stream))
-    return rows
+    return all_events(store, EventFilter(device_id=device, stream=stream))
+
+
+def all_events(store: BlockingStore, wanted: EventFilter, *, after: int = 0) -> list[EventRecord]:
+    found: list[EventRecord] = store.run(every_event(store.store, wanted, after=after))
+    return found
+
+
+async def every_event(store: Store, wanted: EventFilter, *, after: int = 0) -> list[EventRecord]:
+    """Follow the pages of events to the last."""
+    found: list[EventRecord] = []
+    cursor: str | None = str(after)
+    while cursor is not None:
+        page = await store.events(wanted, limit=1000, cursor=cursor)
+        found += page.rows
+        cursor = page.next
+    return found
 
 
 def data_of(record: EventRecord) -> str | None:

@@ -117,6 +117,7 @@ class FaultProxy:
         if self._thread is None or self._loop is None:
             return
         self._call(self._close_all())
+        self._call(_end_all_tasks())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_DEADLINE_S)
         self._loop.close()
@@ -149,7 +150,9 @@ class FaultProxy:
         if self._server is not None:
             self._server.close()
             self._server = None
+        await _turns()  # a connection that is just being accepted joins the others
         await self._cut()
+        await _turns()
 
     async def _cut(self) -> None:
         broken = list(self._open)
@@ -301,6 +304,20 @@ class _Connection:
     async def _while_black(self) -> None:
         while self._proxy.blackhole:  # noqa: ASYNC110 - it is changed from other threads
             await asyncio.sleep(0.02)
+
+
+async def _end_all_tasks() -> None:
+    others = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await _turns()
+
+
+async def _turns() -> None:
+    """Let the loop finish what it has begun: accepting a connection takes some turns, and so does closing it."""
+    for _ in range(10):
+        await asyncio.sleep(0)
 
 
 _BAD_GATEWAY: Final = (

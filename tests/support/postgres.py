@@ -15,6 +15,7 @@ from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import EventBatch, Submission, SyncEvent
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl, migrate
+from tests.support.blocking import every_event
 from tests.support.services import needs
 
 P = ParamSpec("P")
@@ -111,7 +112,7 @@ async def sync(store: PostgresStore, submission: SyncEvent) -> StoredSyncEvent:
 
 
 async def stored_seqs(store: PostgresStore, *, device: str = "pibook-1") -> list[int]:
-    return sorted([record.seq async for record in store.iterate_events(EventFilter(device_id=device))])
+    return sorted(record.seq for record in await every_event(store, EventFilter(device_id=device)))
 
 
 async def history_ids(store: PostgresStore, *, device: str = "pibook-1") -> list[int]:

@@ -5,6 +5,7 @@ outbox = open_outbox(home, connect=disk.connect)
 disk.fail_after(3)             # the fourth write, sync or deletion from now on does not happen: PowerCut is raised
 ...
 disk.restart(power_lost=True)  # the files are as a power cut leaves them; open them again
+disk.fault = failing(apsw.SQLITE_IOERR_FSYNC, "sync")  # each sync fails, until `disk.fault = no_fault`
 
 SQLite writes through to real files, which are what programs see while they run (the page cache). Beside them the disk
 keeps what each file was at its last sync, and what was written since. A power cut puts the files back to that, and of
@@ -15,7 +16,7 @@ that is killed loses nothing that it had written. Deletions count at once, and s
 import itertools
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +65,20 @@ class _Kept:
         os.pwrite(self.descriptor, self.synced, 0)
 
 
+def no_fault(operation: str) -> None:
+    """Let it happen."""
+
+
+def failing(code: int, *operations: str) -> Callable[[str], None]:
+    """A fault for `Disk.fault`: these operations (`write`, `sync`, `delete`) fail with SQLite's `code`."""
+
+    def fault(operation: str) -> None:
+        if operation in operations:
+            raise apsw.exception_for(code)
+
+    return fault
+
+
 class Disk:
     """One machine's disk, and the connections of the process that is alive on it."""
 
@@ -74,6 +89,7 @@ class Disk:
         self._kept: dict[tuple[int, int], _Kept] = {}
         self._open: list[Connection] = []
         self._left: int | None = None
+        self.fault: Callable[[str], None] = no_fault
         self._power_lost = False
         self.dark = False
 
@@ -108,8 +124,9 @@ class Disk:
         self._kept.clear()
         self._vfs.unregister()
 
-    def operation(self) -> None:
+    def operation(self, what: str) -> None:
         """Called before whatever changes a file."""
+        self.fault(what)
         if self._left is not None:
             self._left -= 1
             self.dark = self.dark or self._left < 0
@@ -224,7 +241,7 @@ class _Vfs(apsw.VFS):
         return _File(self._disk, name, flags)
 
     def xDelete(self, filename: str, syncdir: bool) -> None:  # noqa: N802 - SQLite's name
-        self._disk.operation()
+        self._disk.operation("delete")
         super().xDelete(filename, syncdir)
 
 
@@ -236,19 +253,19 @@ class _File(apsw.VFSFile):
         self._kept = disk.kept(filename) if filename is not None and flags[0] & _TRACKED else None
 
     def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802 - SQLite's name
-        self._disk.operation()
+        self._disk.operation("write")
         super().xWrite(data, offset)
         if self._kept is not None:
             self._kept.later.append((offset, bytes(data)))
 
     def xTruncate(self, newsize: int) -> None:  # noqa: N802 - SQLite's name
-        self._disk.operation()
+        self._disk.operation("write")
         super().xTruncate(newsize)
         if self._kept is not None:
             self._kept.later.append((newsize, None))
 
     def xSync(self, flags: int) -> None:  # noqa: N802 - SQLite's name
-        self._disk.operation()
+        self._disk.operation("sync")
         if self._kept is not None:
             self._kept.sync()
 

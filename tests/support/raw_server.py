@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import select
 import socket
 import ssl
 import threading
@@ -55,6 +56,16 @@ class Peer:
     def wait(self) -> None:
         """Until the server is closed: say nothing."""
         self._server.closing.wait()
+
+    def join(self, port: int) -> None:
+        """Pass on what comes, both ways, to another port of this machine until either side closes."""
+        with socket.create_connection(("127.0.0.1", port)) as other:
+            ends = {self._connection: other, other: self._connection}
+            while True:
+                for end in select.select(list(ends), [], [])[0]:
+                    if not (data := end.recv(65536)):
+                        return
+                    ends[end].sendall(data)
 
     def reset(self) -> None:
         """Break the connection off, so that the other side sees a reset."""

@@ -1,6 +1,7 @@
 """The device's command line: what it understands, what it prints, its exit codes; and its documentation."""
 
 import argparse
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as fuzz_settings
+from hypothesis import strategies as st
 
 from pisync_agent import config
 from pisync_agent.commands import cli, formatting, record, status, sync
@@ -32,6 +36,7 @@ from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.recorder import Recorder
 from pisync_common.errors import LockHeld, PiSyncError, SettingError
 from pisync_common.models import Receipt, Rejection, Stamp
+from pisync_common.settings import Setting
 
 STAMP = Stamp(at_ms=1_700_000_000_000, boot_id="boot", boottime_ms=1, clock_synced=True)
 
@@ -164,7 +169,7 @@ def test_invalid_record_commands_are_rejected(pisync: Pisync, arguments: Sequenc
 def test_many_events_of_one_type(pisync: Pisync) -> None:
     ran = pisync("record", "note.taken", "--learner", "s-1", "--data", "-", stdin='{"n": 1}\n\n{"n": 2}\n{"n": 3}')
 
-    assert ran == (0, "1\n2\n3\n", "")
+    assert ran == (0, "1\n\n2\n3\n", "")
     events = [json.loads(pisync("queue", "show", str(seq), "--json").out) for seq in (1, 2, 3)]
     assert [(event["learner_id"], event["data"]) for event in events] == [("s-1", {"n": n}) for n in (1, 2, 3)]
 
@@ -198,8 +203,9 @@ def test_many_whole_events(pisync: Pisync) -> None:
 def test_an_invalid_line_ends_it_and_the_lines_before_are_stored(pisync: Pisync, bad: str, said: str) -> None:
     ran = pisync("record", "-", stdin=f'{{"type": "a.b"}}\n\n{{"type": "a.b"}}\n{bad}\n{{"type": "a.b"}}\n')
 
-    assert (ran.code, ran.out) == (2, "1\n2\n")
-    assert "line 4" in ran.err
+    assert (ran.code, ran.out) == (2, "1\n\n2\n")
+    assert "line 4: " in ran.err
+    assert "send again from line 4" in ran.err
     assert said in ran.err
     assert pisync("status", "--json").json["waiting"] == 2
 
@@ -401,6 +407,58 @@ def test_an_invalid_setting_is_wrong_usage(pisync: Pisync, arguments: Sequence[s
     assert said in ran.err
 
 
+@fuzz_settings(max_examples=600)
+@given(
+    setting=st.sampled_from(config.SETTINGS),
+    value=st.one_of(
+        st.text(max_size=60),
+        st.text(st.characters(categories=["Cs"]) | st.sampled_from("~/.:,@[]%?#0\0\n é"), max_size=20),
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(
+                ["", "~", "~x/", "sqlite:///", "postgresql://", "http://", "redis://", "amqp://", "-", "9" * 400]
+            ),
+            st.text(max_size=20),
+            st.sampled_from(["", "w", "GiB", "/", ":99999", "%zz", "]", "\0", "\udcff"]),
+        ),
+    ),
+)
+def test_any_value_is_taken_or_refused_as_a_setting_error(setting: Setting[Any], value: str) -> None:
+    with contextlib.suppress(SettingError):
+        config.settings_from(argparse.Namespace(**{setting.name: value}), {"HOME": "/home/ann"})
+
+
+@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+def test_every_time_and_size_is_bounded(setting: Setting[Any]) -> None:
+    huge = {"TIME": "100000w", "SIZE": "999999999999999GiB"}.get(setting.metavar or "")
+    if huge is not None:
+        with pytest.raises(ValueError, match=r"longest|largest"):
+            setting.parse(huge)
+
+
+@pytest.mark.parametrize("kind", ["folder", "link to nowhere"])
+def test_the_systems_folder_is_the_default_of_everyone(
+    pisync: Pisync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """A private folder beside it would strand what an app records, also while its card is not mounted."""
+    system = tmp_path / "system"
+    monkeypatch.delenv("PISYNC_AGENT_HOME")
+    monkeypatch.setattr(config, "SYSTEM_HOME", system)
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "mine"))
+
+    assert pisync("status", "--json").json["home"] == str(tmp_path / "mine/pisync")
+    if kind == "folder":
+        system.mkdir()
+    else:
+        system.symlink_to(tmp_path / "nowhere")
+    assert pisync("config").out.split()[:3] == ["home", str(system), "(default)"]
+    assert pisync("record", "a.b").code == (0 if kind == "folder" else 5)
+    with Recorder() as recorder:
+        assert recorder._home == system
+    assert pisync("status", "--json", "--home", str(tmp_path / "other")).json["home"] == str(tmp_path / "other")
+    assert not (tmp_path / "mine").exists()
+
+
 def test_the_toml_file_can_set_home(pisync: Pisync, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("PISYNC_AGENT_HOME")
     file = tmp_path / "agent.toml"
@@ -561,6 +619,7 @@ def test_a_missing_library_is_one_line_that_names_the_extra(tmp_path: Path, libr
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PISYNC_")}
     code = (
         f"import sys; sys.modules[{library!r}] = None\n"
+        "from pathlib import Path; import pisync_agent.config as c; c.SYSTEM_HOME = Path('/no/service/here')\n"
         "from pisync_agent.__main__ import main\n"
         "sys.argv = ['pisync', 'sync']\n"
         "sys.exit(main())"

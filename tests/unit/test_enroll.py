@@ -1,16 +1,20 @@
 """`pisync enroll`: which id is requested, and what becomes of the identity a device has already."""
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
 from pisync_agent import identity as identities
+from pisync_agent.commands.cli import main
 from pisync_agent.commands.enroll import enroll_device
 from pisync_agent.commands.usage import WrongUsage, become_owner
 from pisync_agent.errors import NotEnrolled, Refused, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_common.errors import RuleError
+from pisync_receiver.api.enrollment import normalized
+from tests.support.small_disk import small_disk
 
 URL = "https://r.example"
 
@@ -18,15 +22,22 @@ URL = "https://r.example"
 class Receiver:
     """Gives out identities, or refuses some ids."""
 
-    def __init__(self, *, refused: tuple[str | None, ...] = (), url: str = URL) -> None:
+    def __init__(
+        self, *, refused: tuple[str | None, ...] = (), url: str = URL, problem: str | None = None, lost: int = 0
+    ) -> None:
         self.asked: list[str | None] = []
         self._refused = refused
         self._url = url
+        self._problem = problem
+        self._lost = lost
 
     def __call__(self, device_id: str | None) -> Identity:
         self.asked.append(device_id)
         if device_id in self._refused or "*" in self._refused:
-            raise Refused("no", kind="auth")
+            raise Refused("no", kind="auth", problem=self._problem)
+        if self._lost:
+            self._lost -= 1
+            raise Unreachable("the answer was lost", kind="timeout")
         return Identity(url=self._url, device_id=device_id or "given", token=f"psd_{len(self.asked)}")
 
 
@@ -54,12 +65,152 @@ def test_a_proposed_id_that_is_refused_is_given_up(tmp_path: Path) -> None:
     assert identities.load(tmp_path) is not None
 
 
+def test_a_taken_id_is_followed_by_an_id_that_is_the_same_after_a_lost_answer(tmp_path: Path) -> None:
+    """Only the same code with the same id gets a lost answer again: the receiver must not choose the id."""
+    proposed = identities.suggested_device_id(serial_files=())
+    identities.propose_id(tmp_path, proposed)
+    receiver = Receiver(refused=(proposed,), problem="device_id_taken", lost=1)
+    with pytest.raises(Unreachable):
+        enroll(tmp_path, receiver)
+
+    given = enroll(tmp_path, receiver)
+    assert receiver.asked == [proposed, given.device_id, given.device_id]
+    assert given.device_id not in (proposed, None, "given")
+
+
+def test_a_random_proposal_is_the_same_after_a_lost_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(identities, "suggested_device_id", identities.random_device_id)
+    receiver = Receiver(lost=1)
+    with pytest.raises(Unreachable):
+        enroll(tmp_path, receiver)
+
+    given = enroll(tmp_path, receiver)
+    assert receiver.asked == [given.device_id] * 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == [identities.FILE]
+
+
+@pytest.mark.parametrize("content", [b"", b"..", b"\xff", b"a b"])
+def test_a_damaged_proposal_is_replaced(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / identities.PROPOSAL_FILE).write_bytes(content)
+    receiver = Receiver()
+    enroll(tmp_path, receiver)
+
+    assert receiver.asked[0] is not None
+    assert receiver.asked[0].startswith("pi-")
+
+
+@pytest.mark.parametrize("enrolled", [False, True])
+@pytest.mark.parametrize("failing", ["fsync", "replace"])
+def test_the_code_is_kept_where_the_folder_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, enrolled: bool, failing: str
+) -> None:
+    if enrolled:
+        enroll(tmp_path, Receiver(), device_id="mine")
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+    receiver = Receiver()
+
+    def fails(*arguments: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os if failing == "fsync" else Path, failing, fails)
+        with pytest.raises(StoreUnusable, match="the code was not used"):
+            enroll(tmp_path, receiver, device_id="mine")
+
+    assert receiver.asked == []
+    assert {each.name: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+def test_the_code_is_kept_where_the_disk_has_no_room(tmp_path: Path) -> None:
+    receiver = Receiver()
+    with small_disk(tmp_path, kinds=("tmpfs",), size=64 * 1024) as disk:
+        (disk / "others").write_bytes(bytes(56 * 1024))
+        with pytest.raises(StoreUnusable, match="the code was not used"):
+            enroll_device(disk / "home", URL, ask=receiver, device_id="mine", again=False, ca=bytes(8192))
+
+    assert receiver.asked == []
+
+
+def test_the_code_is_kept_where_the_identity_cannot_be_replaced(tmp_path: Path) -> None:
+    identities.path(tmp_path).mkdir()
+    receiver = Receiver()
+    with pytest.raises((StoreUnusable, NotEnrolled)):
+        enroll(tmp_path, receiver, device_id="mine")
+
+    assert receiver.asked == []
+
+
+def test_the_named_authority_is_copied(tmp_path: Path) -> None:
+    given = enroll_device(tmp_path, URL, ask=Receiver(), device_id="mine", again=False, ca=b"PEM")
+
+    assert given.ca_file is not None
+    assert Path(given.ca_file).read_bytes() == b"PEM"
+
+
 def test_a_device_keeps_its_id(tmp_path: Path) -> None:
     enroll(tmp_path, Receiver(), device_id="mine")
     receiver = Receiver()
 
     assert enroll(tmp_path, receiver, url=f"{URL}/").device_id == "mine"
     assert receiver.asked == ["mine"]
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "https://", "https:", "https:///", "r.example", "ftp://r.example", "https://r.example?a=1"),
+        *("https://192.168.1.256", "https://10.0.0.999", "https://1.2.3", "https://[::1", "https://[v1.x]"),
+        *("https://[::g]", "https://a..b", "https://.b", "https://-", "https://r.example:0", "https://r.example:99999"),
+        *("https://r.example:x", "https://r .example", "https://r.example/a b", "https://r.example\n"),
+        *("https://r\x00.example", "https://r.example/\x7f", "https://☕.example", "https://ｐisync.example"),
+        *("https://user:secret@r.example", "https://user@r.example", "https://" + "a" * 300, "https://a%.b"),
+        *("https://" + ".".join(["a" * 60] * 5), "https://１９２.168.1.1", "https://r.example:１", "https://\ud800.b"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
+) -> None:
+    code = main(["enroll", url, "--code", "K7QP-2M4X", "--home", str(tmp_path)])
+
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "receiver" in line
+    assert "secret" not in line
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("code", ["", " ", "---", "☕", "K7QP_2M4X", "K7QP\x00", "K" * 129, "\ud800", "(code)"])
+def test_what_is_no_code_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str) -> None:
+    assert main(["enroll", URL, f"--code={code}", "--home", str(tmp_path)]) == 2
+    assert "not an enrollment code" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "k7mq-2xpd-9rta-ww4z",
+        " K7MQ 2XPD 9RTA WW4Z ",
+        "K7MQ2XPD9RTAWW4Z",
+        "K7MQ–2XPD—9RTA\u00a0WW4Z",
+        "Ｋ7MQ-2XPD-9RTA-WW4Z",
+    ],
+)
+def test_a_code_is_taken_however_it_is_typed(typed: str) -> None:
+    assert normalized(identities.checked_code(typed)) == "K7MQ2XPD9RTAWW4Z"
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no certificate", b"-----BEGIN CERTIFICATE-----\n!\n", b"\xff\x00"])
+def test_an_unusable_ca_file_is_wrong_usage(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None
+) -> None:
+    file, home = tmp_path / "ca.pem", tmp_path / "home"
+    if content is not None:
+        file.write_bytes(content)
+    for name in (str(file), str(tmp_path), "~no-such-user/ca.pem", "a\0b"):
+        assert main(["enroll", URL, "--code", "K7QP-2M4X", "--home", str(home), "--ca", name]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert "the code was not used" in line
+    assert not home.exists()
 
 
 def test_a_device_refused_under_its_id_does_not_become_another(tmp_path: Path) -> None:

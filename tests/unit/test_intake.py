@@ -21,7 +21,7 @@ class GatedStore:
         self.groups: list[list[Any]] = []
         self.gates: list[asyncio.Future[None]] = []
         self.open = False
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         self.request_ids: list[str] = []
 
     async def write(self, submissions: Sequence[Any]) -> list[Any]:
@@ -437,3 +437,124 @@ def test_retry_after_is_at_least_a_second_and_bounded() -> None:
     slow = RetryAfter(clock=lambda: 0.0, random=lambda: 0.9)
     slow.drained(1, 10_000.0)
     assert slow.next(10**9) == RETRY_AFTER_MAX
+
+
+async def rounds() -> None:
+    """Let everything that is ready run."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def test_a_refusal_takes_its_turn_with_the_group_under_way() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        submit(intake, 1)
+        await store.begun(1)
+        turns = [asyncio.ensure_future(intake.turn()) for _ in range(3)]
+        submit(intake, 2)
+        await rounds()
+        assert not any(turn.done() for turn in turns)
+        store.let_go(0)
+        await asyncio.gather(*turns)
+        await store.begun(2)
+
+    play(scene, store)
+    assert store.groups == [[1], [2]], "a turn is no work for the store"
+
+
+def test_a_loop_of_refusals_gets_one_turn_a_group() -> None:
+    store = GatedStore()
+    refused = 0
+
+    async def refuse(intake: Intake) -> None:
+        nonlocal refused
+        while True:
+            await intake.turn()
+            refused += 1
+            await asyncio.sleep(0)
+
+    async def scene(intake: Intake) -> None:
+        submit(intake, 0)
+        await store.begun(1)
+        loop = asyncio.ensure_future(refuse(intake))
+        for group in range(20):
+            submit(intake, group)
+            await rounds()
+            assert refused == group
+            store.let_go(group)
+            await store.begun(group + 2)
+        loop.cancel()
+
+    play(scene, store)
+
+
+def test_a_turn_is_over_at_once_without_work_and_costs_no_group() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        turn = asyncio.ensure_future(intake.turn())
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert turn.done()
+        await store.begun(0)
+
+    play(scene, store)
+
+
+def test_a_turn_ends_when_the_group_fails_and_when_the_intake_closes() -> None:
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        failing = submit(intake, 1)
+        await store.begun(1)
+        turn = asyncio.ensure_future(intake.turn())
+        await rounds()
+        store.error = StoreUnusable("disk I/O error")
+        store.let_go(0)
+        await turn
+        with pytest.raises(StoreUnusable):
+            await failing
+        store.error = None
+        submit(intake, 2)
+        await store.begun(2)
+        turn = asyncio.ensure_future(intake.turn())
+        await rounds()
+        closing = asyncio.ensure_future(intake.close())
+        await turn
+        await intake.turn()
+        store.let_go()
+        await closing
+
+    play(scene, store)
+
+
+def test_a_store_that_does_not_answer_holds_a_refusal_for_a_bounded_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pisync_receiver.intake.TURN_S", 0.01)
+    store = GatedStore()
+
+    async def scene(intake: Intake) -> None:
+        submit(intake, 1)
+        await store.begun(1)
+        await intake.turn()
+        await intake.turn()
+        assert not store.gates[0].done()
+
+    play(scene, store)
+
+
+def test_a_cancelled_commit_fails_its_group_and_no_other() -> None:
+    store = GatedStore()
+    store.open = True
+
+    async def scene(intake: Intake) -> None:
+        store.error = asyncio.CancelledError()
+        with pytest.raises(StoreUnusable, match="cancelled"):
+            await submit(intake, 1)
+        with pytest.raises(StoreUnusable, match="cancelled"):
+            await intake.ready()
+        store.error = None
+        assert await submit(intake, 2) == 4
+        assert intake.waiting == 0
+
+    play(scene, store)

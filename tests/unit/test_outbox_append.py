@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.errors import InvalidEvent, StoreUnusable
+from pisync_agent.errors import InvalidEvent, OutboxFull, StoreUnusable
+from pisync_agent.outbox.models import CHECKED
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_common.sqlite import connect
 from tests.support.outboxes import (
@@ -166,18 +167,22 @@ def test_many_threads_record_at_once(tmp_path: Path) -> None:
     outbox.close()
 
 
-def test_check_writable_writes_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("SQLITE_READONLY", StoreUnusable), ("SQLITE_IOERR_FSYNC", StoreUnusable), ("SQLITE_FULL", OutboxFull)],
+)
+def test_check_writable_commits(tmp_path: Path, name: str, kind: type[Exception]) -> None:
     faults = Faults()
     outbox = opened(tmp_path, connect=faults.connect)
-    before = (outbox.path.with_name("outbox.db-wal").read_bytes(), outbox.path.read_bytes())
     outbox.check_writable()
-    assert (outbox.path.with_name("outbox.db-wal").read_bytes(), outbox.path.read_bytes()) == before
+    assert outbox.note(CHECKED)
 
-    def locked(sql: str) -> None:
-        raise sqlite_error(sqlite3.OperationalError, "attempt to write a readonly database", "SQLITE_READONLY")
+    def fail(sql: str) -> None:
+        if sql == "COMMIT":
+            raise sqlite_error(sqlite3.OperationalError, "it fails", name)
 
-    faults.fault = locked
-    with pytest.raises(StoreUnusable):
+    faults.fault = fail
+    with pytest.raises(kind):
         outbox.check_writable()
     outbox.close()
 
@@ -236,5 +241,5 @@ def test_a_reader_never_writes(tmp_path: Path) -> None:
 
 def test_a_reader_of_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "outbox.db").write_bytes(b"no database" * 1000)
-    with OutboxReader(tmp_path) as reader, pytest.raises(StoreUnusable, match="pisync run"):
-        reader.state()
+    with pytest.raises(StoreUnusable, match=r"the file is damaged.*nothing is lost.*pisync run"):
+        OutboxReader(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from pisync_agent.outbox.models import QueuedSyncEvent
 from pisync_agent.outbox.outbox import Outbox
-from pisync_agent.outbox.recovery.salvage import _event
+from pisync_agent.outbox.recovery.contents import event_of
 from pisync_agent.outbox.recovery.sqlite_pages import Pages
 from tests.support.outboxes import (
     STAMP,
@@ -395,9 +395,10 @@ def intact_events(home: Path) -> set[int]:
     """What the page reader finds with its checksum right: a floor that `open` must reach."""
     found = set()
     with Pages(home / "outbox.db") as pages:
-        for number in pages.numbers():
-            for row in pages.rows(number):
-                one = _event(row)
-                if one is not None and one.intact and one.seq > 20:
-                    found.add(one.seq)
+        rows = [row for number in pages.numbers() for row in pages.rows(number)]
+        rows += [row for other in pages.others for row in pages.other_rows(other)]
+    for row in rows:
+        one = event_of(row)
+        if one is not None and one.intact and one.seq > 20:
+            found.add(one.seq)
     return found

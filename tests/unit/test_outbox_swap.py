@@ -152,12 +152,3 @@ def test_another_process_that_still_has_the_old_file_notices(tmp_path: Path) -> 
     assert with_log > 0
     theirs.close()
     assert numbers(tmp_path) == [1, 2, 3, 4]
-
-
-def test_the_file_is_not_world_readable(tmp_path: Path) -> None:
-    mask = os.umask(0o022)
-    try:
-        opened(tmp_path).close()
-    finally:
-        os.umask(mask)
-    assert (tmp_path / "outbox.db").stat().st_mode & 0o777 == 0o640

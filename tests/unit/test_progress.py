@@ -1,5 +1,7 @@
 """What a run counts and shows."""
 
+import pytest
+
 from pisync_agent.sync.progress import ASKING, SENDING, SYNC_EVENT, Progress, ProgressTracker, mbit
 from pisync_common.models import Receipt, Rejection
 
@@ -62,10 +64,10 @@ def test_progress_is_throttled_within_a_step() -> None:
 def test_progress_includes_bytes_in_flight_and_time_left() -> None:
     one, shown, time = tracker(of=100)
     one.count_receipt(receipt(25))
-    one.bytes, one.seconds_sending = 1_000_000, 4.0
+    one.bytes, one.transfer_bytes, one.transfer_seconds = 1_000_000, 1_000_000, 4.0
     time.now += 5
 
-    one.show(SENDING, moving=250_000, since=time.now - 1)
+    one.show(SENDING, moving=250_000)
 
     assert shown == [Progress(step=SENDING, events=25, of=100, bytes=1_250_000, speed_mbit=2.0, seconds_left=15.0)]
 
@@ -86,6 +88,15 @@ def test_more_events_than_expected_are_shown() -> None:
     one.show(SENDING)
 
     assert (shown[0].events, shown[0].of, shown[0].seconds_left) == (5, 5, None)
+
+
+@pytest.mark.parametrize(("size", "speed"), [(1_000, 0.0), (65_535, 0.0), (65_536, 0.524288)])
+def test_a_speed_needs_a_transfer_worth_measuring(size: int, speed: float) -> None:
+    one, _, _ = tracker()
+    one.transfer_bytes, one.transfer_seconds = size, 1.0
+
+    assert one.speed_mbit == speed
+    assert one.measured == ((size, 1.0) if speed else (0, 0.0))
 
 
 def test_speed_is_in_mbit() -> None:

@@ -1,14 +1,22 @@
 """The receiver's settings: each is understood or refused by name, and no door opens by accident."""
 
 import argparse
+import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as fuzz_settings
+from hypothesis import strategies as st
 
 from pisync_common.errors import SettingError
-from pisync_common.settings import Settings, add_flags, document
+from pisync_common.settings import Setting, Settings, add_flags, document
 from pisync_receiver import config
 from pisync_receiver.store.address import PostgresUrl
+
+HOSTS = ("\udcff", "x..y", "a" * 300, "a\0b", "a/b", " a")
+"""What no socket can take."""
 
 
 def settings(*flags: str, **environ: str) -> Settings:
@@ -25,6 +33,35 @@ def test_the_defaults_work() -> None:
     assert chosen[config.PORT] == 8080
     assert chosen[config.AUTH] is True
     assert str(chosen[config.DATABASE]).endswith("/receiver.db")
+
+
+@fuzz_settings(max_examples=600)
+@given(
+    setting=st.sampled_from(config.SETTINGS),
+    value=st.one_of(
+        st.text(max_size=60),
+        st.text(st.characters(categories=["Cs"]) | st.sampled_from("~/.:,@[]%?#0\0\n é"), max_size=20),
+        st.builds(
+            "{}{}{}".format,
+            st.sampled_from(
+                ["", "~", "~x/", "sqlite:///", "postgresql://", "http://", "redis://", "amqp://", "-", "9" * 400]
+            ),
+            st.text(max_size=20),
+            st.sampled_from(["", "w", "GiB", "/", ":99999", "%zz", "]", "\0", "\udcff"]),
+        ),
+    ),
+)
+def test_any_value_is_taken_or_refused_as_a_setting_error(setting: Setting[Any], value: str) -> None:
+    with contextlib.suppress(SettingError):
+        config.settings_from(argparse.Namespace(**{setting.name: value}), {"HOME": "/home/ann"})
+
+
+@pytest.mark.parametrize("setting", config.SETTINGS, ids=lambda setting: setting.name)
+def test_every_time_and_size_is_bounded(setting: Setting[Any]) -> None:
+    huge = {"TIME": "100000w", "SIZE": "999999999999999GiB"}.get(setting.metavar or "")
+    if huge is not None:
+        with pytest.raises(ValueError, match=r"longest|largest"):
+            setting.parse(huge)
 
 
 class TestDatabaseUrl:
@@ -116,7 +153,9 @@ class TestServing:
         with pytest.raises(SettingError, match="not the address of a receiver"):
             settings("--url", url)
 
-    @pytest.mark.parametrize("flags", [("--port", "65536"), ("--port", "x"), ("--host", "")])
+    @pytest.mark.parametrize(
+        "flags", [("--port", "65536"), ("--port", "x"), ("--host", ""), *(("--host", host) for host in HOSTS)]
+    )
     def test_addresses_that_are_none(self, flags: tuple[str, str]) -> None:
         with pytest.raises(SettingError, match=f"flag {flags[0]}"):
             settings(*flags)

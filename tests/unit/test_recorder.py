@@ -20,6 +20,7 @@ from pisync_agent.outbox import files
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_common import unix_socket
+from pisync_common.errors import SettingError
 from pisync_common.single_writer import WriterLock
 from tests.support.outboxes import Faults, StillClock, bodies, opened, seqs
 
@@ -228,6 +229,12 @@ def test_home_defaults_to_that_of_the_commands(monkeypatch: pytest.MonkeyPatch, 
     with Recorder(clock=StillClock()) as mine:
         mine.record("note.taken")
     assert (tmp_path / "from-variable" / "outbox.db").exists()
+
+
+@pytest.mark.parametrize("home", ["", "a\0b", "~no-such-user/x"])
+def test_a_folder_that_cannot_be_is_refused_at_once(home: str) -> None:
+    with pytest.raises(SettingError, match="home = "):
+        Recorder(home)
 
 
 def test_the_public_names() -> None:

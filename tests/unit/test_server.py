@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -15,7 +16,8 @@ import pytest
 from pisync_agent.errors import OutboxFull
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox, open_outbox
-from pisync_agent.service import server
+from pisync_agent.recorder import _Entry, _messages
+from pisync_agent.service import protocol, server
 from pisync_agent.service.server import LocalServer, Request, record
 from pisync_common import unix_socket
 from pisync_common.models import Stamp
@@ -321,6 +323,35 @@ def test_beyond_the_limit_a_connection_is_refused_while_all_are_busy(run: Run) -
     run(test)
 
 
+def test_a_user_has_only_part_of_the_connections(tmp_path: Path) -> None:
+    async def test() -> None:
+        limits = {"peers": 8, "user_peers": 2, "line_bytes": 1000, "held_bytes": 1000}
+        async with serving(tmp_path / "agent.sock", **limits) as bench:
+            busy, idle = await bench.connect(), await bench.connect()
+            busy.send(line("sync"))
+            await bench.turn()
+            third = await bench.connect()
+            assert [is_closed(each) for each in (busy, idle, third)] == [False, True, False]
+            third.send(line("sync"))
+            await bench.turn()
+            assert is_closed(await bench.connect()), "all of this user's are busy"
+            assert bench.taken == ["sync"] * 2
+
+    asyncio.run(test())
+
+
+def test_lines_that_are_served_count_too(run: Run) -> None:
+    async def test(bench: Bench) -> None:
+        client = await bench.connect()
+        client.send(line("x" * 5000))
+        await bench.turn()
+        assert bench.server.held > 5000
+        await bench.answer()
+        assert bench.server.held == 0
+
+    run(test)
+
+
 def test_a_peer_that_has_gone_needs_no_answer(run: Run) -> None:
     async def test(bench: Bench) -> None:
         client = await bench.connect()
@@ -382,6 +413,39 @@ def test_all_requests_are_recorded_in_one_commit(outbox: Outbox, monkeypatch: py
     assert calls == [3]
 
 
+def test_a_request_that_has_expired_is_refused(outbox: Outbox) -> None:
+    line = json.dumps(protocol.record_request([NewEvent.create("a.b", stamp=STAMP).fields()], 500)).encode()
+    answers: list[Future[Any]] = [Future(), Future(), Future()]
+    noted: list[object] = []
+    for boottime_ms, answer in zip((500, 10**9, 499), answers, strict=True):
+        record(outbox, [Request(None, line, answer)], boottime_ms=boottime_ms, note=noted.append)  # type: ignore[arg-type]
+    late, later, in_time = (answer.result() for answer in answers)
+
+    assert "nothing was recorded" in late["error"]["detail"] == later["error"]["detail"]
+    assert in_time == {"seqs": [1]}
+    assert noted == [None], "a refusal proves nothing about the disk"
+
+
+def test_the_largest_messages_of_a_recorder_fit(tmp_path: Path) -> None:
+    """A thousand events, and events of the largest data, in the form that takes the most room."""
+    worst = NewEvent.create(
+        "a.b",
+        stamp=STAMP,
+        id="😀" * 128,
+        learner_id="😀" * 256,
+        object_id="😀" * 512,
+        data={"text": '"é\\' * 10_000, "list": [[]] * 200},
+    )
+    small = NewEvent.create("a.b", stamp=STAMP, learner_id="s-17", object_id="math", data={"list": list(range(10))})
+    for event, number in ((worst, 20), (small, 3000)):
+        for message in _messages([_Entry(event)] * number):
+            fields = [dataclasses.replace(entry.event, attempt=2**62, retried=True).fields() for entry in message]
+            line = json.dumps(protocol.record_request(fields, 2**53), separators=(",", ":")).encode()
+            assert len(line) < unix_socket.LINE_BYTES
+            request = Request(None, line, Future())  # type: ignore[arg-type]
+            assert [type(event) for event in request.events or ()] == [NewEvent] * len(message)
+
+
 def test_each_request_is_answered_when_the_outbox_is_full(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(events: object) -> list[int]:
         raise OutboxFull("no room")
@@ -400,7 +464,7 @@ def test_an_unexpected_error_fails_one_request_alone(
 
     def picky(events: list[NewEvent]) -> list[object]:
         if any(event.type == "bad.event" for event in events):
-            raise ZeroDivisionError
+            raise ZeroDivisionError("what a learner did")
         return list(append(events))
 
     monkeypatch.setattr(outbox, "append", picky)
@@ -410,4 +474,5 @@ def test_an_unexpected_error_fails_one_request_alone(
 
     assert (first, last) == ({"seqs": [1]}, {"seqs": [2]})
     assert bad["error"]["code"] == "store_unusable"
-    assert "recording failed" in caplog.text
+    assert caplog.text.count("a request failed unexpectedly: ZeroDivisionError at ") == 1
+    assert "learner" not in caplog.text, "an error's text may quote an event"

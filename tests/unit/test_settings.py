@@ -1,6 +1,7 @@
 """Settings: which source wins, what is refused and how it is said, and that secrets stay masked."""
 
 import argparse
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from platformdirs import user_data_dir
 
 from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import (
@@ -28,6 +30,7 @@ from pisync_common.settings import (
     size,
     some_time,
     text,
+    users_folder,
 )
 
 PORT = Setting(name="port", default="8080", parse=integer(0, 65535), help="the port", metavar="N")
@@ -116,6 +119,31 @@ class TestRefusals:
         file.write_bytes(content.encode("utf-8", "surrogateescape"))
         with pytest.raises(SettingError, match=str(file)):
             loaded(toml_file=file)
+
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "port = 1".encode("utf-16"), b"port = 0x" + b"f" * 9000, b"port = " + b"[" * 5000, b"host = '\xe9'",
+            b"port = 1" + b" " * 2**20 + b"=",
+        ],
+    )  # fmt: skip
+    def test_other_content_is_refused_with_the_file_named(self, file: Path, content: bytes) -> None:
+        file.write_bytes(content)
+        with pytest.raises(SettingError, match=str(file)):
+            loaded(toml_file=file)
+
+    def test_a_byte_order_mark_is_read_over(self, file: Path) -> None:
+        file.write_bytes(b"\xef\xbb\xbfport = 1\r\n")
+        assert loaded(toml_file=file)[PORT] == 1
+
+    def test_a_file_that_cannot_be_read_is_never_left_out(self, tmp_path: Path) -> None:
+        """A folder in the place of the system's file, or a link to nowhere: its settings may be what counts."""
+        (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+        for place in (tmp_path, tmp_path / "link"):
+            found = find_file(None, prefix="P_", environ={}, default=place)
+            assert found == place
+            with pytest.raises(SettingError, match=rf"file {place} cannot be read"):
+                loaded(toml_file=found)
 
     def test_a_secret_is_not_repeated_in_an_error(self) -> None:
         pin = Setting(name="pin", default="1", parse=integer(0), help="secret", secret=True)
@@ -256,8 +284,64 @@ class TestParsers:
     def test_paths_know_home(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("HOME", "/home/ann")
         assert path("~/x") == Path("/home/ann/x")
-        with pytest.raises(ValueError, match="empty"):
-            path("")
+        for value in ("", "a\0b"):
+            with pytest.raises(ValueError, match="not a path"):
+                path(value)
+
+    def test_paths_are_resolved_by_the_kernel_alone(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Behind a link, `..` is not the folder that the link is in."""
+        (tmp_path / "card/data").mkdir(parents=True)
+        (tmp_path / "link").symlink_to(tmp_path / "card/data")
+        monkeypatch.chdir(tmp_path)
+        assert path("link/../x").parent.samefile(tmp_path / "card")
+
+    def test_a_path_may_have_bytes_that_are_not_text(self) -> None:
+        assert os.fsencode(path("/srv/donn\udce9es")) == b"/srv/donn\xe9es"
+
+    @pytest.mark.parametrize("value", ["~no-such-user/x", "/srv/\ud800", "/srv/\U000dc800\udfff\ud800"])
+    def test_a_path_that_cannot_be_is_refused(self, value: str) -> None:
+        with pytest.raises(ValueError, match=r"write the whole path|cannot encode"):
+            path(value)
+
+    def test_a_removed_current_folder_is_refused_for_relative_paths_alone(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        assert path("/x") == Path("/x")
+        with pytest.raises(ValueError, match="write the whole path"):
+            path("x")
+
+    @pytest.mark.parametrize("value", ["3651d", "100000w", "9999999999", "999999999999999w", "3650d1ms"])
+    def test_times_beyond_every_timer_are_refused(self, value: str) -> None:
+        assert duration("3650d") == 3650 * 86400
+        with pytest.raises(ValueError, match="the longest is 3650d"):
+            duration(value)
+
+    @pytest.mark.parametrize("value", ["1048577GiB", "999999999999999GiB", "999999999999999m"])
+    def test_sizes_beyond_every_disk_are_refused(self, value: str) -> None:
+        assert size("1048576GiB") == 2**50
+        with pytest.raises(ValueError, match="the largest is 1048576GiB"):
+            size(value)
+
+    def test_a_user_without_a_home_folder_must_name_a_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        def find() -> str:
+            return user_data_dir("x")
+
+        room = Setting(name="room", default=lambda: users_folder(find), parse=path, help="where")
+        monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+        monkeypatch.setenv("HOME", "/home/ann")
+        assert users_folder(find) == "/home/ann/.local/share/x"
+
+        def unknown(uid: int) -> None:
+            raise KeyError(uid)
+
+        monkeypatch.setattr("pwd.getpwuid", unknown)
+        for home in (None, ""):
+            monkeypatch.delenv("HOME") if home is None else monkeypatch.setenv("HOME", home)
+            with pytest.raises(SettingError, match=r"room has no default here: .* --room or X_ROOM"):
+                load([room], prefix="X_", environ={}, flags={}, toml_file=None)
 
     @given(value=st.text(max_size=40))
     def test_any_text_is_parsed_or_refused_as_a_setting_error(self, value: str) -> None:

@@ -1,7 +1,9 @@
 """The SQLite store as a file: restarts, backups, a failing disk, a file that was moved, query plans."""
 
 import asyncio
+import os
 import re
+import shutil
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
@@ -14,7 +16,7 @@ from pisync_common.models import Receipt
 from pisync_common.queries import load_queries
 from pisync_common.sqlite import Connect, Connection, Cursor
 from pisync_receiver import store as store_of_both
-from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.errors import DatabaseLost, StoreUnusable
 from pisync_receiver.store import outcomes, reading
 from pisync_receiver.store.sqlite import store as module
 from pisync_receiver.store.sqlite.backup import backup
@@ -274,7 +276,7 @@ def test_broken_reading_connection_is_replaced(path: Path) -> None:
         store.device("pibook-1")
     for _ in range(3):
         assert store.device("pibook-1") is not None
-    assert len(readers) == 2
+    assert len(readers) == 3  # the first stays open and is not used
     store.close()
 
 
@@ -286,9 +288,9 @@ def test_moved_database_is_not_acknowledged(path: Path) -> None:
     send(store, batch([1]))
     path.rename(path.with_name("moved.db"))
     (outcome,) = store.write([batch([2])])
-    with pytest.raises(StoreUnusable, match="moved or replaced"):
+    with pytest.raises(StoreUnusable, match="moved, replaced or deleted"):
         raise outcome
-    with pytest.raises(StoreUnusable, match="moved or replaced"):
+    with pytest.raises(StoreUnusable, match="moved, replaced or deleted"):
         store.ready()
     path.with_name("moved.db").rename(path)
     assert isinstance(store.write([batch([3])])[0], Receipt)
@@ -303,13 +305,85 @@ def test_replaced_database_is_not_acknowledged(path: Path, tmp_path: Path) -> No
     store.close()
 
 
-def test_new_database_is_not_made_beside_an_orphaned_log(path: Path) -> None:
+def test_commit_of_another_program_is_taken(store: BlockingStore, path: Path) -> None:
+    sync(store, sync_event(NOON))
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("UPDATE devices SET label = 'by hand'")
+        other.execute("PRAGMA wal_checkpoint")
+    store.ready()
+    assert store.device("pibook-1").label == "by hand"
+
+
+def test_time_that_a_file_system_rounds_is_taken(store: BlockingStore, path: Path) -> None:
+    sync(store, sync_event(NOON))
+    for grain in (1000, 10**9):
+        rounded = path.stat().st_mtime_ns // grain * grain
+        os.utime(path, ns=(rounded, rounded))
+        store.ready()
+    path.touch()
+    with pytest.raises(DatabaseLost, match="overwritten"):
+        store.ready()
+
+
+def test_file_written_long_after_its_log_is_refused(path: Path) -> None:
+    store = open_store(path, create=True)
+    send(store, batch(range(1, 101)))
+    log, copied = path.with_name("receiver.db-wal"), path.with_name("copied.db")
+    shutil.copy(path, copied)
+    shutil.copy(log, copied.with_name("copied.db-wal"))
+    store.close()
+    late = copied.with_name("copied.db-wal").stat().st_mtime_ns + 120 * 10**9
+    os.utime(copied, ns=(late, late))
+    with pytest.raises(StoreUnusable, match="does not belong"):
+        open_store(copied)
+    os.utime(copied.with_name("copied.db-wal"), ns=(late, late))
+    with closing(open_store(copied)) as copy:
+        assert stored_seqs(copy) == list(range(1, 101))
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "reason"),
+    [(24, 10**6, "another state"), (16, 0x2000, "page sizes"), (40, 1, "made by `backup`")],
+)
+def test_log_of_another_file_is_refused(path: Path, place: int, value: int, reason: str) -> None:
+    """The header of the file says that it cannot be what the log was begun on."""
+    store = open_store(path, create=True)
+    send(store, batch(range(1, 101)))
+    shutil.copy(path.with_name("receiver.db-wal"), path.with_name("other.db-wal"))
+    store.close()
+    other = path.with_name("other.db")
+    header = bytearray(path.read_bytes())
+    size = 2 if place == 16 else 4
+    header[place : place + size] = value.to_bytes(size, "big")
+    other.write_bytes(header)
+    before = (other.read_bytes(), path.with_name("other.db-wal").read_bytes())
+    with pytest.raises(StoreUnusable, match=reason):
+        open_store(other)
+    assert (other.read_bytes(), path.with_name("other.db-wal").read_bytes()) == before
+
+
+def test_reader_notices_a_copy_in_place(path: Path, tmp_path: Path) -> None:
+    store = open_store(path, create=True)
+    backup(path, tmp_path / "copy.db")
+    send(store, batch(range(1, 101)))
+    with path.open("r+b") as file:
+        file.write((tmp_path / "copy.db").read_bytes())
+    with pytest.raises(DatabaseLost, match="overwritten"):
+        store.device("pibook-1")
+    assert isinstance(store.write([batch([101])])[0], DatabaseLost)
+    store.close()
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_new_database_is_not_made_beside_an_orphaned_log(path: Path, empty: bool) -> None:
+    if empty:
+        path.touch()
     log = path.with_name("receiver.db-wal")
     log.write_bytes(b"frames")
     with pytest.raises(StoreUnusable, match="its log"):
         open_store(path, create=True)
     assert log.read_bytes() == b"frames"
-    assert not path.exists()
+    assert path.exists() == empty
 
 
 def test_alarm_and_recovery_are_logged_once(store: BlockingStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -12,6 +12,7 @@ from tests.conformance.events import EventConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
+from tests.conformance.showing import ShowingConformance
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -63,4 +64,8 @@ class TestKeys(KeyConformance):
 
 
 class TestProperties(PropertyConformance):
+    pass
+
+
+class TestShowing(ShowingConformance):
     pass

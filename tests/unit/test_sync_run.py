@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from pisync_agent.client import ReceiverClient
-from pisync_agent.errors import Overloaded, Refused, StoreUnusable, Unreachable
+from pisync_agent.errors import BadAnswer, Overloaded, Refused, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import OutboxLimits
@@ -22,7 +22,8 @@ from pisync_agent.sync.batches import BatchSize
 from pisync_agent.sync.progress import Progress, SyncResult
 from pisync_agent.sync.run import HELLO_S, Delivery
 from pisync_common.limits import KIB, MIB
-from tests.support.outboxes import STAMP, StillClock, dead_letters, event_text, events, opened
+from pisync_common.times import parse_ms
+from tests.support.outboxes import STAMP, StillClock, dead_letters, event, event_text, events, opened
 from tests.unit.made_up_receiver import (
     DEVICE,
     TOKEN,
@@ -129,6 +130,62 @@ def test_bytes_sent_are_those_of_all_requests(bench: Bench) -> None:
 
     assert result.bytes_sent == bench.client.bytes_sent
     assert result.bytes_sent > sum(len(request.content) for request in bench.receiver.requests)
+
+
+@pytest.mark.parametrize(("count", "measured"), [(1, False), (200, True)])
+def test_a_run_is_as_fast_as_its_transfers_or_not_measured(bench: Bench, count: int, measured: bool) -> None:
+    """A small batch takes a round trip, whatever the link's speed."""
+    chance = random.Random(4)
+    noisy = [event(number, data={"noise": chance.randbytes(500).hex()}) for number in range(count)]
+    bench.outbox.append(noisy)
+    bench.receiver.hook = lambda: bench.later(2)
+    result = bench.run(probe=True)
+
+    bodies = sum(len(each.content) for each in bench.receiver.requests if each.url.path == "/api/events")
+    expected = round(bodies * 8 / 1e6 / (2 * len(bench.receiver.batches)), 6) if measured else 0.0
+    assert (bodies >= 64 * KIB) == measured
+    assert result.speed_mbit == expected
+    assert [body["internet_speed"] for body in bench.receiver.sync_events] == [expected]
+
+
+def forgetting(request: httpx.Request, proceed: Callable[[], httpx.Response]) -> httpx.Response:
+    """A receipt that does not account for all that was sent."""
+    answer = proceed().json()
+    return httpx.Response(200, json=answer | {"stored": answer["stored"] - 1})
+
+
+def test_a_receipt_that_does_not_account_for_the_batch_moves_nothing(bench: Bench) -> None:
+    bench.record(5)
+    bench.receiver.next(forgetting)
+    result = bench.run()
+
+    assert type(result.failure) is BadAnswer
+    assert (result.waiting, bench.outbox.delivered, dead_letters(bench.outbox)) == (5, 0, [])
+    assert bench.run().waiting == 0
+    assert bench.receiver.stored == upto(5)
+
+
+def test_the_receivers_time_is_remembered_as_evidence_about_the_clock(bench: Bench) -> None:
+    def known() -> list[int]:
+        learned: list[int] = []
+        patched = ReceiverClient(bench.client.identity, clock=bench.clock, transport=bench.receiver.transport())
+        patched.learn_time = learned.append  # type: ignore[method-assign, assignment]
+        bench.client = patched
+        bench.restarted()
+        return learned
+
+    assert known() == [0]
+    for server_time, expected in (
+        ("2026-12-01T00:00:00Z", "2026-12-01T00:00:00Z"),
+        ("2026-12-01T23:00:00Z", "2026-12-01T00:00:00Z"),  # not a write to the card for each receipt
+        ("2026-12-03T00:00:00Z", "2026-12-03T00:00:00Z"),
+        ("1970-01-01T00:00:00Z", "2026-12-03T00:00:00Z"),
+        ("9999-12-31T23:59:59Z", "2026-12-03T00:00:00Z"),
+    ):
+        bench.receiver.server_time = server_time
+        bench.record(1)
+        assert bench.run().failure is None
+        assert known() == [parse_ms(expected)]
 
 
 def test_every_attempt_has_its_own_time_of_sending(bench: Bench) -> None:

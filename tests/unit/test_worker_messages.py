@@ -122,19 +122,27 @@ def test_an_event_is_rendered_as_the_api_shows_it() -> None:
 
 
 @pytest.mark.parametrize(
-    "broken",
-    [row(2, data="{broken"), row(2, quality=9), row(2)[:-1]],
-    ids=["data that is not JSON", "an unknown quality", "a missing column"],
+    ("data", "shown"),
+    [("{broken", {"unreadable": "{broken"}), ('{"n":NaN}', {"unreadable": '{"n":NaN}'}), ('{"n":1}', {"n": 1})],
 )
-def test_an_event_that_cannot_be_rendered_is_logged_and_skipped(
-    broken: tuple[Any, ...], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_data_that_is_not_json_is_marked(data: str, shown: dict[str, object]) -> None:
+    (rendered,) = render([row(2, data=data, quality=9)])
+    body = msgspec.json.decode(rendered.body)
+    assert (body["data"], body["quality"]) == (shown, "estimated")
+
+
+@pytest.mark.parametrize("number", ["9" * 5000, "1e400", "-0.0"])
+def test_number_beyond_a_float_is_rendered_as_it_was_sent(number: str) -> None:
+    (rendered,) = render([row(2, data='{"n":' + number + "}")])
+    assert b'"data":{"n":%b}' % number.encode() in rendered.body
+
+
+def test_an_event_that_cannot_be_rendered_is_logged_and_skipped(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        rendered = render([row(1), broken, row(3)])
+        rendered = render([row(1), row(2)[:-1], row(3)])
     assert [each.record.id for each in rendered] == [1, 3]
     (record,) = caplog.records
     assert record.__dict__["pisync_fields"]["event_id"] == 2
-    assert "broken" not in str(record.__dict__)
 
 
 def test_routing_keys_spread_devices_and_never_change() -> None:

@@ -60,6 +60,8 @@ def test_alert_urls_are_no_flag_because_other_users_can_read_flags() -> None:
     [
         ("AMQP_URL", "http://x", "not the address of a RabbitMQ"),
         ("AMQP_EXCHANGE", "two words", "not 1 to 200 letters"),
+        ("MESSAGE_EVENTS", "0", "from 1 to 1,?000"),
+        ("MESSAGE_EVENTS", "1001", "from 1 to 1,?000"),
         ("AMQP_QUEUE_TYPE", "mirrored", "not one of quorum"),
         ("ALERT_URLS", "ops@example.org", "not Apprise URLs"),
         ("QUIET_HOURS", "at night", "not two times of day"),

@@ -123,6 +123,26 @@ def test_a_worker_takes_over_from_another_without_a_broker(
     check(queue.take(), 20, repeated=True)
 
 
+def test_a_row_that_cannot_be_rendered_is_set_aside(database: WorkerDatabase, queue: Queue, tmp_path: Path) -> None:
+    database.add_events([("pibook-1", "s1", 1)])
+    bad = database.add_events([("evil", "s1", seq) for seq in range(1, 3)])
+    database.rows("UPDATE events SET received_ms = %s, best_ms = %s WHERE id = %s", 2**62, -(2**62), bad[0])
+    database.rows("UPDATE events SET data = %s WHERE id = %s", '{"n": ', bad[1])
+    database.add_events([("pibook-1", "s1", seq) for seq in range(2, 12)])
+
+    with WorkerProcess(tmp_path / "log", **settings(database, queue), message_events="1") as worker:
+        wait_until(lambda: published(database), "everything is published")
+        assert worker.stop() == 0
+
+    taken = queue.take()
+    good = [event["seq"] for message in taken for event in message.events if event["device_id"] == "pibook-1"]
+    assert good == list(range(1, 12))
+    assert all(len(message.events) == 1 for message in taken)
+    skipped = [json.loads(line) for line in worker.log().splitlines() if "event skipped" in line]
+    shown = {event["id"] for message in taken for event in message.events}
+    assert {line["event_id"] for line in skipped} == set(bad) - shown, "what is not published is logged"
+
+
 def test_once_publishes_everything_stored(database: WorkerDatabase, queue: Queue) -> None:
     school_day(database, 1, 10)
 

@@ -1,7 +1,6 @@
 """`pisync`: the commands, their flags and their help, in one table.
 
-Results go to standard output, everything else to standard error. Exit codes: 0 done, nothing pending; 1 something
-pending or rejected; 2 wrong usage; 3 receiver unreachable; 4 not enrolled, or refused; 5 the local store is unusable.
+Results go to standard output, everything else to standard error. Exit codes: see `usage`.
 """
 
 import argparse
@@ -12,10 +11,11 @@ from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
 from pisync_agent.commands import enroll, queue, record, run, status, sync
-from pisync_agent.commands.usage import EXIT_CODES, INTERRUPTED, PENDING, UNUSABLE, exit_code
+from pisync_agent.commands.usage import EXIT_CODES, UNUSABLE, exit_code
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
 from pisync_common.settings import Setting, add_flags
+from pisync_common.streams import INTERRUPTED
 
 PROGRAM: Final = "pisync"
 
@@ -99,7 +99,10 @@ COMMANDS: Final[tuple[Command, ...]] = (
             "  pisync record - < events.ndjson                      each line is a whole event:\n"
             '    {"type": "note.taken", "learner_id": "s-17", "object_id": "math/g5", "data": {}, "id": "app-981",\n'
             '     "occurred_at": "2026-11-23T10:00:00+03:00"}\n'
-            "One seq is printed for each line. An invalid line ends it, with its number; the lines before are stored."
+            "The seq of each line is printed on a line of its own once the event is stored; an empty line gives an\n"
+            "empty line. The first line that is refused ends it: the lines before it are stored, nothing after it is,\n"
+            "and the message names the line from which to send again. So it does after Ctrl-C or if output fails.\n\n"
+            "0 means that all is stored, even if its seq could not be printed; a message says so then."
         ),
     ),
     Command(
@@ -153,18 +156,13 @@ _SUBCOMMANDS: Final = {"queue": "list the outbox"}
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
-    os.umask(os.umask(0o077) | 0o007)  # learners' data is private; a group may share it where the user allows it
+    os.umask(os.umask(0o077) | 0o007)  # nothing is for others; a group may reach the socket
     try:
         arguments = build_parser().parse_args(argv)
         code: int = arguments.run(arguments)
-        sys.stdout.flush()
         return code
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output has closed it; Python must not complain when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PENDING
     except PiSyncError as error:
         return _fail(str(error), exit_code(error))
     except OSError as error:

@@ -2,18 +2,15 @@
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import asdict
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from typing import Any
 
 import pisync_agent.config as config
 from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import open_outbox
-from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.service import protocol
+from pisync_agent.service import protocol, views
 from pisync_agent.service.lock import writer_lock
 from pisync_common.limits import SEQ_MAX
 from pisync_common.settings import Settings
@@ -21,8 +18,9 @@ from pisync_common.settings import Settings
 
 def show_list(arguments: argparse.Namespace) -> int:
     limit, after = _number("--limit", arguments.limit), _number("--after", arguments.after or "0")
-    with _reader(arguments) as reader:
-        rows, last = ([], 0) if reader is None else _rows(reader, after, limit, everything=arguments.all)
+    with _look(arguments) as view:
+        rows = view.events(after, limit, everything=arguments.all)
+        last = view.state()["outbox"]["last_seq"]
     _print(rows, arguments.json, _row_text)
     if rows and rows[-1]["seq"] < last and not arguments.json:
         print(f"… and {last - rows[-1]['seq']:,} more: --after {rows[-1]['seq']}")
@@ -31,8 +29,8 @@ def show_list(arguments: argparse.Namespace) -> int:
 
 def show_event(arguments: argparse.Namespace) -> int:
     seq = _number("SEQ", arguments.seq)
-    with _reader(arguments) as reader:
-        body = None if reader is None else reader.event(seq)
+    with _look(arguments) as view:
+        body = view.event(seq)
     if body is None:
         raise WrongUsage(f"there is no event {seq} here; see `pisync queue list --all` and `pisync queue dead`")
     print(body if arguments.json else _pretty(body))
@@ -40,9 +38,9 @@ def show_event(arguments: argparse.Namespace) -> int:
 
 
 def show_dead(arguments: argparse.Namespace) -> int:
-    with _reader(arguments) as reader:
-        letters = [] if reader is None else reader.dead_letters()
-    _print([asdict(letter) for letter in letters], arguments.json, _letter_text)
+    with _look(arguments) as view:
+        letters = view.dead()
+    _print(letters, arguments.json, _letter_text)
     return DONE
 
 
@@ -63,37 +61,12 @@ def _requeue_alone(settings: Settings, seq: int) -> int:
         return outbox.requeue(seq)
 
 
-@contextmanager
-def _reader(arguments: argparse.Namespace) -> Iterator[OutboxReader | None]:
-    """Open the outbox for reading; yield None if nothing was ever recorded."""
-    home: Path = settings_of(arguments)[config.HOME]
-    path = files.database(home)
-    with files.errors(path):
-        there = path.exists() and path.stat().st_size > 0
-    if not there:
-        yield None
-        return
-    with OutboxReader(home) as reader:
-        yield reader
-
-
-def _rows(reader: OutboxReader, after: int, limit: int, *, everything: bool) -> tuple[list[dict[str, Any]], int]:
-    state = reader.state()
-    start = after if everything else max(after, state.delivered)
-    return [_row(*found) for found in reader.list_events(start, limit)], state.last_seq
-
-
-def _row(seq: int, body: str, state: str) -> dict[str, Any]:
-    try:
-        event = json.loads(body)
-    except ValueError:
-        event = {}
-    names = ("type", "occurred_at", "learner_id", "object_id")
-    return {"seq": seq, "state": str(state)} | {name: event.get(name) for name in names} | {"bytes": len(body.encode())}
+def _look(arguments: argparse.Namespace) -> AbstractContextManager[views.View]:
+    return views.look(settings_of(arguments)[config.HOME])
 
 
 def _row_text(row: Mapping[str, Any]) -> str:
-    who = " ".join(str(row[name]) for name in ("learner_id", "object_id") if row[name])
+    who = " ".join(str(row[name]) for name in ("learner_id", "object_id") if row.get(name))
     return f"{row['seq']:>8}  {row['state']:<9}  {row['occurred_at'] or '':<24}  {row['type'] or '?'}  {who}".rstrip()
 
 
@@ -117,6 +90,6 @@ def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, text: Callable[[Map
 
 
 def _number(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit()) or not int(value) <= SEQ_MAX:
+    if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
         raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
     return int(value)

@@ -1,30 +1,44 @@
 """`pisync record`: one event from the command line, or many from a stream of lines.
 
 The lines that have arrived when the last group is stored are the next group: one commit for each, no timer. A seq is
-printed for each line once its event is stored. The first line that cannot be recorded ends it, with its number.
+printed for each line once its event is stored (nothing but a line end for an empty line), so that the nth line printed
+belongs to the nth line read. The first line that is refused ends it: nothing after it is stored, and the error names
+it, so that a caller can go on from there.
 """
 
 import argparse
+import dataclasses
 import json
 import os
+import select
+import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Any, Final, TextIO
 
 import pisync_agent.config as config
 from pisync_agent.clock import Clock, SystemClock
-from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
+from pisync_agent.commands.usage import DONE, Unfinished, WrongUsage, settings_of
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull, StoreUnusable
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.recorder import Recorder
 from pisync_common.errors import RuleError
-from pisync_common.limits import MIB
+from pisync_common.limits import KIB, MIB
+from pisync_common.streams import OutputFailed, discard_output
 from pisync_common.times import from_ms, parse_ms
 
 CHUNK_BYTES: Final = 256 * 1024
 LINE_BYTES: Final = 1 * MIB
 """The longest line: far more than any valid event."""
+GROUP_LINES: Final = 250
+GROUP_BYTES: Final = 48 * KIB
+"""A group is one line at least. With this it is one message of a recorder, and one commit: all of it or a prefix."""
+
+_STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What ends reading lines, with a message that says which are stored."""
 
 ReadLine = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Turns a line's JSON object into arguments of `Recorder.record`; raises InvalidEvent."""
@@ -36,6 +50,9 @@ def record(arguments: argparse.Namespace) -> int:
     settings = settings_of(arguments)
     with Recorder(settings[config.HOME], limits=config.limits(settings)) as recorder:
         if "-" in (arguments.type, arguments.data):
+            for number in _STOPPING:
+                if signal.getsignal(number) is signal.SIG_DFL:
+                    signal.signal(number, signal.default_int_handler)
             record_lines(recorder, line_reader(arguments), source=sys.stdin.fileno(), out=sys.stdout)
             return DONE
         seq = recorder.record(
@@ -46,7 +63,11 @@ def record(arguments: argparse.Namespace) -> int:
             id=arguments.id,
             occurred_at=None if arguments.at is None else _at(arguments.at),
         )
-    print(seq)
+    try:
+        print(seq, flush=True)
+    except OutputFailed as error:
+        discard_output()
+        print(f"pisync: event {seq} is stored, but its number cannot be printed ({error})", file=sys.stderr)
     return DONE
 
 
@@ -83,52 +104,81 @@ def whole_event(line: dict[str, Any]) -> Mapping[str, Any]:
 def record_lines(recorder: Recorder, read: ReadLine, *, source: int, out: TextIO, clock: Clock | None = None) -> None:
     """Record each line that arrives from the descriptor `source`, and print its seq to `out`.
 
-    Raises InvalidEvent, OutboxFull or StoreUnusable that names the line; the lines before it are stored and printed.
+    Raises InvalidEvent, OutboxFull or StoreUnusable that names the line that was refused: the lines before it are
+    stored, nothing after it is. Raises Unfinished where reading or printing ended it.
     """
-    number, clock = 0, clock or SystemClock()
-    for lines in _arrived_lines(source):
-        events, places, bad = _events(lines, number, read, clock)
-        _store(recorder, events, places, out)
-        if bad is not None:
-            raise bad
-        number += len(lines)
+    stored, underway, clock, lines = 0, 0, clock or SystemClock(), Lines(source)
+    try:
+        for group in lines.groups():
+            entries, bad = _entries(group, read, clock)
+            underway = len(entries)
+            with _undisturbed():
+                seqs, refused = _store(recorder, entries)
+                stored, underway = stored + len(seqs), 0
+                unprinted = _print(seqs, out)
+            if (error := refused or bad) is not None:
+                raise _refused(error, stored, len(entries) - len(seqs))
+            if unprinted is not None:
+                text = f"not all numbers from line {stored - len(seqs) + 1:,} on could be printed ({unprinted})"
+                if not lines.over:
+                    raise Unfinished(text)
+                print(f"pisync: {text}, but every line is stored", file=sys.stderr)
+    except Unfinished as error:
+        raise Unfinished(f"{error}: {_resume(stored)}") from error
+    except KeyboardInterrupt:
+        print(f"pisync: stopped: {_resume(stored, underway)}", file=sys.stderr)
+        raise
 
 
-def _events(
-    lines: Sequence[bytes], number: int, read: ReadLine, clock: Clock
-) -> tuple[list[NewEvent], list[int], AgentError | None]:
-    """Return the events of lines after line `number`, the number of each, and the error of the line that ends them."""
-    events: list[NewEvent] = []
-    places: list[int] = []
-    for place, line in enumerate(lines, number + 1):
-        if not line.strip():
-            continue
+def _entries(group: Sequence[bytes], read: ReadLine, clock: Clock) -> tuple[list[NewEvent | None], AgentError | None]:
+    """Return the events of a group's lines, None for an empty line, and the error of the line that ends them."""
+    entries: list[NewEvent | None] = []
+    for line in group:
         try:
-            events.append(_event(line, read, clock))
+            event = _event(line, read, clock)
         except InvalidEvent as error:
-            return events, places, _with_line(place, error)
-        places.append(place)
-    return events, places, None
+            return entries, error
+        entries.append(event and dataclasses.replace(event, follows=any(entries)))
+    return entries, None
 
 
-def _store(recorder: Recorder, events: Sequence[NewEvent], places: Sequence[int], out: TextIO) -> None:
-    if not events:
-        return
+def _store(recorder: Recorder, entries: Sequence[NewEvent | None]) -> tuple[list[int | None], AgentError | None]:
+    """Return the seqs up to the first event that was refused, and its error. No event behind it is stored."""
+    events = [entry for entry in entries if entry is not None]
+    results: Iterable[int | AgentError]
     try:
-        results = recorder.record_many(events)
+        results = recorder.record_many(events) if events else []
     except AgentError as error:
-        raise _with_line(places[0], error) from error
-    failed = [(place, result) for place, result in zip(places, results, strict=True) if isinstance(result, AgentError)]
-    out.write("".join(f"{result}\n" for result in results if isinstance(result, int)))
-    out.flush()
-    if failed:
-        raise _with_line(*failed[0])
+        results = [error] * len(events)
+    seqs: list[int | None] = []
+    remaining = iter(results)
+    for entry in entries:
+        result = None if entry is None else next(remaining)
+        if isinstance(result, AgentError):
+            return seqs, result
+        seqs.append(result)
+    return seqs, None
 
 
-def _event(line: bytes, read: ReadLine, clock: Clock) -> NewEvent:
-    """Return the event of a line, checked before any of its group is stored. Raises InvalidEvent."""
+def _print(seqs: Sequence[int | None], out: TextIO) -> OutputFailed | None:
+    """Print a line for each; return the error if that failed."""
     try:
-        found = json.loads(line)
+        out.write("".join("\n" if seq is None else f"{seq}\n" for seq in seqs))
+        out.flush()
+    except OutputFailed as error:
+        discard_output()
+        return error
+    return None
+
+
+def _event(line: bytes, read: ReadLine, clock: Clock) -> NewEvent | None:
+    """Return the event of a line, checked before any of its group is stored. Raises InvalidEvent."""
+    if len(line) > LINE_BYTES:
+        raise InvalidEvent(f"longer than {LINE_BYTES:,} bytes, which no valid event is")
+    if not line.strip():
+        return None
+    try:
+        found = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
         raise InvalidEvent(f"not JSON ({error})") from error
     if not isinstance(found, dict):
@@ -137,24 +187,97 @@ def _event(line: bytes, read: ReadLine, clock: Clock) -> NewEvent:
     return NewEvent.create(fields.pop("type"), stamp=clock.stamp(), **fields)
 
 
-def _with_line(place: int, error: AgentError) -> AgentError:
+def _refused(error: AgentError, stored: int, underway: int) -> AgentError:
     kind = next(kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, AgentError) if isinstance(error, kind))
     text = str(error).rstrip(".")
-    return kind(f"line {place}: {text}. It was not stored; every line whose seq was printed was stored")
+    unknown = underway if error.uncertain else 0
+    return kind(f"line {stored + 1}: {text}. {_resume(stored, unknown).capitalize()}")
 
 
-def _arrived_lines(source: int) -> Iterator[list[bytes]]:
-    """Yield whole lines, as many as have arrived; a line that is too long is yielded unfinished and ends it."""
-    rest = b""
-    while chunk := os.read(source, CHUNK_BYTES):
-        *lines, rest = (rest + chunk).split(b"\n")
-        if lines:
-            yield lines
-        if len(rest) > LINE_BYTES:
-            yield [rest]
-            return
-    if rest:
-        yield [rest]
+def _resume(stored: int, unknown: int = 0) -> str:
+    """Say how much is stored, and where to go on. Of the next `unknown` lines it is unknown."""
+    done = {0: "no line is stored", 1: "line 1 is stored"}.get(stored, f"lines 1 to {stored:,} are stored")
+    if unknown:
+        return (
+            f"{done}, the next {unknown:,} perhaps; send again from line {stored + 1:,}: events with an id are stored "
+            "once, of the others look first which `pisync queue list` shows"
+        )
+    return f"{done}, nothing after; send again from line {stored + 1:,}"
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Let Ctrl-C and the like wait until a group is stored and printed. The second time ends at once."""
+    handled = [number for number in _STOPPING if signal.getsignal(number) is signal.default_int_handler]
+    interrupted = False
+
+    def note(number: int, frame: object) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+
+    for each in handled:
+        signal.signal(each, note)
+    try:
+        yield
+    finally:
+        for each in handled:
+            signal.signal(each, signal.default_int_handler)
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+class Lines:
+    """The lines that arrive from a descriptor. A line that is too long is cut, and the last."""
+
+    def __init__(self, source: int) -> None:
+        self._source = source
+        self._arrived: deque[bytes] = deque()
+        self._rest = b""
+        self._ended = False
+
+    def groups(self) -> Iterator[list[bytes]]:
+        """Yield the lines that have arrived, at most one commit at a time. Raises Unfinished."""
+        while self._arrived or not self._ended:
+            if self._arrived:
+                yield self._take()
+            else:
+                self._read()
+
+    @property
+    def over(self) -> bool:
+        """Whether all lines were taken and no more can come. It does not wait."""
+        while not (self._ended or self._arrived or self._rest) and select.select([self._source], [], [], 0)[0]:
+            self._read()
+        return self._ended and not self._arrived
+
+    def _take(self) -> list[bytes]:
+        group = [self._arrived.popleft()]
+        size = len(group[0])
+        while self._arrived and len(group) < GROUP_LINES and size + len(self._arrived[0]) <= GROUP_BYTES:
+            group.append(self._arrived.popleft())
+            size += len(group[-1])
+        return group
+
+    def _read(self) -> None:
+        """Read once, and divide into lines."""
+        chunk = self._chunk()
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        self._arrived.extend(lines)
+        self._ended = not chunk or len(self._rest) > LINE_BYTES
+        if self._ended and self._rest:
+            self._arrived.append(self._rest)
+            self._rest = b""
+
+    def _chunk(self) -> bytes:
+        while True:
+            try:
+                return os.read(self._source, CHUNK_BYTES)
+            except BlockingIOError:  # a parent has made the pipe non-blocking
+                select.select([self._source], [], [])
+            except OSError as error:
+                raise Unfinished(f"standard input cannot be read ({error.strerror})") from error
 
 
 def _moment(text: str) -> datetime:

@@ -1,30 +1,32 @@
 """`pisync status`: everything a technician asks first, also while nothing else works.
 
-It reads the outbox itself and asks the service, if it runs, for what only the service knows. Nothing here needs the
-network.
+It reads the outbox itself, or asks the service where the file is the agent's alone, and asks the service, if it runs,
+for what only the service knows. Nothing here needs the network, and no wait is longer than a few seconds.
 """
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+from urllib.parse import urlsplit
 
 import pisync_agent.config as config
-import pisync_agent.identity as identities
 from pisync_agent.clock import kernel_sync_check
 from pisync_agent.commands.formatting import count, moment, pending, size, span
-from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE
-from pisync_agent.errors import NotEnrolled, StoreUnusable
-from pisync_agent.identity import Identity
+from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
+from pisync_agent.errors import NotAnswering, StoreUnusable
 from pisync_agent.outbox import disk, files
-from pisync_agent.outbox.models import LAST_RUN, OutboxState
-from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.service import protocol
+from pisync_agent.outbox.models import OutboxState
+from pisync_agent.service import protocol, views
 from pisync_agent.sync.connectivity import has_link
+
+_NUMBERS: Final = (
+    "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_max", "sync_events_waiting",
+)  # fmt: skip
+"""What is null in the JSON where the outbox cannot be read."""
 
 
 def status(arguments: argparse.Namespace) -> int:
@@ -35,35 +37,39 @@ def status(arguments: argparse.Namespace) -> int:
 
 
 def collect(home: Path) -> dict[str, Any]:
-    """Return everything known, as `status --json` prints it. Raises StoreUnusable."""
-    state, note = _outbox(home)
-    identity = _identity(home)
+    """Return everything known, as `status --json` prints it. Raises StoreUnusable if that is nothing."""
     live = _live(home)
-    last_run = json.loads(note) if note else None
+    found = _outbox(home, live)
+    state, last_run, url = found["outbox"], found["last_run"], found["url"]
     if last_run is not None:
         last_run["ago_s"] = max(0.0, round(time.time() - last_run["at_ms"] / 1000, 1))
     return {
-        "device_id": identity and identity.device_id,
-        "url": identity and identity.url,
-        "enrolled": identity is not None,
-        **asdict(state),
-        "stream": state.stream or None,
+        "device_id": found["device_id"],
+        "url": url,
+        "enrolled": None if "fault" in found else found["device_id"] is not None,
+        **state,
+        "stream": state["stream"] or None,
         "service": live.get("kind") == "service",
         "service_pid": live.get("pid"),
+        "service_fault": live.get("silent"),
         "syncing": bool(live.get("running")),
         "last_run": last_run,
         "next_run_in_s": live.get("next_run_in_s"),
         "next_run_why": live.get("next_run_why"),
         "last_error": live.get("last_error"),
+        "write_fault": live.get("write_fault"),
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": kernel_sync_check()()},
-        "disk": {"free_bytes": _free(home), "outbox_bytes": state.bytes_used},
-        "link": identity and has_link(identity.host),
+        "disk": {"free_bytes": _free(home), "outbox_bytes": state["bytes_used"]},
+        "outbox_fault": found.get("fault"),
+        "link": url and has_link(urlsplit(url).hostname or ""),
         "home": str(home),
     }
 
 
 def verdict(found: Mapping[str, Any]) -> int:
     """Return the exit code: whether anything is pending or rejected, and why it still is."""
+    if found.get("outbox_fault"):
+        return UNUSABLE
     if not found["enrolled"]:
         return REFUSED
     if not (found["waiting"] or found["dead"]):
@@ -79,9 +85,10 @@ def text(found: Mapping[str, Any]) -> str:
         ("device", _device(found)),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
-        ("last run", _last_run(found["last_run"])),
+        ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
+        ("recording", _write_fault(found["write_fault"])),
         ("link", {True: "available", False: "none: there is no route out of this device", None: ""}[found["link"]]),
         ("clock", _clock(found["clock"])),
         ("disk", f"{size(found['disk']['outbox_bytes'])} in the outbox, {size(found['disk']['free_bytes'])} free"),
@@ -94,42 +101,31 @@ def text(found: Mapping[str, Any]) -> str:
 # What is collected
 
 
-def _outbox(home: Path) -> tuple[OutboxState, str | None]:
-    """Return the outbox's state and its note about the last run."""
-    database = files.database(home)
+def _outbox(home: Path, live: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is known of the outbox; its fault, where only the service can say something."""
     try:
-        if not database.stat().st_size:
-            return OutboxState(), None
-    except (FileNotFoundError, NotADirectoryError):
-        return OutboxState(), None
-    except PermissionError as error:
-        raise _not_readable(home) from error
-    if not os.access(database, os.R_OK):
-        raise _not_readable(home)
-    with OutboxReader(home) as reader:
-        return reader.state(), reader.note(LAST_RUN)
-
-
-def _not_readable(home: Path) -> StoreUnusable:
-    return StoreUnusable(
-        f"{home} cannot be read by this user. Run this as the agent's user (sudo -u pisync …), or join its group"
-    )
-
-
-def _identity(home: Path) -> Identity | None:
-    """Return the identity; None if there is none, or this user cannot read it."""
-    try:
-        return identities.load(home)
-    except NotEnrolled:
-        return None
+        with views.look(home) as view:
+            return view.state()
+    except StoreUnusable as error:
+        if not live:
+            raise
+        return {
+            "device_id": None,
+            "url": None,
+            "outbox": asdict(OutboxState()) | dict.fromkeys(_NUMBERS),
+            "last_run": None,
+            "fault": str(error),
+        }
 
 
 def _live(home: Path) -> dict[str, Any]:
-    """Return what the service says; an empty object if none runs."""
+    """Return what the service says; nothing if none runs, `silent` if it does not answer."""
     try:
         return protocol.live_status(files.socket(home)) or {}
+    except NotAnswering as error:
+        return {"kind": "service", "silent": str(error)}
     except OSError:
-        return {"kind": "silent"}
+        return {}
 
 
 def _free(home: Path) -> int:
@@ -143,12 +139,16 @@ def _free(home: Path) -> int:
 
 
 def _device(found: Mapping[str, Any]) -> str:
+    if found["outbox_fault"]:
+        return ""
     if not found["enrolled"]:
         return "not enrolled: recording works, delivery needs `pisync enroll URL --code CODE`"
     return f"{found['device_id']} at {found['url']}"
 
 
 def _pending(found: Mapping[str, Any]) -> str:
+    if found["outbox_fault"]:
+        return f"unknown: {found['outbox_fault']}"
     if not found["last_seq"]:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
@@ -169,15 +169,25 @@ def _last_run(run: Mapping[str, Any] | None) -> str:
 def _next_run(found: Mapping[str, Any]) -> str:
     if found["syncing"]:
         return "in progress"
+    if found["service_fault"]:
+        return "unknown: the service does not answer"
     if found["next_run_in_s"] is None:
         return "" if not found["enrolled"] else "not scheduled: no service runs; `pisync sync` delivers now"
     return f"in {span(found['next_run_in_s'])}: {found['next_run_why']}"
 
 
 def _service(found: Mapping[str, Any]) -> str:
+    if found["service_fault"]:
+        return str(found["service_fault"])
     if found["service"]:
         return f"running (process {found['service_pid']})"
     return "not running: apps record without it; start it with `pisync run`, or systemctl start pisync-agent"
+
+
+def _write_fault(fault: Mapping[str, Any] | None) -> str:
+    if fault is None:
+        return ""
+    return f"fails since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')}): {fault['detail']}"
 
 
 def _clock(clock: Mapping[str, Any]) -> str:

@@ -11,11 +11,12 @@ from pisync_agent.errors import DeliveryError, NotEnrolled, Refused, Unreachable
 from pisync_common.errors import PiSyncError, RuleError, SettingError
 from pisync_common.settings import Settings
 
-DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
+DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE = range(6)
 
 EXIT_CODES: Final = (
-    "exit codes: 0 done, nothing pending; 1 something pending or rejected; 2 wrong usage; 3 receiver unreachable;\n"
-    "4 not enrolled, or the receiver refused the device; 5 the local store is unusable"
+    "exit codes: 0 done, nothing pending; 1 something pending or rejected, or the output cannot be written;\n"
+    "2 wrong usage; 3 receiver unreachable; 4 not enrolled, or the receiver refused the device;\n"
+    "5 the local store is unusable"
 )
 
 
@@ -23,6 +24,12 @@ class WrongUsage(PiSyncError):
     """The command line cannot be carried out."""
 
     code = "wrong_usage"
+
+
+class Unfinished(PiSyncError):
+    """Lines cannot be read, or their numbers not printed; the text says what is stored."""
+
+    code = "unfinished"
 
 
 def exit_code(error: PiSyncError) -> int:
@@ -34,7 +41,7 @@ def exit_code(error: PiSyncError) -> int:
             return REFUSED
         case Unreachable():
             return UNREACHABLE
-        case DeliveryError():
+        case DeliveryError() | Unfinished():
             return PENDING
         case _:
             return UNUSABLE

@@ -1,4 +1,4 @@
-"""The outbox's database: its schema, its named queries, typed columns, and what SQLite's errors mean."""
+"""The outbox's database: its schema, its named queries, typed columns."""
 
 import json
 import sqlite3
@@ -11,21 +11,9 @@ from pisync_agent.errors import StoreUnusable
 from pisync_common import sqlite
 from pisync_common.errors import NotDurable
 from pisync_common.queries import load_queries
-from pisync_common.sqlite import ERRORS, Connection, statements, transaction
+from pisync_common.sqlite import Connection, statements, transaction
 
 _QUERIES: Final = Path(__file__).with_name("queries.sql")
-_DAMAGED_NAMES: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_TOOBIG", "SQLITE_IOERR_SHORT_READ")
-_DAMAGED_TEXTS: Final = (
-    "malformed",
-    "not a database",
-    "corrupt",
-    "too big",
-    "could not decode to utf-8",
-    "no such table",
-    "no such column",
-    "no such index",
-    "unsupported file format",
-)
 
 
 def queries() -> Mapping[str, str]:
@@ -56,18 +44,26 @@ def version(connection: Connection) -> int:
     return int(connection.execute("PRAGMA user_version").fetchone()[0])
 
 
-def migrate(connection: Connection, path: Path) -> None:
-    """Bring the file to the latest version, one transaction a step.
-
-    Raises StoreUnusable if the file was written by a newer program.
-    """
+def check_ours(connection: Connection, path: Path) -> None:
+    """Raise StoreUnusable for an intact file that this version cannot use: newer, or another program's."""
     found, latest = version(connection), max(migrations())
+    tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()}
+    if tables and "pointers" not in tables:
+        raise StoreUnusable(
+            f"{path} is another program's database. Nothing was changed, and nothing was recorded in it. "
+            "Move it away, or name another home."
+        )
     if found > latest:
         raise StoreUnusable(
             f"{path} has schema version {found}, written by a newer PiSync; this version supports {latest}. "
             "Install the newer PiSync again; nothing was changed."
         )
-    for number in range(found + 1, latest + 1):
+
+
+def migrate(connection: Connection, path: Path) -> None:
+    """Bring the file to the latest version, one transaction a step. Raises StoreUnusable if it is not ours."""
+    check_ours(connection, path)
+    for number in range(version(connection) + 1, max(migrations()) + 1):
         with transaction(connection):
             for statement in statements(migrations()[number]):
                 connection.execute(statement)
@@ -76,29 +72,6 @@ def migrate(connection: Connection, path: Path) -> None:
 def is_empty(connection: Connection) -> bool:
     """Return whether the file is new, without its row of pointers."""
     return connection.execute("SELECT 1 FROM pointers").fetchone() is None
-
-
-# Errors
-
-
-def is_full(error: BaseException) -> bool:
-    """Return whether there was no room: at the file's own cap, or on the disk."""
-    name = getattr(error, "sqlite_errorname", "") or ""
-    return isinstance(error, sqlite3.Error) and (
-        name.startswith("SQLITE_FULL") or name == "SQLITE_IOERR_SHMSIZE" or "disk is full" in str(error).lower()
-    )
-
-
-def is_damage(error: BaseException) -> bool:
-    """Return whether the file itself is broken, rather than a disk or a permission that fails for now."""
-    if not isinstance(error, ERRORS):
-        return False
-    if isinstance(error, UnicodeDecodeError | sqlite3.IntegrityError | sqlite3.DataError):
-        # Every key is looked up before it is inserted and every size is known: an intact file cannot cause these.
-        return True
-    name = getattr(error, "sqlite_errorname", "") or ""
-    text = str(error).lower()
-    return name.startswith(_DAMAGED_NAMES) or any(part in text for part in _DAMAGED_TEXTS)
 
 
 # Typed columns: these raise BrokenOutbox for corrupt values, never a stray TypeError

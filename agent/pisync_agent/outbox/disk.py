@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from pisync_agent.outbox import files
-from pisync_agent.outbox.database import is_full
+from pisync_agent.outbox.faults import is_full_for
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_common.limits import KIB
 from pisync_common.sqlite import ERRORS, Connection
@@ -29,14 +29,27 @@ LEAST_RESERVE: Final = 16 * KIB
 LEAST_PAGES: Final = 16
 OPENING_BYTES: Final = 64 * KIB
 """Free space needed to open the file: without room for SQLite's shared memory the process is killed (SIGBUS)."""
+UNKNOWN_BYTES: Final = 2**40
+"""Stands for a file system that counts no blocks, as some in user space and over networks do: only writing tells."""
+MOST_PAGES: Final = 2**30
+"""The most pages a database may have, in every version of SQLite."""
 SPARE_PAGES: Final = 64
 """How far bookkeeping may go beyond the cap."""
 
 
 def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write beside the outbox."""
+    """Return the bytes that this user may still write beside the outbox; UNKNOWN_BYTES if the file system cannot tell.
+
+    A file system that counts more free blocks than blocks has reserved more than there are: the count went below 0.
+    """
     disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return min(disk.f_bavail, disk.f_bfree, disk.f_blocks) * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
+
+
+def total_bytes(folder: Path) -> int:
+    """Return the size of the file system; UNKNOWN_BYTES if it cannot tell."""
+    disk = os.statvfs(folder)
+    return disk.f_blocks * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
 
 
 def bytes_used(connection: Connection) -> int:
@@ -98,7 +111,7 @@ class DiskGuard:
         self._page_size = _pragma(connection, "page_size")
         pages = _pragma(connection, "page_count")
         # Half of what would be free without the file, so that the cap stays as it is while the file grows.
-        wanted = min(self._limits.max_bytes // self._page_size, (pages + free // self._page_size) // 2)
+        wanted = min(self._limits.max_bytes // self._page_size, (pages + free // self._page_size) // 2, MOST_PAGES)
         self._capped_pages = max(wanted, pages, LEAST_PAGES)
         self._cap(self._capped_pages)
         connection.execute(f"PRAGMA wal_autocheckpoint = {max(4, self.quarter // self._page_size):d}").fetchone()
@@ -127,7 +140,7 @@ class DiskGuard:
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error) or self._connection is None:
+            if not self.is_full(error) or self._connection is None:
                 raise
         self._cap(self._capped_pages + SPARE_PAGES)
         try:
@@ -141,11 +154,15 @@ class DiskGuard:
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self.is_full(error):
                 raise
         self._reserve.spend()
         self.write_back()
         return action()
+
+    def is_full(self, error: BaseException) -> bool:
+        """Return whether there was no room for the file, its log or its index."""
+        return is_full_for(error, self._path.parent)
 
     def write_back(self) -> None:
         """Move committed pages from the log into the file, so that the log starts over."""
@@ -174,8 +191,7 @@ class Reserve:
 
     def whole(self) -> int:
         """Return its full size in bytes: at most 1/64 of the disk. Raises OSError."""
-        disk = os.statvfs(self._path.parent)
-        return max(LEAST_RESERVE, min(RESERVE_BYTES, disk.f_blocks * disk.f_frsize // 64))
+        return max(LEAST_RESERVE, min(RESERVE_BYTES, total_bytes(self._path.parent) // 64))
 
     def make(self) -> bool:
         """Make the reserve, or half of what is free where that is less; return whether there is a reserve."""
@@ -192,16 +208,24 @@ class Reserve:
         """Give the room back; return whether there was any to give."""
         try:
             self._path.unlink()
-        except OSError as error:
-            return error.errno not in (errno.ENOENT, errno.EACCES, errno.EROFS, errno.EPERM, errno.EIO)
+        except OSError:
+            return False
         return True
 
     def _allocate(self, size: int) -> None:
-        fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o660)
+        fd = files.create(self._path)
         try:
             os.posix_fallocate(fd, 0, size)
         finally:
             os.close(fd)
+
+
+def _is_counted(disk: os.statvfs_result) -> bool:
+    return disk.f_blocks > 0 and _block_size(disk) > 0
+
+
+def _block_size(disk: os.statvfs_result) -> int:
+    return disk.f_frsize or disk.f_bsize
 
 
 def _pragma(connection: Connection, name: str) -> int:

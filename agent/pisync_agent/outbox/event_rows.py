@@ -6,7 +6,7 @@ from typing import Final
 
 from pisync_agent.errors import AgentError, InvalidEvent
 from pisync_agent.outbox.database import BrokenOutbox, integer, queries, text
-from pisync_agent.outbox.events import NewEvent, renumber
+from pisync_agent.outbox.events import NewEvent, behind_refused, renumber
 from pisync_agent.outbox.models import DeadLetter
 from pisync_agent.outbox.pointers import Pointers, load
 from pisync_common.models import Origin
@@ -54,7 +54,9 @@ class _Recording:
         self._attempts = self._newest_attempts() if any(event.retried for event in events) else {}
         self._ids: dict[str, tuple[int, str]] = {}
         self.rows: list[EventRow] = []
-        self.results = [self._place(event) for event in events]
+        self.results: list[int | AgentError] = []
+        for event in events:
+            self.results += behind_refused([event], self.results) or [self._place(event)]
 
     def _newest_attempts(self) -> dict[int, int]:
         newest = self._connection.execute(queries()["newest_attempts"], (self._seq - ATTEMPTS_SEARCHED,))
@@ -131,8 +133,8 @@ def move_to_dead_letters(connection: Connection, stream: str, seq: int, code: st
         connection.execute(queries()["insert_dead_letter"], (stream, seq, code, detail, body, int(local)))
 
 
-def dead_letters(connection: Connection) -> list[DeadLetter]:
-    return [_dead_letter(row) for row in connection.execute(queries()["dead_letters"]).fetchall()]
+def dead_letters(connection: Connection, skip: int, limit: int) -> list[DeadLetter]:
+    return [_dead_letter(row) for row in connection.execute(queries()["dead_letters"], (limit, skip)).fetchall()]
 
 
 def dead_letter(connection: Connection, stream: str, seq: int) -> DeadLetter | None:

@@ -2,16 +2,17 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import takewhile
 from math import isfinite
 from typing import Any, Final, Self
 
-from pisync_agent.errors import InvalidEvent
+from pisync_agent.errors import AgentError, InvalidEvent
 from pisync_common import rules, wire
 from pisync_common.errors import RuleError
-from pisync_common.limits import DATA_BYTES
+from pisync_common.limits import DATA_BYTES, SEQ_MAX
 from pisync_common.models import Origin, Stamp
 from pisync_common.times import EARLIEST_MS, LATEST_MS, to_ms
 
@@ -39,6 +40,8 @@ class NewEvent:
     """A random number stored beside the event, so that recording it again after a lost answer is noticed."""
     retried: bool = False
     """Whether an earlier attempt may have been recorded: look for it first."""
+    follows: bool = False
+    """Whether it must not be recorded where the event before it, in the same call, was refused."""
 
     @classmethod
     def create(
@@ -79,6 +82,8 @@ class NewEvent:
                 fields[name] = value
         if self.retried:
             fields["retried"] = True
+        if self.follows:
+            fields["follows"] = True
         return fields
 
     @classmethod
@@ -97,9 +102,11 @@ class NewEvent:
                 data=None if data is None else _check_data(data),
                 attempt=fields.get("attempt"),
                 retried=fields.get("retried") is True,
+                follows=fields.get("follows") is True,
             )._checked()
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise InvalidEvent(str(error) if isinstance(error, RuleError) else f"not an event: {error!r}") from error
+            detail = str(error) if isinstance(error, RuleError) else f"not an event: {error!r:.200}"
+            raise InvalidEvent(detail) from error
 
     def _checked(self) -> Self:
         """Return itself if every field but `data` keeps the rules; raise RuleError."""
@@ -138,6 +145,12 @@ class NewEvent:
         )
 
 
+def behind_refused(events: Sequence[NewEvent], results: Sequence[int | AgentError]) -> list[AgentError]:
+    """Return the results of the first `events` that must not be recorded, after `results` of the events before them."""
+    last = results[-1] if results else None
+    return [last for _ in takewhile(lambda event: event.follows, events)] if isinstance(last, AgentError) else []
+
+
 def renumber(body: str, *, seq: int, origin: Origin) -> str:
     """Return `body` under another `seq`, with the `origin` it was first recorded at, unless it has an origin already.
 
@@ -164,6 +177,7 @@ def _finite(text: str) -> float:
     return number
 
 
+_TOO_LONG: Final = f"data is more than {DATA_BYTES:,} bytes as JSON, which is the limit for one event"
 _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
@@ -173,11 +187,13 @@ def _check_data(text: str) -> str:
     Line ends are not safe (exports write one event a line), nor are escapes (they may hold half a character).
     Raises RuleError, ValueError or TypeError.
     """
+    if len(text) > 6 * DATA_BYTES:  # more than any escapes of allowed data; decoding it would take much memory
+        raise RuleError(_TOO_LONG)
     value = _DECODER.decode(text)
     if "\\u" in text or "\n" in text or "\r" in text or type(value) is not dict:
         return rules.encode_data(value)
     if len(text.encode()) > DATA_BYTES:
-        raise RuleError(f"data is more than {DATA_BYTES:,} bytes as JSON, which is the limit for one event")
+        raise RuleError(_TOO_LONG)
     return rules.check_depth(text)
 
 
@@ -195,8 +211,8 @@ def _to_ms(moment: datetime) -> int:
 def _check_stamp(stamp: Stamp) -> None:
     """Check the stamp, which may come from another process; raise RuleError."""
     values: tuple[object, ...] = (stamp.at_ms, stamp.boot_id, stamp.boottime_ms, stamp.clock_synced)
-    if tuple(map(type, values)) != (int, str, int, bool) or stamp.boottime_ms < 0:
-        raise RuleError(f"not a stamp: {stamp}")
+    if tuple(map(type, values)) != (int, str, int, bool) or not 0 <= stamp.boottime_ms <= SEQ_MAX:
+        raise RuleError(f"not a stamp: {stamp!s:.200}")
     if not EARLIEST_MS <= stamp.at_ms <= LATEST_MS:
         raise RuleError(f"the clock is outside the years 1 to 9999: {stamp.at_ms} ms since 1970")
     rules.check_id("boot_id", stamp.boot_id)

@@ -1,16 +1,22 @@
 """The files of the outbox's folder, and the file system's faults as the agent's own errors."""
 
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pisync_agent.errors import OutboxFull, StoreUnusable
+from pisync_agent.outbox.faults import explained
 
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
-_FULL_ERRNOS: Final = (28, 122)  # ENOSPC, EDQUOT
+FOLDER_MODE: Final = 0o750
+"""The group reaches the socket in it, where the umask allows a group anything."""
+FILE_MODE: Final = 0o600
+"""Whatever the umask: learners' events, and the lock that stops every writer, are the agent's user's alone."""
+
+_OURS: Final = re.compile(r"outbox([.-].+)?|identity\.json")
 
 
 def database(home: Path) -> Path:
@@ -41,13 +47,36 @@ def identity(path: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def make_folder(home: Path) -> None:
+    """Create the agent's folder if there is none. Raises OSError."""
+    home.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+
+
 def touch(path: Path) -> None:
-    """Create the file for the agent's user and group (the umask has the last word)."""
+    """Create the file for the agent's user alone."""
     with errors(path):
         if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o660))
+            make_folder(path.parent)
+            os.close(create(path))
             sync_folder(path.parent)
+
+
+def create(path: Path) -> int:
+    """Open a file for writing, creating it if there is none; return its descriptor. Raises OSError."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+
+
+def tighten(home: Path) -> None:
+    """Take the rights of others from files of this user that an earlier version, or a copy, left open to them.
+
+    A file system without rights of its own (vfat) refuses that, and changes nothing.
+    """
+    with suppress(PermissionError), os.scandir(home) as entries:
+        for entry in entries:
+            if _OURS.fullmatch(entry.name) and entry.is_file(follow_symlinks=False):
+                found = entry.stat(follow_symlinks=False)
+                if found.st_mode & 0o7777 & ~FILE_MODE and found.st_uid == os.geteuid():
+                    os.chmod(entry.path, FILE_MODE)  # noqa: PTH101 - the entry may have bytes that are not UTF-8
 
 
 def sync_file(path: Path) -> None:
@@ -71,20 +100,7 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _FULL_ERRNOS:
-            raise OutboxFull(
-                f"the disk of {path.parent} is full ({error}): nothing was recorded, and everything recorded before "
-                "is kept. Free some space, then try again."
-            ) from error
-        raise unusable(path, error) from error
-
-
-def unusable(path: Path, error: Exception) -> StoreUnusable:
-    """Return the error for a file that cannot be opened, read or written."""
-    return StoreUnusable(
-        f"{path} cannot be used ({error}): nothing was recorded, nothing is lost. "
-        "Check the disk and who may write there, then try again."
-    )
+        raise explained(path, error) from error
 
 
 def _sync(path: Path, flags: int) -> None:

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from pisync_agent.clock import Clock
-from pisync_agent.errors import AgentError, OutboxFull, StoreUnusable
+from pisync_agent.errors import StoreUnusable
 from pisync_agent.outbox import database, files, pointers
-from pisync_agent.outbox.database import BrokenOutbox, is_damage, is_full
+from pisync_agent.outbox.database import BrokenOutbox
 from pisync_agent.outbox.disk import DiskGuard, FreeBytes
+from pisync_agent.outbox.faults import explained, is_damage
 from pisync_agent.outbox.models import OutboxLimits
-from pisync_agent.outbox.recovery import salvage, swap
+from pisync_agent.outbox.recovery import contents, salvage, swap
 from pisync_common.sqlite import ERRORS, Connect, Connection, transaction
 
 T = TypeVar("T")
@@ -72,7 +73,7 @@ class LiveFile:
             try:
                 return action()
             except ERRORS as error:
-                raise self._unusable(error) from error
+                raise explained(self.path, error) from error
 
     def write(self, action: Callable[[Connection], T]) -> T:
         """Commit everything `action` writes, or nothing. Within `guarded`."""
@@ -126,6 +127,7 @@ class LiveFile:
     def _open_or_salvage(self) -> None:
         """Open the file; if it is broken, set it aside and open the file that follows."""
         with files.errors(self.path):
+            files.tighten(self.path.parent)
             swap.finish_swap(self.path)
             found = salvage.hidden_damage(self.path)
         try:
@@ -162,7 +164,7 @@ class LiveFile:
     def _build(self, reason: str, *, broken: bool) -> Path:
         return salvage.build(
             self.path,
-            salvage.read_file(self.path),
+            contents.read_file(self.path),
             broken=broken,
             reason=reason,
             stream=self._random_hex(8),
@@ -191,19 +193,11 @@ class LiveFile:
     def _handle(self, error: Exception) -> None:
         """Salvage a broken file; raise what any other error means."""
         if not is_damage(error):
-            raise self._unusable(error) from error
+            raise explained(self.path, error) from error
         try:
-            self.renew(f"{type(error).__name__}: {error}", broken=True)
+            self.renew(str(error), broken=True)
         except ERRORS as again:
-            raise self._unusable(again) from again
-
-    def _unusable(self, error: Exception) -> AgentError:
-        if is_full(error):
-            return OutboxFull(
-                f"the disk of {self.path.parent} has no room for the outbox ({error}): nothing was recorded, and "
-                "everything recorded before is kept. Free some space, then try again."
-            )
-        return files.unusable(self.path, error)
+            raise explained(self.path, again) from again
 
 
 def _close(connection: Connection) -> None:

@@ -102,3 +102,6 @@ class QueuedSyncEvent:
 
 LAST_RUN: Final = "last_run"
 """The note in the outbox under which the service stores the result of its last sync run."""
+
+CHECKED: Final = "checked"
+"""The note that the service's check writes: when it was, in milliseconds."""

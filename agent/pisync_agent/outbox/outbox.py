@@ -18,16 +18,18 @@ from typing import TypeVar
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
 from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
-from pisync_agent.outbox.database import is_full, queries
+from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
-from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.events import NewEvent, behind_refused
+from pisync_agent.outbox.faults import explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
-from pisync_agent.outbox.models import OutboxLimits, OutboxState, QueuedSyncEvent
+from pisync_agent.outbox.models import CHECKED, OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.reader import read_state
 from pisync_common.limits import KIB, MIB
 from pisync_common.models import Receipt, Rejection
-from pisync_common.sqlite import ERRORS, Connect, Connection, connect, transaction
+from pisync_common.sqlite import ERRORS, Connect, Connection, connect
+from pisync_common.times import now_ms
 
 T = TypeVar("T")
 
@@ -47,7 +49,7 @@ def open_outbox(
     Raises StoreUnusable (or OutboxFull) if the outbox cannot be used durably; then nothing is thrown away.
     """
     with files.errors(home):
-        home.mkdir(parents=True, exist_ok=True)
+        files.make_folder(home)
     limits = limits or OutboxLimits()
     file = LiveFile(
         home,
@@ -183,13 +185,12 @@ class Outbox:
         self._maintain(lambda connection: connection.execute(queries()["set_note"], (name, value)))
 
     def check_writable(self) -> None:
-        """Prove that the file can be written, without writing; raise StoreUnusable."""
+        """Prove by a small commit that the disk takes writes; raise StoreUnusable, or OutboxFull where it is full.
 
-        def prove() -> None:
-            with transaction(self._file.connection):
-                pointers.load(self._file.connection)
-
-        self._file.guarded(prove)
+        It does not use the reserve, so it fails where recording would.
+        """
+        note = (CHECKED, str(now_ms()))
+        self._file.guarded(lambda: self._file.write(lambda connection: connection.execute(queries()["set_note"], note)))
 
     def is_current(self) -> bool:
         """Return whether the open file is still the one in place (another process may have swapped it)."""
@@ -251,10 +252,13 @@ class Outbox:
         results: list[int | AgentError] = []
         middle = len(events) // 2
         for half in (events[:middle], events[middle:]):
+            results += (refused := behind_refused(half, results))
+            if not (half := half[len(refused) :]):
+                continue
             try:
                 results += self._record(half)
             except ERRORS as error:
-                if not is_full(error):
+                if not self._file.disk.is_full(error):
                     raise
                 results += self._append_halves(half, full)
         return results
@@ -281,7 +285,7 @@ class Outbox:
         try:
             self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return after.delivered
 
@@ -301,15 +305,15 @@ class Outbox:
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         self._make_room(needed)
         try:
             return action()
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
-            raise self._full() from error
+            raise self._full(error) from error
 
     def _make_room(self, needed: int) -> None:
         """Delete the oldest delivered events: several times what is needed, so that it is not done for each event."""
@@ -333,11 +337,13 @@ class Outbox:
             while guard.maintained(lambda: self._write_all(piece)):
                 pass
         except ERRORS as error:
-            if not is_full(error):
+            if not self._file.disk.is_full(error):
                 raise
         return self._pointers().trimmed - before
 
-    def _full(self) -> OutboxFull:
+    def _full(self, error: Exception) -> AgentError:
+        if not is_full(error):  # a quota
+            return explained(self.path, error)
         state = read_state(self._file.connection, self._pointers(), self._file.disk.most)
         return OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "

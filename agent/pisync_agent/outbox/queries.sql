@@ -54,8 +54,8 @@ INSERT INTO dead_letters (stream, seq, code, detail, body, requeued_as, local) V
 ON CONFLICT (stream, seq) DO NOTHING;
 
 -- name: dead_letters
--- All dead letters, oldest first.
-SELECT stream, seq, code, detail, body, requeued_as FROM dead_letters ORDER BY id;
+-- Dead letters, oldest first; a limit of -1 is none.
+SELECT stream, seq, code, detail, body, requeued_as FROM dead_letters ORDER BY id LIMIT ? OFFSET ?;
 
 -- name: dead_letter
 -- A seq's dead letter: not yet requeued first, then of this stream, then of the newest earlier stream.

@@ -1,15 +1,17 @@
 """Reading an outbox without writing: `pisync status` and `pisync queue` do it beside a running service."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self, TypeVar
 
-from pisync_agent.errors import StoreUnusable
 from pisync_agent.outbox import disk, event_rows, files, pointers
 from pisync_agent.outbox.database import integer, queries, text
+from pisync_agent.outbox.faults import explained
 from pisync_agent.outbox.models import DeadLetter, EventState, OutboxState, Salvaged
 from pisync_agent.outbox.pointers import Pointers
-from pisync_common.sqlite import ERRORS, Connect, Connection, connect
+from pisync_agent.outbox.reading import look, open_to_read
+from pisync_common.sqlite import ERRORS, Connect, Connection
 
 T = TypeVar("T")
 
@@ -44,19 +46,24 @@ def read_state(connection: Connection, now: Pointers, bytes_max: int) -> OutboxS
 class OutboxReader:
     """The outbox of `home` as it is when it is first read. Close it. Raises StoreUnusable if it cannot be read."""
 
-    def __init__(self, home: Path, *, connect: Connect = connect) -> None:
+    def __init__(self, home: Path, *, connect: Connect = look) -> None:
         self.path = files.database(home)
+        self._open = ExitStack()
         try:
-            self._connection = connect(self.path, readonly=True)
-            self._connection.execute("BEGIN")  # one moment for all that is read
-        except ERRORS as error:
-            raise self._unusable(error) from error
+            self._connection = open_to_read(self.path, connect, self._open)
+        except (OSError, *ERRORS) as error:
+            self.close()
+            raise explained(self.path, error, reading=True) from error
+        except BaseException:
+            self.close()
+            raise
 
     def state(self) -> OutboxState:
         return self._read(lambda connection, now: read_state(connection, now, 0))
 
-    def dead_letters(self) -> list[DeadLetter]:
-        return self._read(lambda connection, _: event_rows.dead_letters(connection))
+    def dead_letters(self, skip: int = 0, limit: int = -1) -> list[DeadLetter]:
+        """Return dead letters, oldest first: all but the first `skip`, at most `limit` of them."""
+        return self._read(lambda connection, _: event_rows.dead_letters(connection, skip, limit))
 
     def list_events(self, after: int, limit: int) -> list[tuple[int, str, str]]:
         """Return (seq, text, state) of held events after `after`; the state is an EventState."""
@@ -80,7 +87,7 @@ class OutboxReader:
         return None if row is None else str(row[0])
 
     def close(self) -> None:
-        self._connection.close()
+        self._open.close()
 
     def __enter__(self) -> Self:
         return self
@@ -92,13 +99,7 @@ class OutboxReader:
         try:
             return ask(self._connection, pointers.load(self._connection))
         except ERRORS as error:
-            raise self._unusable(error) from error
-
-    def _unusable(self, error: Exception) -> StoreUnusable:
-        return StoreUnusable(
-            f"{self.path} cannot be read ({error}): nothing is lost. Check who may read it; the service "
-            "(`pisync run`) salvages a broken file when it starts"
-        )
+            raise explained(self.path, error, reading=True) from error
 
 
 def _state_of(seq: int, now: Pointers, dead: set[int]) -> EventState:

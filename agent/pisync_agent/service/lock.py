@@ -14,6 +14,7 @@ from pisync_common.single_writer import WriterLock
 PATIENCE_S: Final = 2.0
 """How long to wait for the lock: a recorder holds it only for a moment."""
 
+_COMMAND_CHARS: Final = 80
 _LOCKS: Final = Path("/proc/locks")
 
 
@@ -21,7 +22,7 @@ _LOCKS: Final = Path("/proc/locks")
 def writer_lock(path: Path, *, patience: float = PATIENCE_S) -> Iterator[None]:
     """Be the one writer inside the block. Raises LockHeld that names the process that holds the lock."""
     with files.errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        files.make_folder(path.parent)
     lock = WriterLock(path)
     deadline = time.monotonic() + patience
     while not lock.held:
@@ -51,7 +52,7 @@ def describe_holder(path: Path, *, locks: Path = _LOCKS, processes: Path = Path(
     except OSError:
         return "another process"
     command = " ".join(os.path.basename(word.decode(errors="replace")) for word in words if word)  # noqa: PTH119
-    return f"process {pid} ({command})"
+    return f"process {pid} ({' '.join(command.split())[:_COMMAND_CHARS]})"
 
 
 def _holder(path: Path, table: str) -> int | None:

@@ -1,30 +1,46 @@
 """The messages on the agent's Unix socket, JSON, one a line, each with `do`; and the client's side of them.
 
-{"do": "record", "events": [fields of NewEvent, …]} → {"seqs": [seq or {"code", "detail"}, …]}
+{"do": "record", "events": [fields of NewEvent, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
+    At most RECORD_EVENTS. Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
-{"do": "sync"} → {"progress": {…}}, any number of times, then {"result": {…}}
+{"do": "read", "what": "state"} → {"read": {…}}; "events" and "dead" have "after", "limit" (and "all"): see `views`
+{"do": "sync"} → {"progress": {…}}, any number of times and at least every few seconds, then {"result": {…}}
 {"do": "requeue", "seq": n} → {"seq": n}
 {"do": "reload"} → {"reloaded": true}: the identity has changed, read it again
 
 Each may be answered by {"error": {"code", "detail"}} instead: nothing was done. Answers come in the order of the
-messages of a connection.
+messages of a connection. The client's calls return None where no service runs, and raise NotAnswering where it does
+not answer, NotAllowed where this user may not ask it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final
 
-from pisync_agent.errors import AgentError, InvalidEvent, NotEnrolled, OutboxFull, StoreUnusable
+from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, NotEnrolled, OutboxFull, StoreUnusable
+from pisync_agent.outbox import files
+from pisync_agent.service.access import reach_hint
+from pisync_agent.service.lock import describe_holder
 from pisync_common.unix_socket import LineClient
 
 RECORD: Final = "record"
 STATUS: Final = "status"
+READ: Final = "read"
 SYNC: Final = "sync"
 REQUEUE: Final = "requeue"
 RELOAD: Final = "reload"
 
-ANSWER_S: Final = 30.0
-"""How long a short request waits for its answer."""
+RECORD_EVENTS: Final = 1000
+"""Events in one message."""
+
+VALUES: Final = ("expires_ms", "seq", "what", "after", "limit", "all")
+"""What a message may have beside `do` and `events`: numbers and texts."""
+
+ANSWER_S: Final = 10.0
+"""How long the client waits for an answer, and for progress."""
+STATUS_S: Final = 2.0
+"""How long `status` waits: it is asked when something is wrong."""
 
 NOT_LISTENING: Final = (FileNotFoundError, ConnectionRefusedError, NotADirectoryError)
 
@@ -41,14 +57,18 @@ class Stopped(AgentError):
     code = "stopped"
 
 
+class NotAllowed(StoreUnusable, PermissionError):
+    """This user may not reach the service's socket."""
+
+
 _ERRORS: Final[Mapping[str, type[AgentError]]] = {
     kind.code: kind for kind in (InvalidEvent, OutboxFull, StoreUnusable, NotEnrolled, BadMessage, Stopped)
 }
 
 
-def record_request(events: Sequence[Mapping[str, object]]) -> dict[str, object]:
-    """Ask the service to record `events` (see `NewEvent.fields`) in one commit."""
-    return {"do": RECORD, "events": events}
+def record_request(events: Sequence[Mapping[str, object]], expires_ms: int) -> dict[str, object]:
+    """Ask the service to record `events` (see `NewEvent.fields`) in one commit, before CLOCK_BOOTTIME `expires_ms`."""
+    return {"do": RECORD, "expires_ms": expires_ms, "events": events}
 
 
 def record_results(answer: Mapping[str, Any], number: int) -> list[int | AgentError]:
@@ -81,49 +101,85 @@ def error_from(fields: object) -> AgentError:
     return _ERRORS.get(str(known.get("code")), StoreUnusable)(str(known.get("detail", "the service failed")))
 
 
-def live_status(socket: Path, *, timeout: float = 2.0) -> dict[str, Any] | None:
-    """Return the service's status; None if it does not run. Raises OSError if it does not answer in time."""
+def not_answering(home: Path, outcome: str) -> NotAnswering:
+    """Return the error for a writer that runs and is silent; `outcome` says what became of the request."""
+    who = "the service" if files.socket(home).exists() else "the writer of the outbox"
+    return NotAnswering(
+        f"{who} in {home} ({describe_holder(files.lock(home))}) runs but does not answer: {outcome}. Everything "
+        "recorded before is kept. Try again in a moment; if it stays silent: sudo systemctl restart pisync-agent"
+    )
+
+
+def live_status(socket: Path, *, timeout: float = STATUS_S) -> dict[str, Any] | None:
+    """Return the service's status."""
     answer = _ask(socket, {"do": STATUS}, timeout)
     return None if answer is None else _part(answer, "status", dict)
 
 
+def read(
+    socket: Path, what: str, fields: Mapping[str, int] | None = None, *, timeout: float = ANSWER_S
+) -> dict[str, Any] | None:
+    """Return what the service shows of the outbox (see `views`)."""
+    answer = _ask(socket, {"do": READ, "what": what} | dict(fields or {}), timeout)
+    return None if answer is None else _part(answer, "read", dict)
+
+
 def requeue(socket: Path, seq: int) -> int | None:
-    """Have the service requeue a dead letter; return its new seq, None if none runs. Raises its error, OSError."""
-    answer = _ask(socket, {"do": REQUEUE, "seq": seq}, ANSWER_S)
+    """Have the service requeue a dead letter; return its new seq. Raises its error, OSError."""
+    outcome = f"event {seq} may have been requeued; repeating the command sends it once"
+    answer = _ask(socket, {"do": REQUEUE, "seq": seq}, ANSWER_S, outcome)
     return None if answer is None else _part(answer, "seq", int)
 
 
 def reload(socket: Path) -> bool:
-    """Have the service read the identity again; return whether one runs. Raises OSError if it does not answer."""
+    """Have the service read the identity again; return whether one runs."""
     return _ask(socket, {"do": RELOAD}, ANSWER_S) is not None
 
 
-def sync(socket: Path, on_progress: Callable[[Mapping[str, Any]], None]) -> dict[str, Any] | None:
-    """Have the service make a sync run; return its result, None if no service runs.
+def sync(
+    socket: Path, on_progress: Callable[[Mapping[str, Any]], None], *, silence: float = ANSWER_S
+) -> dict[str, Any] | None:
+    """Have the service make a sync run; return its result.
 
-    Raises the service's error (NotEnrolled, …): Stopped, or OSError, if it ended before the run was over.
+    Raises the service's error (NotEnrolled, …); Stopped, or OSError, if it ended before the run was over;
+    NotAnswering after `silence` seconds without a message.
     """
-    try:
-        client = LineClient(socket)
-    except NOT_LISTENING:
-        return None
-    with client:
-        client.send({"do": SYNC})
-        while True:
-            answer = client.receive()
-            if "progress" not in answer:
-                result: dict[str, Any] = _part(answer, "result", dict)
-                return result
+    with _client(socket, silence, "what is pending is kept") as client:
+        if client is None:
+            return None
+        answer = client.ask({"do": SYNC})
+        while "progress" in answer:
             on_progress(answer["progress"])
+            answer = client.receive()
+    result: dict[str, Any] = _part(answer, "result", dict)
+    return result
 
 
-def _ask(socket: Path, message: Mapping[str, Any], timeout: float) -> dict[str, Any] | None:
+def connect(socket: Path, timeout: float) -> LineClient | None:
+    """Connect to the service; return None if none runs. Raises NotAllowed, TimeoutError."""
     try:
-        client = LineClient(socket, timeout=timeout)
+        return LineClient(socket, timeout=timeout)
     except NOT_LISTENING:
         return None
-    with client:
-        return client.ask(message)
+    except PermissionError as error:
+        raise NotAllowed(f"{socket}: this user may not ask the service. {reach_hint(socket.parent)}") from error
+
+
+def _ask(
+    socket: Path, message: Mapping[str, Any], timeout: float, outcome: str = "nothing is lost"
+) -> dict[str, Any] | None:
+    with _client(socket, timeout, outcome) as client:
+        return None if client is None else client.ask(message)
+
+
+@contextmanager
+def _client(socket: Path, timeout: float, outcome: str) -> Iterator[LineClient | None]:
+    """Yield a connection to the service; None if none runs."""
+    try:
+        with connect(socket, timeout) or nullcontext() as client:
+            yield client
+    except TimeoutError as error:
+        raise not_answering(socket.parent, outcome) from error
 
 
 def _part(answer: Mapping[str, Any], name: str, kind: type) -> Any:

@@ -90,6 +90,10 @@ class SyncRunner:
     _delivery: tuple[Identity, Delivery] | None = None
 
     @property
+    def identity(self) -> Identity | None:
+        return self._identity
+
+    @property
     def enrolled(self) -> bool:
         return self._identity is not None
 

@@ -4,16 +4,23 @@ Lines that arrive together are served together, so that a single commit records 
 line served at a time; its next line waits for that answer.
 
 Nothing a peer does can stop the others: a peer that does not read its answers is not read from; a line may be
-LINE_BYTES long and take STALE_S to arrive, and all unfinished lines together hold HELD_BYTES; beyond PEERS connections
-the longest idle connection is closed, or the new one if none is idle. A recorder whose connection is closed
-connects again, so none of this can lose or double an event.
+LINE_BYTES long and take STALE_S to arrive, and all lines together hold HELD_BYTES; beyond PEERS connections, or
+USER_PEERS of one user, the longest idle connection is closed, or the new one if none is idle. A line of more than
+TOKENS values is refused before it is decoded, since its values would take a hundred times its size. A recorder whose
+connection is closed connects again, so none of this can lose or double an event. An error in one request is the answer
+to that request.
 """
 
 import asyncio
 import contextlib
+import itertools
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import re
+import socket
+import struct
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +31,19 @@ from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.service import protocol
 from pisync_common import unix_socket
 from pisync_common.limits import KIB, MIB
+from pisync_common.unix_socket import LINE_BYTES
 
 log = logging.getLogger(__name__)
 
 PEERS: Final = 256
-LINE_BYTES: Final = 16 * MIB
-HELD_BYTES: Final = 24 * MIB
+USER_PEERS: Final = 192
+HELD_BYTES: Final = 8 * MIB
 STALE_S: Final = 30.0
 CHUNK_BYTES: Final = 64 * KIB
+TOKENS: Final = 64 * protocol.RECORD_EVENTS
+"""Strings, numbers, objects and so on in one line; an event that a recorder sends has 25."""
+
+_TOKEN: Final = re.compile(rb'"(?>[^"\\]+|\\.)*+"|[\[{]|[^\s\[\]{},:"]++', re.DOTALL)
 
 # `json.dumps` with options makes an encoder for each call.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
@@ -43,10 +55,18 @@ class Peer:
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
+        self.user = _user(writer.get_extra_info("socket"))
         self.incoming = bytearray()
+        self.serving_bytes = 0
+        """The size of the line that is being served."""
         self.busy = False
         """Whether a line of it is being served."""
         writer.transport.set_write_buffer_limits(high=0)  # `drain` returns when everything was handed over
+
+    @property
+    def held(self) -> int:
+        """Bytes of its lines."""
+        return len(self.incoming) + self.serving_bytes
 
     @property
     def idle(self) -> bool:
@@ -87,7 +107,12 @@ class Request:
     def __init__(self, peer: Peer, line: bytes, answer: "asyncio.Future[Mapping[str, Any]]") -> None:
         self._peer = peer
         self._answer = answer
-        self.do, self.message, self.events = _parse(line)
+        self.do, self.message, self.events = _read(line)
+
+    def has_expired(self, boottime_ms: int) -> bool:
+        """Return whether its sender has given up."""
+        expires_ms = self.message.get("expires_ms")
+        return type(expires_ms) is int and expires_ms <= boottime_ms
 
     def answer(self, message: Mapping[str, Any]) -> None:
         if not self._answer.done():
@@ -110,6 +135,7 @@ class LocalServer:
     path: Path
     serve: Serve
     peers: int = PEERS
+    user_peers: int = USER_PEERS
     line_bytes: int = LINE_BYTES
     held_bytes: int = HELD_BYTES
     _connected: dict[Peer, None] = field(default_factory=dict)
@@ -131,8 +157,8 @@ class LocalServer:
 
     @property
     def held(self) -> int:
-        """Bytes of unfinished lines."""
-        return sum(len(peer.incoming) for peer in self._connected)
+        """Bytes of all lines."""
+        return sum(peer.held for peer in self._connected)
 
     def stop_listening(self) -> None:
         """Accept no new connections; existing connections go on. Harmless when repeated."""
@@ -155,7 +181,7 @@ class LocalServer:
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
-        if len(self._connected) >= self.peers and not self._close_idle():
+        if not self._has_place(peer.user):
             peer.drop()
             return
         self._connected[peer] = None
@@ -173,9 +199,16 @@ class LocalServer:
             self._connected.pop(peer, None)
             peer.drop()
 
-    def _close_idle(self) -> bool:
+    def _has_place(self, user: int) -> bool:
+        """Return whether a user may have another connection, once an idle connection was closed if need be."""
+        own = [peer for peer in self._connected if peer.user == user]
+        if len(own) >= self.user_peers:
+            return self._close_idle(own)
+        return len(self._connected) < self.peers or self._close_idle(self._connected)
+
+    def _close_idle(self, peers: Iterable[Peer]) -> bool:
         """Close the connection that has been idle longest; return whether there was one."""
-        longest = next((peer for peer in self._connected if peer.idle), None)
+        longest = next((peer for peer in peers if peer.idle), None)
         if longest is None:
             return False
         del self._connected[longest]
@@ -213,9 +246,9 @@ class LocalServer:
             # After the lines of all connections that are ready now.
             loop.call_soon(self._serve_together)
         self._requests.append(Request(peer, line, answer))
-        peer.busy = True
+        peer.busy, peer.serving_bytes = True, len(line)
         await peer.send(await answer)
-        peer.busy = False
+        peer.busy, peer.serving_bytes = False, 0
         self._connected[peer] = self._connected.pop(peer, None)
 
     def _serve_together(self) -> None:
@@ -223,53 +256,93 @@ class LocalServer:
         self.serve(requests)
 
 
+def _user(peer: socket.socket) -> int:
+    """Return the user at the other end of a connection."""
+    credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", credentials)[1])
+
+
 # Requests
 
 Events = Sequence[NewEvent | InvalidEvent]
 
+EXPIRED: Final = "the service read this after its sender had given up: nothing was recorded. Record it again."
 
-def record(outbox: Outbox, requests: Sequence[Request]) -> None:
-    """Record the events of all requests in one commit, and answer each."""
+
+Note = Callable[[AgentError | None], None]
+"""Called after a commit, with the error that made it fail."""
+
+
+def record(
+    outbox: Outbox, requests: Sequence[Request], *, boottime_ms: int = 0, note: Note = lambda error: None
+) -> None:
+    """Record the events of all requests in one commit, and answer each; refuse what has expired at `boottime_ms`."""
+    in_time = []
+    for request in requests:
+        if request.has_expired(boottime_ms):
+            request.answer(protocol.error_answer(StoreUnusable(EXPIRED)))
+        else:
+            in_time.append(request)
+    _record(outbox, in_time, note)
+
+
+def _record(outbox: Outbox, requests: Sequence[Request], note: Note) -> None:
     new = [event for request in requests for event in request.events or () if isinstance(event, NewEvent)]
     try:
         results = iter(outbox.append(new) if new else [])
     except AgentError as error:
-        failed: AgentError | None = error
+        note(error)
+        for request in requests:
+            request.answer(protocol.error_answer(error))
     except Exception as error:
-        log.exception("recording failed")
-        failed = None if len(requests) > 1 else _unexpected(error)
+        if len(requests) == 1:
+            requests[0].answer(protocol.error_answer(unexpected(error)))
+            return
+        for request in requests:
+            # Perhaps one event caused it: it must neither end the service nor fail its neighbours.
+            _record(outbox, [request], note)
     else:
+        if new:
+            note(None)
         for request in requests:
             request.answer(_record_answer(request.events or (), results))
-        return
-    for request in requests:
-        if failed is not None:
-            request.answer(protocol.error_answer(failed))
-        else:
-            # Perhaps one event caused it: it must neither end the service nor fail its neighbours.
-            record(outbox, [request])
 
 
-def _unexpected(error: Exception) -> StoreUnusable:
-    return StoreUnusable(f"the service failed to record this ({type(error).__name__}); see its log")
+def unexpected(error: Exception) -> StoreUnusable:
+    """Log a fault of the program, and return it as the answer to its request. Its text may quote an event."""
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    log.error("a request failed unexpectedly: %s at %s:%s", type(error).__name__, where.filename, where.lineno)
+    return StoreUnusable(f"the service failed to do this ({type(error).__name__}); see its log")
 
 
 def _record_answer(events: Events, results: Iterator[int | AgentError]) -> dict[str, object]:
     return protocol.record_answer([event if isinstance(event, InvalidEvent) else next(results) for event in events])
 
 
-def _parse(line: bytes) -> tuple[str, Mapping[str, Any], Events | None]:
-    """Return what a line asks for, its message, and the events of a record; an unreadable line asks for nothing."""
+def _read(line: bytes) -> tuple[str, Mapping[str, Any], Events | None]:
+    """Return what a line asks for, the values with it, and the events of a record; "" for an unreadable line.
+
+    Nothing else of the line is kept.
+    """
     try:
-        message = json.loads(line)
+        message = None if _has_too_many_values(line) else json.loads(line)
     except (ValueError, RecursionError):
         return "", {}, None
-    if not isinstance(message, dict):
+    if not isinstance(message, dict) or not isinstance(message.get("do"), str):
         return "", {}, None
+    values = {name: message[name] for name in protocol.VALUES if isinstance(message.get(name), int | str)}
     events = message.get("events")
-    if message.get("do") == protocol.RECORD and isinstance(events, list):
-        return protocol.RECORD, {}, [_event(fields) for fields in events]
-    return str(message.get("do")), message, None
+    if message["do"] != protocol.RECORD or not isinstance(events, list):
+        return message["do"], values, None
+    if len(events) > protocol.RECORD_EVENTS:
+        return "", {}, None
+    return protocol.RECORD, values, [_event(fields) for fields in events]
+
+
+def _has_too_many_values(line: bytes) -> bool:
+    if 2 * sum(map(line.count, (b",", b"[", b"{"))) < TOKENS:  # inside texts too, so most lines need no second look
+        return False
+    return next(itertools.islice(_TOKEN.finditer(line), TOKENS, None), None) is not None
 
 
 def _event(fields: object) -> NewEvent | InvalidEvent:
@@ -279,3 +352,5 @@ def _event(fields: object) -> NewEvent | InvalidEvent:
         return NewEvent.from_fields(fields)
     except InvalidEvent as error:
         return error
+    except Exception as error:
+        return InvalidEvent(f"not an event: {unexpected(error)}")

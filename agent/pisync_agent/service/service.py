@@ -23,17 +23,20 @@ from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import Outbox, open_outbox
-from pisync_agent.service import protocol
+from pisync_agent.service import protocol, views
 from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.schedule import Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
-from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.server import LocalServer, Request, record, unexpected
+from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
 from pisync_agent.sync.retry import RetryPolicy
 from pisync_common import __version__
+from pisync_common.limits import SEQ_MAX
 from pisync_common.settings import Settings
 from pisync_common.systemd import notify, watchdog_interval
+from pisync_common.times import now_ms
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ TICK_S: Final = 15.0
 """How often the service checks itself, unless systemd's watchdog asks for more."""
 FLUSH_S: Final = 2.0
 """How long answers may take to leave when the service stops."""
+ALIVE_S: Final = 3.0
+"""How often a client that waits for a sync run gets progress, well within its patience (`protocol.ANSWER_S`)."""
+STARTING: Final = Progress(step="starting", events=0, of=0, bytes=0, speed_mbit=0.0, seconds_left=None)
 
 NOT_ENROLLED: Final = (
     "this device is not enrolled: nothing can be delivered, everything is kept. "
@@ -68,6 +74,9 @@ class Service:
         self._clock = clock or SystemClock()
         self._kind = ""
         self._waiters: list[tuple[Request, int]] = []
+        self._progress = STARTING
+        self._repeats: asyncio.TimerHandle | None = None
+        self._write_faults = WriteFaults(monotonic=self._clock.monotonic, now_ms=now_ms)
         self._fault: AgentError | None = None
         self._interrupted = False
         self._own: tuple[int, Show] | None = None
@@ -188,29 +197,39 @@ class Service:
     async def _tick_forever(self) -> None:
         while True:
             watchdog = watchdog_interval()
-            self._tick(watched=watchdog is not None)
+            self._tick(check_every=min(CHECK_S, watchdog / 2 if watchdog else CHECK_S))
+            if watchdog is not None and not self._ending.is_set():
+                notify("WATCHDOG=1")
             await asyncio.sleep(min(TICK_S, watchdog / 3 if watchdog else TICK_S))
 
-    def _tick(self, *, watched: bool) -> None:
-        try:
-            self._outbox.check_writable()
-        except AgentError as error:
-            log.error("the outbox cannot be written: %s", error)
-            return
-        if not self._outbox.is_current() and not self._is_swapped():
+    def _tick(self, *, check_every: float) -> None:
+        """Check the file, and that it can be written. `write_faults` says why a failed write is no end."""
+        if not self._is_in_place():
             self._fault = StoreUnusable(
                 f"{self._outbox.path} was removed or replaced while the service had it open; the service stops, and "
                 "opens the file in place when it starts again"
             )
             self._ending.set()
-        elif watched:
-            notify("WATCHDOG=1")
+        elif self._write_faults.is_check_due(check_every):
+            try:
+                self._outbox.check_writable()
+                state = self._outbox.state()
+            except AgentError as error:
+                self._write_faults.note(error)
+            else:
+                self._write_faults.note_check(has_room=has_room(state))
 
-    def _is_swapped(self) -> bool:
-        """Return whether the agent itself put another file in place; it has done so when this transaction is over."""
+    def _is_in_place(self) -> bool:
+        """Return whether the open file is the one at its path, or the disk cannot say."""
+        if self._outbox.is_current():
+            return True
+        with suppress(AgentError):
+            self._outbox.state()  # ends after the agent's own exchange of files
         try:
-            self._outbox.check_writable()
-        except AgentError:
+            self._outbox.path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
             return True
         return self._outbox.is_current()
 
@@ -238,7 +257,8 @@ class Service:
         """Record the events of all requests in one commit; answer the others one by one."""
         recordings = [request for request in requests if request.events is not None]
         if recordings:
-            record(self._outbox, recordings)
+            boottime_ms = self._clock.stamp().boottime_ms
+            record(self._outbox, recordings, boottime_ms=boottime_ms, note=self._write_faults.note)
             self._scheduler.recorded()
         for request in requests:
             if request.events is None:
@@ -246,11 +266,15 @@ class Service:
                     self._serve_one(request)
                 except AgentError as error:
                     request.answer(protocol.error_answer(error))
+                except Exception as error:
+                    request.answer(protocol.error_answer(unexpected(error)))
 
     def _serve_one(self, request: Request) -> None:
         match request.do:
             case protocol.STATUS:
                 request.answer({"status": self._status()})
+            case protocol.READ:
+                request.answer({"read": views.answer(self._home, self._runner.identity, request.message)})
             case protocol.SYNC:
                 self._join(request)
             case protocol.REQUEUE:
@@ -268,6 +292,7 @@ class Service:
             "version": __version__,
             "enrolled": self._runner.enrolled,
             "joined": len(self._waiters),
+            "write_fault": self._write_faults.fields(),
         }
         return about | self._scheduler.live().fields(self._clock.monotonic())
 
@@ -278,10 +303,12 @@ class Service:
         if self._ending.is_set():
             raise protocol.Stopped(STOPPED)
         self._waiters.append((request, self._scheduler.request()))
+        if self._repeats is None:
+            self._repeats = self._loop.call_later(ALIVE_S, self._repeat_progress)
 
     def _requeue(self, message: Mapping[str, Any]) -> int:
         seq = message.get("seq")
-        if type(seq) is not int:
+        if type(seq) is not int or not 1 <= seq <= SEQ_MAX:
             raise protocol.BadMessage("requeue needs the seq of a dead letter")
         again = self._outbox.requeue(seq)
         self._scheduler.recorded()
@@ -309,12 +336,22 @@ class Service:
             case Finished():
                 self._on_finished(news)
             case Progress():
+                self._progress = news
                 if self._own is not None:
                     self._own[1](news.fields())
-                for request, _ in self._waiters:
-                    request.show({"progress": news.fields()})
+                self._show_progress()
+
+    def _show_progress(self) -> None:
+        for request, _ in self._waiters:
+            request.show({"progress": self._progress.fields()})
+
+    def _repeat_progress(self) -> None:
+        """Show that the service lives, during a request to the receiver that takes long."""
+        self._show_progress()
+        self._repeats = self._loop.call_later(ALIVE_S, self._repeat_progress) if self._waiters else None
 
     def _on_finished(self, finished: Finished) -> None:
+        self._progress = STARTING
         if finished.result is not None:
             self._answer_waiters(finished.covers, {"result": finished.result.fields()})
         else:

@@ -20,6 +20,8 @@ _PORT: Final = 9
 _NETLINK_GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400  # links; IPv4, IPv6 addresses and routes
 _BUFFER: Final = 65536
 
+_PROXY_VARIABLES: Final = ("https_proxy", "HTTPS_PROXY", "http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY")
+
 Routed = Callable[[str], bool]
 
 
@@ -114,7 +116,7 @@ def _is_local(name: str) -> bool:
 
 
 def _proxied(environ: Mapping[str, str]) -> bool:
-    return any(environ.get(name) for name in ("https_proxy", "HTTPS_PROXY", "http_proxy", "all_proxy", "ALL_PROXY"))
+    return any(environ.get(name) for name in _PROXY_VARIABLES)
 
 
 def _has_network(routes: tuple[Path, ...]) -> bool:

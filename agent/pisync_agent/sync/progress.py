@@ -6,10 +6,14 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from pisync_agent.errors import DeliveryError
+from pisync_common.limits import KIB
 from pisync_common.models import Receipt
 
 SHOWN_S: Final = 0.2
 """The least time between two progress messages of one step."""
+
+MEASURED_BYTES: Final = 64 * KIB
+"""Below this, the round trip takes longer than the transfer, and a speed would say nothing about the link."""
 
 SENDING: Final = "sending"
 ASKING: Final = "asking"
@@ -29,6 +33,7 @@ class Progress:
     bytes: int
     """Sent so far, headers included."""
     speed_mbit: float
+    """0 while nothing is measured."""
     seconds_left: float | None
 
     def fields(self) -> dict[str, Any]:
@@ -54,7 +59,7 @@ class SyncResult:
     bytes_sent: int = 0
     """Headers included."""
     speed_mbit: float = 0.0
-    """Of the batches."""
+    """Of the batches; 0 if nothing was measured."""
     failure: DeliveryError | None = None
     """What ended the run early."""
     offline: bool = False
@@ -92,7 +97,10 @@ class ProgressTracker:
     rejected: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
-    seconds_sending: float = 0.0
+    transfer_bytes: int = 0
+    """Bodies of batches that were answered."""
+    transfer_seconds: float = 0.0
+    """The time in which they were sent."""
     contact: bool = False
     """Whether the receiver itself has answered."""
     _step: str = ""
@@ -112,7 +120,12 @@ class ProgressTracker:
 
     @property
     def speed_mbit(self) -> float:
-        return mbit(self.bytes, self.seconds_sending)
+        return mbit(*self.measured)
+
+    @property
+    def measured(self) -> tuple[int, float]:
+        """The bytes and seconds that tell the link's speed; none if they are too few."""
+        return (self.transfer_bytes, self.transfer_seconds) if self.transfer_bytes >= MEASURED_BYTES else (0, 0.0)
 
     def count_receipt(self, receipt: Receipt) -> None:
         """Count what the receiver has answered for."""
@@ -128,21 +141,19 @@ class ProgressTracker:
         self.rejected += 1
         self.errors[kind] += 1
 
-    def show(self, step: str, *, moving: int = 0, since: float | None = None) -> None:
-        """Show the progress; `moving` bytes of a request that began at `since` are in flight."""
+    def show(self, step: str, *, moving: int = 0) -> None:
+        """Show the progress; `moving` bytes of a request are in flight."""
         now = self.monotonic()
         if step == self._step and now - self._shown_at < SHOWN_S:
             return
         self._step, self._shown_at = step, now
-        sent = self.bytes + moving
-        spent = self.seconds_sending + (0.0 if since is None else now - since)
         self.on_progress(
             Progress(
                 step=step,
                 events=self.events,
                 of=max(self.of, self.events),
-                bytes=sent,
-                speed_mbit=mbit(sent, spent),
+                bytes=self.bytes + moving,
+                speed_mbit=self.speed_mbit,
                 seconds_left=self._left() if step == SENDING else None,
             )
         )

@@ -12,19 +12,21 @@ link, the device is offline, which is not a failure and makes no sync event.
 """
 
 import logging
+import re
 import secrets
 from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Final
 
+from pisync_agent.answers import check_receipt
 from pisync_agent.client import AGENT, ReceiverClient
 from pisync_agent.clock import Clock
 from pisync_agent.errors import Declined, DeliveryError, TooLarge, Unreachable
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.sync.batches import Batch, BatchSize, Packer, Prefetcher
 from pisync_agent.sync.progress import ASKING, SENDING, SYNC_EVENT, ProgressTracker, Show, SyncResult
-from pisync_agent.sync.sync_events import RunSummary, SyncEventSender, worth_trying
+from pisync_agent.sync.sync_events import LATEST_MS, RunSummary, SyncEventSender, worth_trying
 from pisync_common.models import Receipt
 
 log = logging.getLogger(__name__)
@@ -35,6 +37,12 @@ restored from an older copy is noticed."""
 
 CONFLICT: Final = "conflict"
 """The code of a rejection that reveals a cloned card; and the outbox's note of the stream that met one."""
+
+TIME: Final = "server_time_ms"
+"""The outbox's note of a time that the receiver named."""
+
+DAY_MS: Final = 86_400_000
+_NUMBER: Final = re.compile("[0-9]{1,13}")
 
 STREAMS_A_RUN: Final = 3
 """How many streams one run may follow: the outbox begins another when its file breaks, or after a conflict."""
@@ -61,6 +69,7 @@ class Delivery:
             queue=self.outbox, client=self.client, clock=self.clock, random_hex=self.random_hex
         )
         self._last_contact = self.clock.monotonic()
+        self.client.learn_time(_noted_ms(self.outbox))
 
     def run(self, *, probe: bool = False, progress: Show = lambda progress: None) -> SyncResult:
         """Make one sync run. With `probe` (a run that was asked for) ask the receiver even if nothing is pending.
@@ -109,7 +118,12 @@ class Delivery:
 
     def _on_receipt(self, receipt: Receipt) -> None:
         self._last_contact = self.clock.monotonic()
-        self._sync_events.learn_time(receipt.server_time)
+        ms = self._sync_events.learn_time(receipt.server_time)
+        if ms is None:
+            return
+        self.client.learn_time(ms)
+        if ms >= _noted_ms(self.outbox) + DAY_MS:  # not each time: it is a write to the card
+            self.outbox.set_note(TIME, str(ms))
 
     def _hello_due(self) -> bool:
         quiet = self.clock.monotonic() - self._last_contact
@@ -118,12 +132,13 @@ class Delivery:
     def _send_sync_events(
         self, tracker: ProgressTracker, failure: DeliveryError | None, *, offline: bool, linked: bool, forced: bool
     ) -> None:
+        measured_bytes, measured_seconds = tracker.measured
         summary = RunSummary(
             stamp=self.clock.stamp(),
             files=tracker.delivered + tracker.duplicates,
             errors=dict(tracker.errors),
-            bytes=tracker.bytes,
-            seconds=tracker.seconds_sending,
+            bytes=measured_bytes,
+            seconds=measured_seconds,
             offline=offline,
             contact=tracker.contact,
         )
@@ -135,6 +150,12 @@ class Delivery:
                 tracker.show(SYNC_EVENT)
             if self._sync_events.send(forced=forced and failure is None, stopping=self.stopping):
                 self._last_contact = self.clock.monotonic()
+
+
+def _noted_ms(outbox: Outbox) -> int:
+    """Return the newest time of the receiver that was noted; 0 if none was."""
+    note = outbox.note(TIME) or ""
+    return min(int(note), LATEST_MS) if _NUMBER.fullmatch(note) else 0
 
 
 def _may_be_offline(failure: DeliveryError | None, tracker: ProgressTracker) -> bool:
@@ -238,19 +259,22 @@ class _Sending:
         return delivered
 
     def _post(self, batch: Batch) -> Receipt:
-        began, before = self.clock.monotonic(), self.client.bytes_sent
+        before, transfer = self.client.bytes_sent, self.client.transfer
         step = SENDING if batch.seqs else ASKING
 
         def on_sent(number: int) -> None:
-            self.tracker.show(step, moving=self.client.bytes_sent - before, since=began)
+            self.tracker.show(step, moving=self.client.bytes_sent - before)
 
         self.tracker.show(step)
         try:
-            return self.client.post_batch(batch.sealed(self.clock.stamp()), stream=batch.stream, on_sent=on_sent)
+            receipt = self.client.post_batch(batch.sealed(self.clock.stamp()), stream=batch.stream, on_sent=on_sent)
         finally:
             self.tracker.bytes += self.client.bytes_sent - before
-            if self.client.bytes_sent > before:
-                self.tracker.seconds_sending += self.clock.monotonic() - began
+            spent = self.client.transfer.since(transfer)
+            self.tracker.transfer_bytes += spent.bytes
+            self.tracker.transfer_seconds += spent.seconds
+        check_receipt(receipt, batch.seqs)
+        return receipt
 
     def _renew(self) -> bool:
         """Begin a new stream if a conflict was met in this stream; return whether it did."""

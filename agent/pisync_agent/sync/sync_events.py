@@ -31,6 +31,9 @@ from pisync_common.wire import encode_sync_event
 log = logging.getLogger(__name__)
 
 QUARTER_MS: Final = 15 * 60 * 1000
+EARLIEST_MS: Final = 1_577_836_800_000
+LATEST_MS: Final = 4_102_444_800_000
+"""The years 2020 to 2099: a receiver's clock that shows another year proves nothing."""
 STATE_NOTE: Final = "sync_events"
 """The note in the outbox under which the state is stored."""
 
@@ -43,6 +46,7 @@ class RunSummary:
     files: int = 0
     errors: Mapping[str, int] = field(default_factory=dict)
     bytes: int = 0
+    """Of the transfers that were measured."""
     seconds: float = 0.0
     offline: bool = False
     contact: bool = True
@@ -142,12 +146,16 @@ class SyncEventSender:
         """Whether there is anything to send."""
         return self.queue.next_sync_event() is not None
 
-    def learn_time(self, server_time: str) -> None:
-        """Remember the receiver's clock of a moment ago, for devices whose own is wrong."""
+    def learn_time(self, server_time: str) -> int | None:
+        """Remember the receiver's clock of a moment ago, for devices whose own is wrong; None if it proves nothing."""
         try:
-            self._server = (parse_ms(server_time), self.clock.stamp())
+            ms = parse_ms(server_time)
         except ValueError:
-            return
+            return None
+        if not EARLIEST_MS <= ms < LATEST_MS:
+            return None
+        self._server = (ms, self.clock.stamp())
+        return ms
 
     def add(self, run: RunSummary, *, forced: bool) -> None:
         """Queue the sync event of a run, or keep it for a later one."""

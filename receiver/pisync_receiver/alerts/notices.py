@@ -72,15 +72,8 @@ def _alert(crossings: Sequence[Crossing]) -> Alert:
         site=last.site or NO_SITE,
         state=state,
         since_ms=streak.failing_since_ms,
-        codes=_codes_of(streak.last_errors),
+        codes=tuple(errors_of(streak.last_errors)),
     )
-
-
-def _codes_of(errors: str | None) -> tuple[str, ...]:
-    try:
-        return tuple(errors_of(errors))
-    except ValueError:  # a damaged row must not hold up the notices of other devices
-        return ()
 
 
 def _counts(alerts: Sequence[Alert]) -> str:
@@ -116,7 +109,12 @@ def _group(state: State, alerts: Sequence[Alert], zone: tzinfo) -> str:
 
 def _since(alerts: Sequence[Alert], zone: tzinfo) -> str:
     begun = [alert.since_ms for alert in alerts if alert.since_ms is not None]
-    return from_ms(min(begun)).astimezone(zone).strftime(" since %Y-%m-%d %H:%M %Z") if begun else ""
+    if not begun:
+        return ""
+    try:
+        return from_ms(min(begun)).astimezone(zone).strftime(" since %Y-%m-%d %H:%M %Z")
+    except OverflowError:  # a damaged row must not hold up the notices of other devices
+        return " since an unknown time"
 
 
 def _codes(alerts: Sequence[Alert]) -> str:

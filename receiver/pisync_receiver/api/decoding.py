@@ -48,6 +48,9 @@ _numbered = msgspec.json.Decoder(_Numbered)
 _sync_event = msgspec.json.Decoder(SyncEventRequest)
 _enrollment = msgspec.json.Decoder(Enrollment)
 
+REASON_CHARS: Final = 300
+"""Of a refusal's reason."""
+
 _WHOLE: Final = {
     *("seq", "boottime_ms", "total_files_synced", "total_errors", *ERROR_CODES),
     *("uses", "expires_in_s", "overlap_s", "older_than_s"),
@@ -323,7 +326,8 @@ def _stamp(sent: Sent | None) -> Stamp | None:
 def _reason(error: Exception) -> str:
     match error:
         case msgspec.ValidationError() | RuleError():
-            return str(error)
+            text = str(error)  # may quote the body, at any length
+            return text if len(text) <= REASON_CHARS else f"{text[: REASON_CHARS - 1]}…"
         case RecursionError():
             return "it nests too deep"
         case UnicodeDecodeError():

@@ -33,7 +33,7 @@ async def list_devices(request: Request) -> Answer:
 
 
 async def _page(request: Request) -> Answer:
-    query = request.query()
+    query = request.query
     silent_for = query["silent_for"]
     page = await request.services.store.devices(
         site=query["site"],

@@ -1,5 +1,6 @@
 """Progress events: batches in, pages and exports out."""
 
+from dataclasses import replace
 from typing import Final
 
 from pisync_common.models import Receipt
@@ -11,7 +12,7 @@ from pisync_receiver.errors import BadCursor
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
-from pisync_receiver.http.request import CURSOR, LIMIT, Request
+from pisync_receiver.http.request import CURSOR, LIMIT, PAGE_ROWS, Request
 from pisync_receiver.http.responses import JSON, Answer, Stream, choose, encode
 from pisync_receiver.http.routing import route
 
@@ -25,7 +26,12 @@ EVENTS: Final = Query(
         params.object_id("object_id", "Only events about this object"),
         params.moment("since", "Only what arrived then or later"),
         params.moment("until", "Only what arrived before"),
-        LIMIT,
+        replace(
+            LIMIT,
+            summary="Rows of one page (100 unless given), or of an export (all unless given)",
+            schema={"type": "integer", "minimum": 1, "maximum": 1000},
+            default=None,
+        ),
         CURSOR,
     )
 )
@@ -54,9 +60,10 @@ async def post_events(request: Request) -> Answer:
     problems=(406,),
 )
 async def get_events(request: Request) -> Answer | Stream:
-    """Stored events in the order they arrived: pages, or everything as NDJSON or CSV by Accept."""
+    """Stored events in the order they arrived: pages, or an export as NDJSON or CSV by Accept. An export has every
+    event, or the first `limit` of them; a `cursor` of its last row's id continues it."""
     media = choose(request.headers.get(b"accept"), (JSON, *WRITERS))
-    query = request.query()
+    query = request.query
     limit, cursor = query["limit"], query["cursor"]
     wanted = EventFilter(
         device_id=query["device_id"],
@@ -70,8 +77,8 @@ async def get_events(request: Request) -> Answer | Stream:
         until_ms=query["until"],
     )
     if media != JSON:
-        return stream_events(request, wanted, _after(cursor), media)
-    return request.page(await request.services.store.events(wanted, limit=limit, cursor=cursor))
+        return stream_events(request, wanted, media, after=_after(cursor), limit=limit)
+    return request.page(await request.services.store.events(wanted, limit=limit or PAGE_ROWS, cursor=cursor))
 
 
 def _after(cursor: str | None) -> int:

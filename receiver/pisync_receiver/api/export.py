@@ -7,6 +7,7 @@ written as fast as the caller reads, so that memory does not grow with the expor
 import csv
 import io
 import re
+import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Final
 
@@ -27,21 +28,24 @@ _encode = msgspec.json.Encoder().encode
 Writer = Callable[[Sequence[EventRecord], bool], bytes]
 
 
-def stream_events(request: Request, wanted: EventFilter, after: int, media: str) -> Stream:
-    """Return every event that `wanted` names with an id over `after`, as `media` (a key of WRITERS)."""
-    chunks = _chunks(request, wanted, after, WRITERS[media])
+def stream_events(request: Request, wanted: EventFilter, media: str, *, after: int, limit: int | None) -> Stream:
+    """Return the events that `wanted` names with an id over `after`, at most `limit` of them, as `media` (a key of
+    WRITERS)."""
+    chunks = _chunks(request, wanted, WRITERS[media], after, sys.maxsize if limit is None else limit)
     headers = ((b"vary", b"accept"), (b"content-disposition", b'attachment; filename="events%b"' % _SUFFIX[media]))
     return Stream(chunks=chunks, gone=request.gone, content_type=f"{media}; charset=utf-8", headers=headers)
 
 
-async def _chunks(request: Request, wanted: EventFilter, after: int, write: Writer) -> AsyncGenerator[bytes, None]:
+async def _chunks(
+    request: Request, wanted: EventFilter, write: Writer, after: int, left: int
+) -> AsyncGenerator[bytes, None]:
     cursor: str | None = str(after)
     first = True
     async with request.services.exports:
-        while cursor is not None:
-            page = await request.services.store.events(wanted, limit=_ROWS, cursor=cursor)
+        while cursor is not None and left:
+            page = await request.services.store.events(wanted, limit=min(_ROWS, left), cursor=cursor)
             yield write(page.rows, first)
-            cursor, first = page.next, False
+            cursor, first, left = page.next, False, left - len(page.rows)
 
 
 def _ndjson(rows: Sequence[EventRecord], first: bool) -> bytes:

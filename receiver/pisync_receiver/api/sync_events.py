@@ -91,7 +91,7 @@ async def post_sync_event(request: Request) -> Answer:
 )
 async def sync_history(request: Request) -> Answer:
     """The sync events of one device, newest first."""
-    query = request.query()
+    query = request.query
     row = await known_device(request)
     page = await request.services.store.history(
         row.device_id,
@@ -100,6 +100,7 @@ async def sync_history(request: Request) -> Answer:
         since_ms=query["since"],
         until_ms=query["until"],
         failed=query["failed"],
+        sites=request.caller.sites,
     )
     return request.page(page)
 
@@ -118,7 +119,7 @@ async def repeated_failures(request: Request) -> Answer:
 
 
 async def _failures(request: Request) -> Answer:
-    query = request.query()
+    query = request.query
     page = await request.services.store.failures(
         min_failures=query["min_failures"],
         mode=query["mode"],

@@ -48,7 +48,7 @@ async def create_token(request: Request) -> Answer:
 @route("GET", "/api/tokens", Access.CHIEF, answer=list[TokenRecord], query=TOKENS)
 async def list_tokens(request: Request) -> Answer:
     """Every token, without the secrets, which are not kept."""
-    query = request.query()
+    query = request.query
     return json_answer(
         [
             token

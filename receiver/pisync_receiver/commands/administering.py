@@ -4,6 +4,8 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from pisync_common import settings as values
+from pisync_common.errors import RuleError
+from pisync_common.rules import check_id
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
@@ -34,7 +36,7 @@ DEVICE: Final = arg("device", metavar="DEVICE", help="the device's id")
 def token_create(context: Context) -> None:
     """Create a token and print it, this once."""
     arguments = context.arguments
-    made = context.call(
+    made = context.call_first(
         "POST",
         "/api/tokens",
         scope=arguments.scope,
@@ -100,7 +102,7 @@ def token_rotate(context: Context) -> None:
 def enrollment_create(context: Context) -> None:
     """Create a code for `pisync enroll` and print it, this once."""
     arguments = context.arguments
-    made = context.call(
+    made = context.call_first(
         "POST",
         "/api/enrollment-codes",
         uses=checked("--uses", values.integer(1, 1_000_000), arguments.uses),
@@ -288,10 +290,13 @@ def _device(context: Context) -> str:
 
 
 def _id(context: Context) -> str:
-    return quote(context.arguments.device, safe="")
+    try:
+        return quote(check_id("DEVICE", context.arguments.device), safe="")
+    except RuleError as error:
+        raise WrongUsage(str(error)) from error
 
 
 def _number(value: str) -> str:
     if value.startswith(("psa_", "psv_", "psd_", "psm_")):
         raise WrongUsage("that is a token itself, not its id: keep it secret; `token list` shows the ids")
-    return quote(value, safe="")
+    return str(checked("ID", values.integer(1), value))

@@ -1,7 +1,7 @@
 """`pisync-receiver`: the commands in one table, and how a call of one ends.
 
-Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 not done or not found,
-2 wrong usage.
+Results go to standard output, everything else to standard error. Exit codes: 0 done, 1 not done, not found, or the
+output cannot be written, 2 wrong usage.
 """
 
 import argparse
@@ -13,13 +13,14 @@ from typing import Any, Final
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
+from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
 from pisync_receiver.commands import administering, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
 PROGRAM: Final = "pisync-receiver"
-DONE, NOT_DONE, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, NOT_DONE, WRONG_USAGE = range(3)
 
 COMMANDS: Final[tuple[Command, ...]] = (
     operating.serve,
@@ -60,7 +61,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = build_parser().parse_args(argv)
     try:
         arguments.run(Context(arguments=arguments, environ=os.environ, out=sys.stdout, err=sys.stderr))
-        sys.stdout.flush()
         return DONE
     except (SettingError, WrongUsage) as error:
         return _failed(error, WRONG_USAGE)
@@ -68,10 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(error, NOT_DONE)
     except KeyboardInterrupt:
         return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of the output has seen enough; Python must not complain about it when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOT_DONE
     except OSError as error:
         return _failed(f"{error.filename or 'the system'}: {error.strerror or error}; nothing was changed", NOT_DONE)
 

@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import os
 import re
+import shlex
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -15,11 +17,12 @@ import httpx
 
 from pisync_common import unix_socket
 from pisync_common.errors import LockHeld, SettingError
-from pisync_common.settings import Settings
+from pisync_common.settings import DEFAULT, Settings
 from pisync_receiver import config
 from pisync_receiver.errors import NotFound, ReceiverError, WrongUsage
 from pisync_receiver.http.params import Param, Query
 from pisync_receiver.store import opening
+from pisync_receiver.store.address import Address
 
 ANSWER_SECONDS: Final = 120.0
 START_SECONDS: Final = 15.0
@@ -50,6 +53,8 @@ class Api:
         given = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
             answer = self._runner.run(self._client.request(method, path, params=query, json=given))
+        except UnicodeEncodeError as error:
+            raise WrongUsage("an argument is not text in UTF-8; nothing was asked") from error
         except httpx.HTTPError as error:
             doubt = "" if method == "GET" else "; whether it was done is unknown, so look before you try again"
             raise ReceiverError(
@@ -68,18 +73,19 @@ _ERRORS: Final[dict[int, type[ReceiverError]]] = {400: WrongUsage, 404: NotFound
 
 
 @contextmanager
-def connected(settings: Settings) -> Iterator[Api]:
-    """Reach the receiver that the settings name. Raises LockHeld if another process keeps the lock without a socket,
+def connected(settings: Settings, *, making: Callable[[str], None] | None = None) -> Iterator[Api]:
+    """Reach the receiver that the settings name. With `making`, a database that they name is made where none is yet,
+    after a call of `making` that says so. Raises LockHeld if another process keeps the lock without a socket,
     ReceiverError, and what opening the database raises."""
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
         try:
-            yield Api(runner.run(_client(settings, stack)), runner)
+            yield Api(runner.run(_client(settings, stack, making)), runner)
         finally:
             runner.run(stack.aclose())
 
 
-async def _client(settings: Settings, stack: AsyncExitStack) -> httpx.AsyncClient:
+async def _client(settings: Settings, stack: AsyncExitStack, making: Callable[[str], None] | None) -> httpx.AsyncClient:
     if (url := settings[config.URL]) is not None:
         headers = {"authorization": f"Bearer {_token(settings)}"}
         return await stack.enter_async_context(_http(url, headers=headers))
@@ -90,21 +96,28 @@ async def _client(settings: Settings, stack: AsyncExitStack) -> httpx.AsyncClien
             name = stack.enter_context(unix_socket.address(path))
             return await stack.enter_async_context(_http("http://receiver", httpx.AsyncHTTPTransport(uds=name)))
         try:
-            return await _in_process(settings, stack)
+            return await _in_process(settings, stack, making)
         except LockHeld:
             if time.monotonic() > deadline:
                 raise
         await asyncio.sleep(0.05)  # its socket opens, or its lock is freed, in a moment; neither can be waited for
 
 
-async def _in_process(settings: Settings, stack: AsyncExitStack) -> httpx.AsyncClient:
+async def _in_process(
+    settings: Settings, stack: AsyncExitStack, making: Callable[[str], None] | None
+) -> httpx.AsyncClient:
     """Be the receiver for this command, with the writer's lock."""
     from pisync_receiver.app import AppSettings, Receiver
 
     database = settings[config.DATABASE]
-    check_exists(settings)
+    create = making is not None and settings.source(config.DATABASE) != DEFAULT
+    if not create:
+        check_exists(settings)
+    become_owner(database)
+    if making is not None and not opening.exists(database):
+        making(f"There was no database yet; making {database}.")
     stack.enter_context(opening.writing(database, "a pisync-receiver command"))
-    store = await opening.open_store(database)
+    store = await opening.open_store(database, create=create)
     stack.push_async_callback(store.aclose)
     receiver = Receiver.create(store, AppSettings())
     await stack.enter_async_context(receiver.running())
@@ -116,20 +129,41 @@ def check_exists(settings: Settings) -> None:
     """Raise NotFound where there is no database: a command that made one would answer from an empty one."""
     if not opening.exists(database := settings[config.DATABASE]):
         raise NotFound(
-            f"there is no database at {database} yet; `pisync-receiver serve` creates it, "
-            "or name another with --database-url"
+            f"there is no database at {database} yet; nothing was changed; `pisync-receiver serve` creates it, or name "
+            f"the receiver's with --database-url or as database_url in {config.SYSTEM_FILE}"
+        )
+
+
+def become_owner(database: Address) -> None:
+    """Continue as the owner of the database's folder if root calls: files of root there would keep the receiver from
+    its database. Raises ReceiverError where root would have to make the folder."""
+    if not isinstance(database, Path) or os.geteuid() != 0:
+        return
+    folder = next(parent for parent in database.parents if parent.exists())
+    owner = folder.stat()
+    if owner.st_uid != 0:
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+    elif folder != database.parent:
+        raise ReceiverError(
+            f"there is no folder {database.parent}; nothing was changed; make it for the receiver's user: "
+            f"install -d -m 700 -o pisync-receiver -g pisync-receiver {shlex.quote(str(database.parent))}"
         )
 
 
 def _http(
     url: str, transport: httpx.AsyncBaseTransport | None = None, headers: Mapping[str, str] | None = None
 ) -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        base_url=url,
-        transport=transport,
-        headers={"cache-control": "no-cache", **(headers or {})},
-        timeout=ANSWER_SECONDS,
-    )
+    try:
+        return httpx.AsyncClient(
+            base_url=url,
+            transport=transport,
+            headers={"cache-control": "no-cache", **(headers or {})},
+            timeout=ANSWER_SECONDS,
+        )
+    except httpx.InvalidURL as error:
+        raise SettingError(f"url = {url!r}: {error}") from error
 
 
 def _token(settings: Settings) -> str:

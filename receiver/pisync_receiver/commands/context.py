@@ -19,8 +19,6 @@ from pisync_receiver.http.params import Query
 
 T = TypeVar("T")
 
-_LONGEST_SECONDS: Final = 3650 * 86_400
-
 
 @dataclass(frozen=True)
 class Context:
@@ -43,6 +41,12 @@ class Context:
         """Make one call; fields of the body that are None are left out."""
         with self.api() as api:
             return api.call(method, path, body or None)
+
+    def call_first(self, method: str, path: str, **body: object) -> Any:
+        """Make a call that may be the first of all, before the receiver's first start: as `call`, and a database that
+        the settings name is made where none is yet."""
+        with connected(self.settings, making=self.remark) as api:
+            return api.call(method, path, body)
 
     def result(self, text: str) -> None:
         """Print a result, to standard output."""
@@ -79,10 +83,7 @@ class Context:
 
     def seconds(self, flag: str, value: str) -> int:
         """Return a flag's time as whole seconds. Raises WrongUsage."""
-        seconds = checked(flag, values.duration, value)
-        if seconds > _LONGEST_SECONDS:
-            raise WrongUsage(f"{flag} {value!r}: ten years (3650d) is the longest")
-        return round(seconds)
+        return round(checked(flag, values.duration, value))
 
 
 def checked(flag: str, parse: Callable[[str], T], value: str) -> T:

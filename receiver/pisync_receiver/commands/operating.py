@@ -4,9 +4,10 @@ import asyncio
 from dataclasses import asdict
 from pathlib import Path
 
+from pisync_common.settings import path
 from pisync_common.times import now_ms
 from pisync_receiver import config
-from pisync_receiver.commands.client import check_exists
+from pisync_receiver.commands.client import become_owner, check_exists
 from pisync_receiver.commands.console import table
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command
 from pisync_receiver.errors import NotFound, ReceiverError, WrongUsage
@@ -51,7 +52,7 @@ def worker(context: Context) -> None:
 )
 def backup(context: Context) -> None:
     """Write a consistent copy of the database, also while it serves."""
-    file = Path(context.arguments.file).expanduser().absolute()
+    file = checked("FILE", path, context.arguments.file)
     if file.exists():
         raise ReceiverError(f"{file} exists already and was left as it is; name a new file")
     check_exists(context.settings)
@@ -89,6 +90,7 @@ def copy(context: Context) -> None:
 def migrate(context: Context) -> None:
     """Bring the database's schema up to this program; back up first, stop `serve` first."""
     check_exists(context.settings)
+    become_owner(context.settings[config.DATABASE])
     applied = asyncio.run(opening.migrate(context.settings[config.DATABASE]))
     context.result(f"applied: {', '.join(applied)}" if applied else "the schema is this program's own; nothing to do")
 

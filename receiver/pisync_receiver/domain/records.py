@@ -4,14 +4,15 @@ Times are RFC 3339 in UTC. Building a record never fails for a stored row (see `
 """
 
 import json
-from collections.abc import Sequence
-from typing import Annotated, Any, Final, Generic, Literal, TypeVar
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Annotated, Final, Generic, Literal, TypeVar
 
 from msgspec import Meta, Raw, Struct, field
 
 from pisync_common.limits import SEQ_MAX
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
-from pisync_receiver.domain.times import shown
+from pisync_receiver.domain.times import claimed, shown
 
 MISSING_RANGES: Final = 1000
 """Missing ranges that a stream's record lists."""
@@ -21,6 +22,7 @@ CODE_DEVICES: Final = 100
 """Devices that an enrollment code's record lists."""
 
 Row = TypeVar("Row")
+T = TypeVar("T")
 
 Time = Annotated[str, Meta(extra_json_schema={"format": "date-time"})]
 Count = Annotated[int, Meta(ge=0, le=SEQ_MAX)]
@@ -229,7 +231,7 @@ def sync_event_record(row: StoredSyncEvent) -> SyncEventRecord:
     return SyncEventRecord(
         id=row.id,
         device_id=row.device_id,
-        timestamp=row.timestamp,
+        timestamp=claimed(row.timestamp, row.at_ms),
         total_files_synced=row.total_files_synced,
         total_errors=row.total_errors,
         internet_speed=row.internet_speed,
@@ -266,7 +268,7 @@ def token_record(row: Token) -> TokenRecord:
         scope=row.scope,
         label=row.label,
         device_id=row.device_id,
-        sites=None if row.sites is None else list(json.loads(row.sites)),
+        sites=None if row.sites is None else _json_of(row.sites, list),
         created_at=shown(row.created_ms),
         expires_at=time_of(row.expires_ms),
         revoked_at=time_of(row.revoked_ms),
@@ -296,5 +298,12 @@ def time_of(ms: int | None) -> str | None:
 
 def errors_of(text: str | None) -> ErrorsByCode:
     """Return stored error counts; empty if there are none."""
-    counts: Any = json.loads(text) if text else {}
-    return counts if isinstance(counts, dict) else {}
+    return _json_of(text or "{}", dict)
+
+
+def _json_of(text: str, kind: Callable[[], T]) -> T:
+    """Return a stored JSON value; an empty one if the text holds none of this kind."""
+    with suppress(ValueError, RecursionError):
+        if isinstance(value := json.loads(text), kind):  # type: ignore[arg-type]
+            return value  # type: ignore[no-any-return]
+    return kind()

@@ -38,6 +38,7 @@ Best = tuple[int, int]
 Neighbours = tuple[int | None, int | None]
 """The best times of the stored events before the first event and after the last, if there are any."""
 
+_SHORTEST: Final = len("2026-11-23T10:00:00Z")
 _LAST_MS: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()) * 1000 + 999
 _FIRST_MS: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1000
 
@@ -45,6 +46,11 @@ _FIRST_MS: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1000
 def shown(ms: int) -> str:
     """A stored time as RFC 3339 text. Never raises: a value outside years 1 to 9999 is shown as the nearest."""
     return format_ms(min(max(ms, _FIRST_MS), _LAST_MS))
+
+
+def claimed(text: str, ms: int) -> str:
+    """A time as it was sent; the receiver's own estimate for text that no version accepts any more."""
+    return text if text.isascii() and len(text) >= _SHORTEST else shown(ms)
 
 
 def effective_ms(claimed_ms: int, received_ms: int) -> int:

@@ -7,8 +7,10 @@ import re
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 from typing import Final
+from urllib.parse import unquote
 
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
@@ -31,8 +33,10 @@ FLUSH_SECONDS: Final = 1.0
 FLUSH_LINES: Final = 256
 """About 64 KiB."""
 _GIVEN: Final = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-_NONCE: Final = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+_NONCE: Final = re.compile(rb"([A-Za-z0-9._-]{1,64})(?:, *\1)?")  # a gateway may double it in one line
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_REFUSALS: Final = range(400, 503)
+"""Statuses that take a turn in the intake; 503 does not, because the intake or the store could not serve it."""
 _NO_ROUTE: Final = "unknown"
 _GONE: Final = 499
 """The status in the log for a caller that went away; it is never sent."""
@@ -75,28 +79,33 @@ class Router:
         for route in routes:
             by_path.setdefault(route.path, _Resource(route.path)).add(route)
         # Nearly all calls are POSTs to fixed paths: a look-up in a dict spares them a regular expression a route.
-        self._fixed = {path: resource for path, resource in by_path.items() if resource.fixed}
+        self._fixed = {path.encode(): resource for path, resource in by_path.items() if resource.fixed}
         self._patterns = [resource for resource in by_path.values() if not resource.fixed]
         self._gate = gate
 
     async def answer(self, request: Request) -> Reply:
         """Answer a request. Raises Problem, and whatever the handler raises."""
         method: str = request.scope["method"]
-        resource = self._fixed.get(request.scope["path"]) or self._matching(request)
+        resource = self._fixed.get(request.scope["raw_path"]) or self._matching(request)
         route = resource.by_method.get(method) or resource.route(method)
         request.route = route.path
-        request.query_spec = route.query
+        request.takes_body = route.request_body is not None
         request.caller = await self._gate.admit(route.access, request.headers, request.path, local=request.local)
+        request.query = route.query.read(request.scope["query_string"], request.services.now_ms())
         reply = await route.handler(request)
         if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
             return with_etag(reply, request.headers.get(b"if-none-match"))
         return reply
 
     def _matching(self, request: Request) -> _Resource:
+        """Match the path as it was sent: a path has one spelling, so a gateway that denies it denies it whole. Only a
+        parameter may be percent-encoded."""
+        path = request.scope["raw_path"].decode("latin-1")
         for resource in self._patterns:
-            if match := resource.pattern.match(request.scope["path"]):
-                request.path = match.groupdict()
-                return resource
+            if match := resource.pattern.match(path):
+                with suppress(UnicodeDecodeError):
+                    request.path = {name: unquote(text, errors="strict") for name, text in match.groupdict().items()}
+                    return resource
         raise Problem(404, "not_found", "no such endpoint; see /docs")
 
 
@@ -133,8 +142,8 @@ class Edge:
         if (given := headers.get(b"x-request-id")) is not None and _GIVEN.fullmatch(given):
             request.id = given.decode()
         extra = self._extra
-        if (nonce := headers.get(NONCE)) is not None and _NONCE.fullmatch(nonce):
-            extra = (*extra, (NONCE, nonce))
+        if (nonce := headers.get(NONCE)) is not None and (match := _NONCE.fullmatch(nonce)):
+            extra = (*extra, (NONCE, match[1]))
         if b"traceparent" in headers:
             request.trace = trace_of(headers[b"traceparent"])
         REQUEST.set((request.id, request.trace))  # uvicorn gives each request a context of its own
@@ -147,6 +156,8 @@ class Edge:
             except Exception as error:
                 reply = problem_answer(error, request.id)
             status = reply.status
+            if request.takes_body and status in _REFUSALS:
+                await self._services.intake.turn()
             if isinstance(reply, Stream):
                 await reply.send(send, extra, with_body=scope["method"] != "HEAD")
             else:

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from html import escape
 from http import HTTPStatus
@@ -29,6 +30,10 @@ _ABOUT: Final = (
     "Every error is application/problem+json (RFC 9457). Unknown fields in bodies are ignored, unknown query "
     "parameters are refused. Bodies may be gzip (Content-Encoding)."
 )
+_PUBLISHER: Final = {
+    "contact": {"name": "The PiSync maintainers"},
+    "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+}
 _LINK: Final = {
     "description": 'The next page, if there is one: `<...>; rel="next"`.',
     "schema": {"type": "string"},
@@ -67,13 +72,35 @@ def make_document(routes: Sequence[Route], *, auth: bool) -> dict[str, Any]:
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route, schema_of, auth=auth)
     document: dict[str, Any] = {
         "openapi": "3.1.0",
-        "info": {"title": _TITLE, "version": __version__, "description": _ABOUT},
+        "info": {"title": _TITLE, "version": __version__, "description": _ABOUT, **_PUBLISHER},
+        "servers": [{"url": "/", "description": "The receiver that serves this document."}],
+        "tags": [{"name": name, "description": about} for name, about in dict(map(_tag, routes)).items()],
         "paths": paths,
         "components": {"schemas": components},
     }
     if auth:
         document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    _close_tuples(document)
     return document
+
+
+def _close_tuples(schema: Any) -> None:
+    """Write a pair as an array of two of its kind: many tools refuse `items: false`, which says the same."""
+    if isinstance(schema, dict):
+        if schema.get("items") is False:
+            schema["items"] = schema["prefixItems"][0]
+        for part in schema.values():
+            _close_tuples(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            _close_tuples(part)
+
+
+def _tag(route: Route) -> tuple[str, str]:
+    """Return a route's resource, which is the module its handler is in, and what that says of itself."""
+    module = route.handler.__module__
+    about, _, _ = (sys.modules[module].__doc__ or "").partition("\n")
+    return module.rpartition(".")[2].replace("_", "-"), about
 
 
 def _types(routes: Sequence[Route]) -> list[Any]:
@@ -96,6 +123,7 @@ def _key(kind: Any) -> str:
 def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dict[str, Any]:
     operation: dict[str, Any] = {
         "operationId": route.handler.__name__,
+        "tags": [_tag(route)[0]],
         "summary": route.summary,
         "description": f"For: {route.access.value}.",
         "parameters": _parameters(route),
@@ -107,8 +135,7 @@ def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dic
     if route.request_body is not None:
         content = {JSON: {"schema": schema_of[_key(route.request_body)]}}
         operation["requestBody"] = {"required": True, "content": content}
-    if auth and route.access is not Access.PUBLIC:
-        operation["security"] = [{"token": []}]
+    operation["security"] = [{"token": []}] if auth and route.access is not Access.PUBLIC else []
     for status in _problem_statuses(route, auth=auth):
         operation["responses"].setdefault(str(status), _problem(status, schema_of))
     return operation
@@ -142,15 +169,13 @@ def _response(documented: Response, schema_of: Mapping[str, Any]) -> dict[str, A
 
 def _problem_statuses(route: Route, *, auth: bool) -> list[int]:
     """Every problem that follows from the row; 500 stands for a fault of the receiver itself."""
-    statuses = {500, *route.problems}
+    statuses = {400, 500, *route.problems}  # 400: every route refuses query parameters that it does not know
     if auth and route.access is not Access.PUBLIC:
         statuses |= {401, 403, 503}
     if auth and route.access in (Access.DEVICE, Access.OWNER):
         statuses |= {429}
-    if route.query.params:
-        statuses |= {400}
     if route.request_body is not None:
-        statuses |= {400, 408, 413, 415, 429, 503}
+        statuses |= {408, 413, 415, 429, 503}
     return sorted(statuses)
 
 

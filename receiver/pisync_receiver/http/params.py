@@ -40,13 +40,15 @@ class Query:
         """Return every parameter's value, or its default. Raises Problem 400, also for an unknown parameter: a filter
         with a typing error must not answer with everything."""
         given = _given(query) if query else {}
-        for name in given.keys() - {param.name for param in self.params}:
-            raise Problem(400, "unknown_parameter", f"{name[:100]!r}: unknown parameter; {self._nearest(name)}")
+        known = {param.name for param in self.params}
+        for name in given:
+            if name not in known:
+                raise Problem(400, "unknown_parameter", f"{name[:100]!r}: unknown parameter; {self._nearest(name)}")
         return {param.name: _value(param, given.get(param.name, ()), now_ms) for param in self.params}
 
     def _nearest(self, name: str) -> str:
         names = [param.name for param in self.params]
-        if near := difflib.get_close_matches(name, names, n=1):
+        if near := difflib.get_close_matches(name[:100].lower(), names, n=1):
             return f"did you mean {near[0]}?"
         return f"known: {', '.join(names)}" if names else "this call takes none"
 

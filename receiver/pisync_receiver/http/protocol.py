@@ -1,10 +1,11 @@
 """uvicorn's fast protocol, with a single write an answer, and bounds on what a connection may hold when no gateway
 stands in front.
 
-A request's head must be complete within `HEAD_SECONDS` and `HEAD_BYTES` (trailers included), a caller that reads
-nothing of an answer for `STALL_SECONDS` is cut off, so is a caller that sends over `PIPELINED` requests ahead of its
-answers, and at most `max_connections` are served; the rest are answered 503 with a Retry-After. (A body is bounded by
-`body`, an idle connection by the keep-alive.)
+A request is HTTP/1.0 or 1.1, its target begins with `/`, and 1.1 names one host; anything else is answered 400. Its
+head must be complete within `HEAD_SECONDS`, `HEAD_BYTES` and `HEADERS` (trailers included), a caller that reads nothing
+of an answer for `STALL_SECONDS` is cut off, so is a caller that sends over `PIPELINED` requests ahead of its answers,
+and at most `max_connections` are served; the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an
+idle connection by the keep-alive.)
 """
 
 import asyncio
@@ -19,9 +20,15 @@ from pisync_common.limits import KIB
 
 HEAD_SECONDS: Final = 30.0
 HEAD_BYTES: Final = 64 * KIB
+HEADERS: Final = 128
+"""Most headers of a request: 15,000 empty headers fit into `HEAD_BYTES` and take half a MiB."""
 STALL_SECONDS: Final = 60.0
 PIPELINED: Final = 64
+TOO_MANY: Final = 64
+"""How many connections over the limit are kept until they are answered 503; more are cut off at once."""
 
+_HOSTS: Final = {"1.0": (0, 1), "1.1": (1,)}
+"""How many Host headers a version's requests may have."""
 _HEAD_END: Final = b"\r\n\r\n"
 _CONTINUE: Final = b"HTTP/1.1 100 "
 _TOO_LARGE: Final = b"HTTP/1.1 431 Request Header Fields Too Large\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -82,8 +89,12 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.transport: Any = _OneWrite(transport)
-        if len(self.connections) > self.max_connections:
+        over = len(self.connections) - self.max_connections
+        if over > 0:
             self.app: ASGIApp = self.busy
+        if over > TOO_MANY:
+            transport.abort()
+            return
         self._start_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -97,6 +108,29 @@ class BoundedProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self._head_bytes = 0
 
+    def on_headers_complete(self) -> None:
+        """Refuse a target that gateways read in several ways: as a URL, with a fragment, or with another host."""
+        hosts = sum(name == b"host" for name, _ in self.headers)
+        allowed = _HOSTS.get(self.parser.get_http_version(), ())
+        readable = hosts in allowed and self.url.startswith(b"/") and b"#" not in self.url
+        if not readable or len(self.headers) > HEADERS:
+            raise ValueError("not a request for this server")  # the parser stops, and uvicorn answers 400
+        super().on_headers_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what cannot be read as a request."""
+        if self._may_answer():
+            super().send_400_response(msg)
+        else:
+            self.transport.close()
+
+    def _may_answer(self) -> bool:
+        """Whether an error sent now would be read as the answer to the request being received, and to no other."""
+        cycle = self.cycle
+        if cycle is None or (cycle.response_complete and cycle.scope is not self.scope):
+            return True
+        return cycle.scope is self.scope and not cycle.response_started and not self.pipeline
+
     def on_body(self, body: bytes) -> None:
         super().on_body(body)
         self._head_bytes -= 2 * len(body)  # once for the body itself, once to allow for the frames of small chunks
@@ -109,8 +143,10 @@ class BoundedProtocol(HttpToolsProtocol):
         elif self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
-        if self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
-            self.transport.write(_TOO_LARGE)
+        too_large = self._head_bytes > HEAD_BYTES or (self.headers is not None and len(self.headers) > HEADERS)
+        if too_large and not self.transport.is_closing():
+            if self._may_answer():
+                self.transport.write(_TOO_LARGE)
             self.transport.close()
         if len(self.pipeline) > PIPELINED:
             self.transport.abort()

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.types import Receive, Scope
@@ -187,7 +187,8 @@ def _zstd() -> dict[bytes, Callable[[], _Decompressor]]:
     return {}
 
 
-LIMIT: Final = params.whole("limit", "Rows of one page", default=100, low=1, high=1000)
+PAGE_ROWS: Final = 100
+LIMIT: Final = params.whole("limit", "Rows of one page", default=PAGE_ROWS, low=1, high=1000)
 LOCAL: Final = "pisync.local"
 """The key in an ASGI scope that marks a request of the receiver's owner; callers cannot set it."""
 CURSOR: Final = params.text("cursor", "Where the page begins, as the Link header of the page before says")
@@ -227,10 +228,11 @@ class Request:
         "id",
         "local",
         "path",
-        "query_spec",
+        "query",
         "route",
         "scope",
         "services",
+        "takes_body",
         "trace",
     )
 
@@ -248,7 +250,10 @@ class Request:
         """The template of its path; None where no route fits."""
         self.path: dict[str, str] = {}
         """The parameters in its path."""
-        self.query_spec = params.NO_QUERY
+        self.query: dict[str, Any] = {}
+        """The value of each of the route's query parameters."""
+        self.takes_body = False
+        """Whether its route takes a body."""
         self._receive = receive
 
     async def body(self) -> bytes:
@@ -259,10 +264,6 @@ class Request:
         """Return when the caller has gone away."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
-
-    def query(self) -> dict[str, Any]:
-        """Return the route's query parameters by name. Raises Problem 400."""
-        return self.query_spec.read(self.scope["query_string"], self.services.now_ms())
 
     async def cached(self, make: Callable[["Request"], Awaitable[Answer]]) -> Answer:
         """Return a fleet-wide answer, which many ask for, from the cache for a few seconds.
@@ -286,4 +287,4 @@ class Request:
         """Return a link relative to the host, which a gateway may have renamed."""
         given = parse_qsl(self.scope["query_string"].decode(), keep_blank_values=True)
         query = urlencode([pair for pair in given if pair[0] != "cursor"] + [("cursor", cursor)])
-        return f'<{quote(self.scope["path"])}?{query}>; rel="next"'
+        return f'<{self.scope["raw_path"].decode("latin-1")}?{query}>; rel="next"'

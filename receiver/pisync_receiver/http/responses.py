@@ -15,10 +15,12 @@ from pisync_common.errors import PiSyncError
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from pisync_receiver.errors import (
     BadCursor,
+    DatabaseLost,
     DeviceIdTaken,
     EnrollmentRefused,
     Overloaded,
     Problem,
+    QueryTooLong,
     StoreUnusable,
     TooManyStreams,
     UnknownCode,
@@ -183,8 +185,11 @@ def as_problem(error: Exception) -> Problem:
             return error
         case Overloaded():
             return Problem(503, error.code, str(error), headers=_retry_after(error.retry_after))
+        case QueryTooLong():
+            return Problem(503, error.code, str(error), headers=_retry_after(STORE_RETRY_AFTER))
         case StoreUnusable():
-            log.error("the store cannot be used: %s", error)
+            if not isinstance(error, DatabaseLost):  # logged once, by the store
+                log.error("the store cannot be used: %s", error)
             # The commit may have been made even though its confirmation was lost.
             detail = "the receiver cannot store or read now; do not take this as stored, and send it again later"
             return Problem(503, error.code, detail, headers=_retry_after(STORE_RETRY_AFTER))

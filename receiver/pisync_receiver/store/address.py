@@ -5,6 +5,8 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
+from pisync_common.settings import path
+
 SQLITE: Final = "sqlite:///"
 _POSTGRES: Final = ("postgresql", "postgres")
 
@@ -38,7 +40,7 @@ def address(url: str) -> Address:
             "not the address of a database, such as sqlite:////var/lib/pisync/receiver.db "
             "or postgresql://pisync@db.example/pisync"
         )
-    return Path(name).expanduser().absolute()
+    return path(name)
 
 
 def url_of(place: Address) -> str:

@@ -18,6 +18,7 @@ from pisync_receiver.errors import ReceiverError
 from pisync_receiver.store import opening
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.sqlite import schema
+from pisync_receiver.store.sqlite.file import check_log
 from pisync_receiver.store.sqlite.store import connect, unusable
 
 Row = tuple[Any, ...]
@@ -135,6 +136,7 @@ async def copy(
 @contextmanager
 def _source(path: Path) -> Iterator[Source]:
     """The database at `path`, inside the block. Raises StoreUnusable, SchemaMismatch."""
+    check_log(path)
     with unusable(path, "read"):
         connection = connect(path, readonly=True)
         try:

@@ -5,12 +5,14 @@ Most of their SQL is shared (`store/sql`); each engine adds its own, and a way t
 
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-from msgspec import Raw
+from msgspec import MsgspecError, Raw
+from msgspec.json import Decoder
+from msgspec.json import encode as encode_json
 
 from pisync_common.limits import MIB, SEQ_MAX
 from pisync_receiver.domain.health import ALARM
@@ -41,7 +43,7 @@ from pisync_receiver.domain.records import (
     token_record,
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
-from pisync_receiver.domain.times import QUALITIES, shown
+from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 
 Row = tuple[Any, ...]
@@ -53,6 +55,10 @@ T = TypeVar("T")
 Sites = Sequence[str] | None
 """The only sites that the caller may see; None for all."""
 SHARED_SQL: Final = Path(__file__).parent / "sql"
+QUERY_S: Final = 10.0
+"""How long a query may take, on SQLite its wait for a connection included; some filters have no index."""
+LOOK_UP: Final = "tokens_by_hash"
+"""The query that every call needs, a device's too: it never waits behind a reader's."""
 HOUR_MS: Final = 3_600_000
 """What a row of `arrivals` covers."""
 PAGE_BYTES: Final = MIB
@@ -65,8 +71,6 @@ DETAILS_SHOWN: Final = 10_000
 _LARGEST: Final = 2**63 - 1
 _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
-_AT_ONCE: Final = 1_000
-"""Events that an iteration holds in memory."""
 
 
 def build(kind: type[T], row: Row) -> T:
@@ -80,7 +84,7 @@ class Queries(ABC):
 
     @abstractmethod
     async def _read(self, *queries: Query) -> list[list[Row]]:
-        """Run named queries, all of them on one snapshot. Raises StoreUnusable."""
+        """Run named queries, all of them on one snapshot. Raises StoreUnusable; QueryTooLong after QUERY_S."""
 
     async def _rows(self, query: str, **values: object) -> list[Row]:
         return (await self._read((query, values)))[0]
@@ -118,8 +122,10 @@ class Queries(ABC):
         since_ms: int | None = None,
         until_ms: int | None = None,
         failed: bool | None = None,
+        sites: Sites = None,
     ) -> Page[SyncEventRecord]:
-        """List a device's sync events, newest effective time first; `since_ms` is included, `until_ms` is not."""
+        """List a device's sync events, newest effective time first; `since_ms` is included, `until_ms` is not. Those
+        of other sites than `sites`, where the device was before it was moved, are left out."""
         at_ms, number = (_LARGEST, _LARGEST) if cursor is None else decode(cursor, int, int)
         rows = await self._rows(
             "history",
@@ -129,6 +135,7 @@ class Queries(ABC):
             at=at_ms,
             id=number,
             failed=None if failed is None else int(failed),
+            sites=_list(sites),
             limit=limit + 1,
         )
         stored = page([StoredSyncEvent(*row) for row in rows], limit, lambda row: encode(row.at_ms, row.id))
@@ -236,14 +243,6 @@ class Queries(ABC):
             after = found[-1].id
         return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
 
-    async def iterate_events(self, wanted: EventFilter, *, after: int = 0) -> AsyncIterator[EventRecord]:
-        """Iterate over all events whose `id` is over `after`, a page in memory at a time, with no open transaction."""
-        ids = await self._arrived(wanted)
-        while records := await self._events(wanted, ids, after=after, limit=_AT_ONCE):
-            for record in records:
-                yield record
-            after = records[-1].id
-
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
         if wanted.since_ms is None and wanted.until_ms is None:
@@ -279,7 +278,7 @@ class Queries(ABC):
 
     async def tokens_by_hash(self, hashes: Sequence[str]) -> list[Token]:
         """Return the tokens with these hashes, ended tokens included, in any order."""
-        return [build(Token, row) for row in await self._rows("tokens_by_hash", hashes=list(hashes))]
+        return [build(Token, row) for row in await self._rows(LOOK_UP, hashes=list(hashes))]
 
     async def tokens(self) -> list[TokenRecord]:
         """List every token, also ended, the oldest first."""
@@ -393,13 +392,26 @@ def event_record(row: Row) -> EventRecord:
         learner_home=learner_home,
         learner_id=learner_id,
         object_id=object_id,
-        occurred_at=occurred_at,
-        recorded_at=recorded_at,
+        occurred_at=claimed(occurred_at, best_ms),
+        recorded_at=None if recorded_at is None else claimed(recorded_at, best_ms),
         boot_id=boot_id,
         boottime_ms=boottime_ms,
         clock_synced=bool(clock_synced),
         estimated_at=shown(best_ms),
-        quality=QUALITIES[quality],
+        quality=QUALITIES[quality if 0 <= quality <= ESTIMATED else ESTIMATED],
         received_at=shown(received_ms),
-        data=Raw(b"null" if data is None else data.encode()),
+        data=_data(data),
     )
+
+
+_any_json = Decoder(Raw)
+
+
+def _data(text: str | None) -> Raw:
+    """Return stored data as it was sent; what is no JSON, which no version accepts, as text under `unreadable`."""
+    if text is None:
+        return Raw(b"null")
+    try:
+        return _any_json.decode(text)
+    except (MsgspecError, RecursionError):
+        return Raw(encode_json({"unreadable": text}))

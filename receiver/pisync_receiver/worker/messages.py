@@ -17,8 +17,6 @@ log = logging.getLogger(__name__)
 
 TYPE: Final = "pisync.progress.stored"
 """The CloudEvents type of every message."""
-MAX_EVENTS: Final = 100
-"""The most events in one message. Another number would change the messages of a repetition, and their ids."""
 MAX_BYTES: Final = 1024 * 1024
 """The most JSON in one message, unless a single event has more."""
 
@@ -54,16 +52,14 @@ def render(rows: Iterable[Row]) -> list[Event]:
     for row in rows:
         try:
             record = event_record(row)
-            body = _encode(record)
-            msgspec.json.decode(body)  # stored `data` goes out as it is, so it is checked here
-            rendered.append(Event(record=record, body=body))
+            rendered.append(Event(record=record, body=_encode(record)))
         except Exception as error:  # whatever it is, the next attempt would fail at the same row
             values = fields(event_id=row[0], device_id=row[1], error=type(error).__name__)
             log.error("event skipped: it cannot be rendered; it stays stored", extra=values)
     return rendered
 
 
-def histories(events: Iterable[Event], *, max_events: int = MAX_EVENTS) -> list[list[Message]]:
+def histories(events: Iterable[Event], *, max_events: int) -> list[list[Message]]:
     """Gather events, given in the order of arrival, into messages that keep this order: a list for each device."""
     by_device: dict[str, list[Event]] = {}
     for event in events:

@@ -12,7 +12,7 @@ from typing import Final
 
 from pisync_receiver.background import AGAIN
 from pisync_receiver.store.postgres.transactions import Database, Transaction
-from pisync_receiver.worker.messages import MAX_EVENTS, histories, render
+from pisync_receiver.worker.messages import histories, render
 from pisync_receiver.worker.rabbitmq import RabbitPublisher
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ class Publishing:
         now_ms: Callable[[], int],
         start: int | str | None = None,
         page_events: int = PAGE_EVENTS,
-        message_events: int = MAX_EVENTS,
+        message_events: int,
     ) -> None:
         self._database = database
         self._publisher = publisher

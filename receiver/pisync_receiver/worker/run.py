@@ -44,7 +44,12 @@ def work(arguments: argparse.Namespace, environ: Mapping[str, str], *, err: Text
         queue_type=settings[config.AMQP_QUEUE_TYPE],
     )
     publishing = Publishing(
-        Database(database), publisher, consumer=settings[config.CONSUMER], now_ms=now_ms, start=start
+        Database(database),
+        publisher,
+        consumer=settings[config.CONSUMER],
+        now_ms=now_ms,
+        start=start,
+        message_events=settings[config.MESSAGE_EVENTS],
     )
     asyncio.run(_run(publishing, once=arguments.once))
 

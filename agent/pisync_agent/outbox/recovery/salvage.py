@@ -9,25 +9,26 @@ Of an intact file (a new stream after a conflict) the same, without the sync eve
 too.
 
 An event's origin is where it was *first* recorded: an event that was transferred before keeps its origin.
-`swap` puts the new file in the place of the old one.
+`contents` reads the old file; `swap` puts the new file in its place.
 """
 
 import contextlib
 import sqlite3
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from pisync_agent.outbox import database, event_rows, files, pointers, sync_event_rows
 from pisync_agent.outbox.database import BrokenOutbox, queries
-from pisync_agent.outbox.events import renumber, seq_of
+from pisync_agent.outbox.events import renumber
 from pisync_agent.outbox.models import QueuedSyncEvent
-from pisync_agent.outbox.pointers import Pointers, checksum
+from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.recovery import swap
-from pisync_agent.outbox.recovery.sqlite_pages import WAL_HEADER, LogHeader, Pages, Row, frames
-from pisync_common.limits import MIB, SEQ_MAX
+from pisync_agent.outbox.recovery.contents import Contents, Found, Numbers, events
+from pisync_agent.outbox.recovery.log import WAL_HEADER, committed_by_index, read_log
+from pisync_agent.outbox.recovery.sqlite_pages import Pages
+from pisync_common import sqlite
+from pisync_common.limits import MIB
 from pisync_common.models import Origin, Stamp
 from pisync_common.sqlite import ERRORS, Connect, Connection, transaction
 
@@ -36,34 +37,8 @@ CHECKED_WHOLE_BYTES: Final = 1 * MIB
 
 _CHUNK: Final = 500
 """Events written in one transaction."""
-_UNKNOWN: Final = "unknown"
 _LOST_COMMITS: Final = 2
 """Commits behind a broken frame that prove later damage to the log: a power cut tears only the last commit."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
-    """One row of the events table, as it could be read."""
-
-    seq: int
-    body: str
-    attempt: int | None
-    id: str | None
-    intact: bool
-
-
-@dataclass(kw_only=True)
-class Contents:
-    """What a file holds, except for its events: they are read again, page by page, when they are written."""
-
-    state: Pointers | None = None
-    stream: str = _UNKNOWN
-    dead: dict[tuple[str, int], tuple[Any, ...]] = field(default_factory=dict)
-    sync_events: dict[str, QueuedSyncEvent] = field(default_factory=dict)
-    salvaged: dict[tuple[Any, ...], None] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
-    leaves: list[tuple[int, int]] = field(default_factory=list)
-    """(lowest seq, page) of each page with events."""
 
 
 # Noticing that a file is broken
@@ -73,19 +48,21 @@ def hidden_damage(path: Path) -> str | None:
     """Return what SQLite would silently ignore, and destroy, when it opens `path`; None if all is well.
 
     SQLite reads a log up to its first broken frame, ignores the rest, and deletes it when it closes the file. A power
-    cut tears only the last commit, which was not acknowledged: more commits behind a broken frame are lost commits.
-    Raises OSError.
+    cut tears only the last commit, which was not acknowledged: more commits behind a broken frame are lost commits, and
+    so are frames that the index beside the log counts as committed. Raises OSError.
     """
-    log = files.companion(path, "-wal")
-    if not log.exists() or log.stat().st_size <= WAL_HEADER:
+    log = read_log(files.companion(path, "-wal"))
+    if log is None:
         return None
     if not path.exists() or path.stat().st_size == 0:
         return "the database file is empty, its log is not"
-    header = LogHeader.read(log)
-    if header is None or not header.intact:
+    if not log.header_intact:
         return "the log's header is destroyed"
+    lost = committed_by_index(files.companion(path, "-shm"), log.salt) - log.readable
+    if lost > 0:
+        return f"{lost} committed frames of the log are destroyed or missing"
     broken, behind = False, 0
-    for frame in frames(log):
+    for frame in log.frames:
         broken = broken or not frame.intact
         behind += broken and frame.commits
     return f"{behind} commits follow a broken frame of the log" if behind >= _LOST_COMMITS else None
@@ -98,6 +75,9 @@ def check(connection: Connection, path: Path) -> None:
     first = event_rows.first_held(connection, now)
     if not (0 <= now.trimmed <= last and first == now.trimmed + 1 and now.delivered <= last):
         raise BrokenOutbox(f"events {first} to {last} are held, {now.trimmed} were trimmed, {now.delivered} delivered")
+    newest = _newest_without_log(path)
+    if newest > last:
+        raise BrokenOutbox(f"the log is cut or old: it ends at event {last}, the file without it at event {newest}")
     event_rows.read(connection, max(0, last - 10), max_events=10, max_bytes=MIB)
     if path.stat().st_size <= CHECKED_WHOLE_BYTES:
         found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
@@ -105,68 +85,21 @@ def check(connection: Connection, path: Path) -> None:
             raise BrokenOutbox(found)
 
 
-# Reading it
+def _newest_without_log(path: Path) -> int:
+    """Return the newest event that the file holds without its log; 0 if there is none, or no log.
 
-
-def read_file(path: Path) -> Contents:
-    """Read a file, broken or not. Raises OSError."""
-    found = Contents()
-    states: list[Pointers] = []
-    with Pages(path) as pages:
-        for number in pages.numbers():
-            lowest = None
-            for row in pages.rows(number):
-                if (event := _event(row)) is not None:
-                    lowest = event.seq if lowest is None else min(lowest, event.seq)
-                else:
-                    _sort(row, found, states)
-            if lowest is not None:
-                found.leaves.append((lowest, number))
-    if states:
-        found.state = min(states, key=lambda state: state.delivered)
-    found.stream = found.state.stream if found.state else found.notes.get("stream", _UNKNOWN)
-    found.leaves.sort()
-    return found
-
-
-def _sort(row: Row, found: Contents, states: list[Pointers]) -> None:
-    """File a row of any table but events; its shape tells which table it is from."""
-    match row.values:
-        case (None, str(), int(), int(), int(), int(), int()) as state if checksum(state[1:6]) == state[6]:
-            states.append(Pointers.from_row(state[1:]))
-        case (None, str(stream), int(seq), str(), str(), str(), int() | None, int()) as dead:
-            found.dead.setdefault((stream, seq), dead[1:])
-        case (None, str(key), int(), str(), int(), int(), int(), str(), float() | int(), int()) as event:
-            try:
-                found.sync_events.setdefault(key, sync_event_rows.from_row((row.rowid, *event[1:])))
-            except BrokenOutbox:  # damaged: progress events matter more
-                return
-        case (None, int(), str(), int(), int(), str()) as salvaged:
-            found.salvaged.setdefault(salvaged[1:])
-        case (str(name), str(value)):
-            found.notes.setdefault(name, value)
-
-
-def _event(row: Row) -> _Found | None:
-    """Return the row as an event, intact or not; None if it is from another table."""
-    match row.values:
-        case (None, int(crc), int(), int() | None as attempt, str() | bytes() | None as id, str() | bytes() as body):
-            text = body if isinstance(body, str) else body.decode("utf-8", "replace")
-            stated = seq_of(text)
-            intact = isinstance(body, str) and zlib.crc32(body.encode()) == crc and stated is not None
-            seq = stated if intact and stated is not None else row.rowid
-            if not 1 <= seq <= SEQ_MAX:
-                return None
-            id = id if isinstance(id, str) and id else None
-            return _Found(seq=seq, body=text, attempt=attempt, id=id, intact=intact)
-    return None
-
-
-def _events(pages: Pages, contents: Contents) -> Iterator[_Found]:
-    """Yield all events, nearly in order; intact events come before damaged events of the same page."""
-    for _, number in contents.leaves:
-        found = [event for row in pages.rows(number) if (event := _event(row)) is not None]
-        yield from sorted(found, key=lambda event: (event.seq, not event.intact))
+    The log is written to the file bit by bit, so what the file holds was in the log once, and SQLite reads an intact
+    log over the file without noticing that it ends earlier.
+    """
+    log = files.companion(path, "-wal")
+    if not log.exists() or log.stat().st_size <= WAL_HEADER:
+        return 0
+    try:
+        with contextlib.closing(sqlite.connect(path, readonly=True, immutable=True)) as file:
+            row = file.execute(queries()["last_event"]).fetchone()
+            return row[0] if row is not None and type(row[0]) is int else 0
+    except ERRORS:  # half of a commit may be written to the file; that is no damage
+        return 0
 
 
 # Writing the new one
@@ -200,9 +133,10 @@ def build(
                 sync_event_rows.add(connection, notice)
         writer = _Writer(connection, contents, conflicts=not broken)
         with Pages(path) as pages:
-            writer.write(_events(pages, contents))
+            writer.write(events(pages, contents))
         with transaction(connection):
-            row = (stamp.at_ms, reason, writer.transferred, writer.damaged, target.name)
+            told = f"{reason}; {writer.losses(whole=contents.whole)}" if broken else reason
+            row = (stamp.at_ms, told, writer.transferred, writer.damaged, target.name)
             connection.execute(queries()["insert_salvaged"], row)
         # Writes everything into the file and flushes it: `swap` renames it as it is.
         if connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -240,26 +174,40 @@ class _Writer:
     def __init__(self, connection: Connection, contents: Contents, *, conflicts: bool) -> None:
         self._connection = connection
         self._stream = contents.stream
+        self._known = contents.state is not None
         self._delivered = contents.state.delivered if contents.state else 0
         here = [(seq, letter) for (stream, seq), letter in contents.dead.items() if stream == contents.stream]
         self._dead = {seq for seq, _ in here}
         self._again = {
             seq: letter[4] for seq, letter in here if conflicts and letter[2] == "conflict" and letter[5] is None
         }
-        self._written = _Numbers()
+        self._written = Numbers()
         self._seq = self._offset = 0
         self.transferred = 0
         self.damaged = 0
 
-    def write(self, events: Iterable[_Found]) -> None:
-        """Write events in conflict first, because they are the oldest, then `events`."""
+    def write(self, found: Iterable[Found]) -> None:
+        """Write events in conflict first, because they are the oldest, then `found`."""
         known = [
-            _Found(seq=seq, body=body, attempt=None, id=None, intact=True) for seq, body in sorted(self._again.items())
+            Found(seq=seq, body=body, attempt=None, id=None, intact=True) for seq, body in sorted(self._again.items())
         ]
         self._in_chunks(known, self._transfer)
-        self._in_chunks((event for event in events if self._wanted(event)), self._place)
+        self._in_chunks((event for event in found if self._wanted(event)), self._place)
 
-    def _in_chunks(self, events: Iterable[_Found], put: Callable[[_Found], None]) -> None:
+    def losses(self, *, whole: bool) -> str:
+        """Return what is known to be lost, for the reason that `pisync status` shows."""
+        newest = max(self._delivered, self._written.highest or 0)
+        first = self._delivered if self._known else (self._written.lowest or 1) - 1
+        dead = sum(1 for seq in self._dead if first < seq <= newest and seq not in self._written)
+        missing = newest - first - self._written.count_above(first) - dead
+        words = [f"the newest event found is {newest}"]
+        if missing > 0:
+            words.append(f"{missing} before it cannot be read")
+        if not whole:
+            words.append("events recorded after it may be missing")
+        return ", ".join(words)
+
+    def _in_chunks(self, events: Iterable[Found], put: Callable[[Found], None]) -> None:
         source = iter(events)
         more = True
         while more:
@@ -271,16 +219,16 @@ class _Writer:
                         break
                     put(event)
 
-    def _wanted(self, event: _Found) -> bool:
+    def _wanted(self, event: Found) -> bool:
         return event.seq > self._delivered and event.seq not in self._dead and event.seq not in self._written
 
-    def _place(self, event: _Found) -> None:
+    def _place(self, event: Found) -> None:
         if event.intact:
             self._transfer(event)
         else:
             self._move_to_dead_letters(event)
 
-    def _transfer(self, event: _Found) -> None:
+    def _transfer(self, event: Found) -> None:
         self._written.add(event.seq)
         try:
             origin = Origin(stream=self._stream, seq=event.seq)
@@ -297,23 +245,8 @@ class _Writer:
         self._offset = row[2]
         self.transferred += 1
 
-    def _move_to_dead_letters(self, event: _Found) -> None:
+    def _move_to_dead_letters(self, event: Found) -> None:
         detail = "the file was broken and the event's text is not what was recorded; the body is what is left of it"
+        self._dead.add(event.seq)
         row = (self._stream, event.seq, "damaged", detail, event.body, 1)
         self.damaged += self._connection.execute(queries()["insert_dead_letter"], row).rowcount
-
-
-class _Numbers:
-    """A set of mostly consecutive numbers, stored as ranges."""
-
-    def __init__(self) -> None:
-        self._ranges: list[list[int]] = []
-
-    def add(self, number: int) -> None:
-        if self._ranges and self._ranges[-1][1] == number - 1:
-            self._ranges[-1][1] = number
-        else:
-            self._ranges.append([number, number])
-
-    def __contains__(self, number: int) -> bool:
-        return any(first <= number <= last for first, last in reversed(self._ranges))

@@ -3,22 +3,22 @@
 SQLite finds rows through other pages, and gives up where one of those is broken. But a table's rows are whole in its
 leaf pages, and each leaf page can be read alone: so a destroyed header, schema or inner page costs nothing, and a
 destroyed leaf page costs only its own rows. The log (`-wal`) is applied to the file: committed frames whose checksum
-holds. (File format: sqlite.org/fileformat2.html; tests compare it with what SQLite itself reads.)
+holds. The other versions of a page, broken frames and those that a newer frame replaced, are read beside it.
+(File format: sqlite.org/fileformat2.html; tests compare it with what SQLite itself reads.)
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
+from pisync_agent.outbox.recovery.log import DEFAULT_SIZE, SIZES, Frame, read_log
+
 Value = int | float | str | bytes | None
 
-WAL_HEADER: Final = 32
-FRAME_HEADER: Final = 24
-_MAGICS: Final = {b"\x37\x7f\x06\x82": "<", b"\x37\x7f\x06\x83": ">"}
-_SIZES: Final = tuple(2**power for power in range(9, 17))
-_DEFAULT_SIZE: Final = 4096
+_MAGIC: Final = b"SQLite format 3\0"
 _LEAF: Final = 0x0D
 _PAYLOAD_MAX: Final = 16 * 1024 * 1024
 _CELL_LEAST: Final = 4
@@ -34,15 +34,16 @@ class Row:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Frame:
-    """One page in the log."""
+class Version:
+    """A page as it stands somewhere else than in the newest intact place."""
 
     page: int
+    """0 if its number is destroyed."""
     offset: int
-    """Where its content begins in the log file."""
-    commits: bool
-    intact: bool
-    """Whether its checksum follows from the frame before it."""
+    """Where it begins: in the log, or in the database where `in_log` is false."""
+    in_log: bool
+    replaced: bool
+    """Whether an intact newer version replaced it; else it may be the newest, and broken."""
 
 
 class Pages:
@@ -53,12 +54,20 @@ class Pages:
         self._files: list[BinaryIO] = []
         self._database = self._opened(path)
         self._log = self._opened(log)
-        self.size = self._page_size(log)
-        self._length = _length(self._database) // self.size + 1
-        self._newer: dict[int, int] = {}
-        self._doubtful: dict[int, list[int]] = {}
-        if self._log:
-            self._overlay(log)
+        stated, pages = self._header()
+        found = read_log(log, stated)
+        self.size = stated or DEFAULT_SIZE
+        if found is not None and (found.header_intact or stated is None):
+            self.size = found.page_size
+        self._length = -(-_length(self._database) // self.size)
+        self._newest: dict[int, int] = {}
+        self._doubtful: dict[int, int] = {}
+        self.others: list[Version] = []
+        """The other versions of pages, those that may be the newest first."""
+        if found is not None and found.page_size == self.size:
+            self._apply(found.frames, found.committed, trusted=found.round_known)
+        self.whole = (found is None or found.whole) and pages <= max(self._length, *self._newest, 0)
+        """Whether neither file is cut and the log is not broken."""
 
     def _opened(self, path: Path) -> BinaryIO | None:
         try:
@@ -68,46 +77,63 @@ class Pages:
         self._files.append(file)
         return file
 
-    def _page_size(self, log: Path) -> int:
+    def _header(self) -> tuple[int | None, int]:
+        """Return the page size and the number of pages that the database states; (None, 0) if unreadable."""
         head = self._database.read(100) if self._database else b""
-        stated = int.from_bytes(head[16:18], "big") if head.startswith(b"SQLite format 3\0") else 0
-        stated = 65536 if stated == 1 else stated
-        if stated in _SIZES:
-            return stated
-        header = LogHeader.read(log)
-        return header.page_size if header else _DEFAULT_SIZE
+        size = int.from_bytes(head[16:18], "big") if head.startswith(_MAGIC) else 0
+        size = 65536 if size == 1 else size
+        return (size, int.from_bytes(head[28:32], "big")) if size in SIZES else (None, 0)
 
-    def _overlay(self, log: Path) -> None:
-        """Find each page in the log; a broken frame is kept beside the intact one, not instead of it."""
-        uncommitted: list[Frame] = []
-        for frame in frames(log, self.size):
-            uncommitted.append(frame)
-            if not frame.commits:
+    def _apply(self, frames: Sequence[Frame], committed: int, *, trusted: bool) -> None:
+        """Find the versions of each page. Frames behind the last commit count only where a commit may be broken."""
+        if not all(frame.intact for frame in frames[committed:]):
+            committed = len(frames)
+        replaced, doubtful = [], []
+        for frame in frames[:committed]:
+            if not (frame.intact and trusted):
+                doubtful.append(Version(page=frame.page, offset=frame.offset, in_log=True, replaced=False))
+                self._doubtful[frame.page] = frame.offset
                 continue
-            for each in uncommitted:
-                if each.intact:
-                    self._newer[each.page] = each.offset
-                else:
-                    self._doubtful.setdefault(each.page, []).append(each.offset)
-            uncommitted.clear()
+            replaced.append(self._replaced(frame.page))
+            self._newest[frame.page] = frame.offset
+        self.others = [*reversed(doubtful), *(each for each in reversed(replaced) if each is not None)]
+
+    def _replaced(self, page: int) -> Version | None:
+        """Return the version that is the newest so far."""
+        if page in self._newest:
+            return Version(page=page, offset=self._newest[page], in_log=True, replaced=True)
+        if 1 <= page <= self._length:
+            return Version(page=page, offset=(page - 1) * self.size, in_log=False, replaced=True)
+        return None
 
     def numbers(self) -> Iterator[int]:
         """Yield the numbers of all pages."""
         yield from range(1, self._length + 1)
         # A broken frame may state any number.
-        yield from sorted(number for number in {*self._newer, *self._doubtful} if number > self._length)
+        yield from sorted(number for number in self._newest if number > self._length)
 
     def page(self, number: int) -> bytes:
         """Return a page's bytes; fewer than `size`, or none, where the file ends or cannot be read."""
-        if number in self._newer:
-            return self._read(self._log, self._newer[number])
-        return self._read(self._database, (number - 1) * self.size) if number > 0 else b""
+        if number in self._newest:
+            return self._read(self._log, self._newest[number])
+        return self._in_database(number)
 
     def rows(self, number: int) -> Iterator[Row]:
-        """Yield the readable rows of a page, if it is a table's leaf page."""
-        yield from self._rows(self.page(number), 100 if number == 1 else 0)
-        for offset in self._doubtful.get(number, ()):
-            yield from self._rows(self._read(self._log, offset), 100 if number == 1 else 0)
+        """Yield the readable rows of a page, if it is a table's leaf page.
+
+        A row that goes on in other pages is yielded again with each other version of these.
+        """
+        yield from self._rows(self.page(number))
+
+    def other_rows(self, version: Version) -> Iterator[Row]:
+        """Yield the readable rows of another version of a page."""
+        yield from self._rows(self._read(self._log if version.in_log else self._database, version.offset))
+
+    def _in_database(self, number: int) -> bytes:
+        return self._read(self._database, (number - 1) * self.size) if number > 0 else b""
+
+    def _in_doubt(self, number: int) -> bytes:
+        return self._read(self._log, self._doubtful[number]) if number in self._doubtful else self.page(number)
 
     def _read(self, file: BinaryIO | None, offset: int) -> bytes:
         if file is None:
@@ -118,30 +144,41 @@ class Pages:
         except OSError:  # a bad spot on the card: other pages may be intact
             return b""
 
-    def _rows(self, page: bytes, start: int) -> Iterator[Row]:
+    def _rows(self, page: bytes) -> Iterator[Row]:
+        start = 100 if page.startswith(_MAGIC) else 0
         if len(page) < start + 8 or page[start] != _LEAF:
             return
         for index in range(int.from_bytes(page[start + 3 : start + 5], "big")):
             pointer = start + 8 + 2 * index
             cell = int.from_bytes(page[pointer : pointer + 2], "big")
-            row = self._row(page, cell) if start < cell <= len(page) - _CELL_LEAST else None
-            if row is not None:
-                yield row
+            if start < cell <= len(page) - _CELL_LEAST:
+                yield from self._row(page, cell)
 
-    def _row(self, page: bytes, cell: int) -> Row | None:
+    def _row(self, page: bytes, cell: int) -> Iterator[Row]:
         try:
             length, at = varint(page, cell)
             rowid, at = varint(page, at)
-            if not 0 < length <= _PAYLOAD_MAX:
-                return None
-            payload = self._payload(page, at, length)
-            return None if payload is None else Row(rowid=_signed(rowid), values=record(payload))
-        except (IndexError, ValueError, struct.error):
-            return None
+        except IndexError:
+            return
+        if not 0 < length <= _PAYLOAD_MAX:
+            return
+        seen = set()
+        views = (self.page, self._in_doubt, self._in_database) if length > self._local_most else (self.page,)
+        for view in views:
+            payload = self._payload(page, at, length, view)
+            if payload is not None and payload not in seen:
+                seen.add(payload)
+                with suppress(IndexError, ValueError, struct.error):
+                    yield Row(rowid=_signed(rowid), values=record(payload))
 
-    def _payload(self, page: bytes, at: int, length: int) -> bytes | None:
+    @property
+    def _local_most(self) -> int:
+        """How many bytes of a row its own page holds at most."""
+        return self.size - 35
+
+    def _payload(self, page: bytes, at: int, length: int, view: Callable[[int], bytes]) -> bytes | None:
         """Return a row's bytes, its overflow pages included; None if any of these is missing."""
-        most = self.size - 35
+        most = self._local_most
         if length <= most:
             return _exactly(page[at : at + length], length)
         least = (self.size - 12) * 32 // 255 - 23
@@ -150,7 +187,7 @@ class Pages:
         parts = [page[at : at + here]]
         rest, following = length - here, int.from_bytes(page[at + here : at + here + 4], "big")
         while rest > 0:
-            overflow = self.page(following)
+            overflow = view(following)
             part = overflow[4 : 4 + min(rest, self.size - 4)]
             if not part:
                 return None
@@ -168,92 +205,6 @@ class Pages:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class LogHeader:
-    """The first 32 bytes of a log."""
-
-    order: str
-    page_size: int
-    salt: bytes
-    checksum: tuple[int, int] | None
-    """Where the first frame's checksum starts from; None if that is lost."""
-    intact: bool
-
-    @classmethod
-    def read(cls, log: Path) -> Self | None:
-        """Return None if there is no log, or it does not begin like a log."""
-        try:
-            with log.open("rb") as file:
-                head = file.read(WAL_HEADER)
-        except FileNotFoundError:
-            return None
-        if len(head) < WAL_HEADER or head[:4] not in _MAGICS:
-            return None
-        order = _MAGICS[head[:4]]
-        page_size = int.from_bytes(head[8:12], "big")
-        if page_size not in _SIZES:
-            return None
-        stated = _two_words(head, 24)
-        intact = checksum(head[:24], order, (0, 0)) == stated
-        return cls(order=order, page_size=page_size, salt=head[16:24], checksum=stated, intact=intact)
-
-
-def frames(log: Path, page_size: int = _DEFAULT_SIZE) -> Iterator[Frame]:
-    """Yield the frames of the log's present round, broken frames included, up to the last frame with its salt.
-
-    A frame's checksum is computed from the checksum stated in the frame before it, so a broken frame does not hide the
-    frames behind it. A destroyed header is reconstructed from the first frame.
-    """
-    header = _header(log, page_size)
-    if header is None:
-        return
-    before = header.checksum
-    with log.open("rb") as file:
-        file.seek(WAL_HEADER)
-        for _ in range(_last_of_round(file, header)):
-            whole = file.read(FRAME_HEADER + header.page_size)
-            head, content = whole[:FRAME_HEADER], whole[FRAME_HEADER:]
-            if len(content) < header.page_size:
-                return
-            stated = _two_words(head, 16)
-            sums = checksum(content, header.order, checksum(head[:8], header.order, before)) if before else stated
-            ours = head[8:16] == header.salt  # else it is left over from an earlier round
-            yield Frame(
-                page=int.from_bytes(head[:4], "big"),
-                offset=file.tell() - header.page_size,
-                commits=ours and head[4:8] != b"\0\0\0\0",
-                intact=ours and sums == stated,
-            )
-            before = stated
-
-
-def _last_of_round(file: BinaryIO, header: LogHeader) -> int:
-    """Return the number of the last whole frame with the header's salt; seek to where the frames begin."""
-    step = FRAME_HEADER + header.page_size
-    last = 0
-    for number, offset in enumerate(range(WAL_HEADER, _length(file) - step + 1, step), start=1):
-        file.seek(offset)
-        if file.read(FRAME_HEADER)[8:16] == header.salt:
-            last = number
-    file.seek(WAL_HEADER)
-    return last
-
-
-def _header(log: Path, page_size: int) -> LogHeader | None:
-    header = LogHeader.read(log)
-    return header if header is not None and header.intact else _header_from_first_frame(log, page_size)
-
-
-def checksum(content: bytes, order: str, before: tuple[int, int]) -> tuple[int, int]:
-    """Return the log's running checksum over `content`, a multiple of 8 bytes."""
-    one, two = before
-    words = struct.unpack(f"{order}{len(content) // 4}I", content)
-    for first, second in zip(words[::2], words[1::2], strict=True):
-        one = (one + first + two) & 0xFFFFFFFF
-        two = (two + second + one) & 0xFFFFFFFF
-    return one, two
 
 
 def varint(data: bytes, at: int) -> tuple[int, int]:
@@ -314,10 +265,6 @@ def _size(kind: int) -> int:
     return 8 if kind == 7 else _INTEGERS.get(kind, 0)
 
 
-def _two_words(data: bytes, at: int) -> tuple[int, int]:
-    return int.from_bytes(data[at : at + 4], "big"), int.from_bytes(data[at + 4 : at + 8], "big")
-
-
 def _exactly(content: bytes, length: int) -> bytes | None:
     return content if len(content) == length else None
 
@@ -328,16 +275,3 @@ def _signed(value: int) -> int:
 
 def _length(file: BinaryIO | None) -> int:
     return 0 if file is None else file.seek(0, 2)
-
-
-def _header_from_first_frame(log: Path, page_size: int) -> LogHeader | None:
-    try:
-        with log.open("rb") as file:
-            file.seek(WAL_HEADER)
-            head = file.read(FRAME_HEADER)
-    except FileNotFoundError:
-        return None
-    if len(head) < FRAME_HEADER:
-        return None
-    # The byte order is that of the machine that wrote it: every Pi and PC is little-endian.
-    return LogHeader(order="<", page_size=page_size, salt=head[8:16], checksum=None, intact=False)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pisync_common.times import now_ms
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.postgres import schema
-from pisync_receiver.store.postgres.connection import check_durable, connect, unusable
+from pisync_receiver.store.postgres.connection import check_durable, check_statistics, connect, unusable
 from pisync_receiver.store.postgres.store import PostgresStore
 
 __all__ = ["PostgresStore", "PostgresUrl", "migrate", "open_store"]
@@ -26,6 +26,7 @@ async def open_store(url: PostgresUrl, *, create: bool = False, now_ms: Callable
             if create and await schema.is_new(connection):
                 await schema.migrate(connection, url, now_ms=now_ms())
             await schema.check(connection, url)
+            await check_statistics(connection, url)
             log.info("opened %s with PostgreSQL %s", url, connection.info.server_version)
     store = PostgresStore(url)
     await store.open()

@@ -4,6 +4,7 @@ No session state is relied on and nothing is prepared on the server, so that PgB
 transaction mode. Text is UTF-8, whatever the address, the role or the database says.
 """
 
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator, Iterator
@@ -11,6 +12,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any, Final
 
+from pisync_common.limits import MIB
 from pisync_receiver.errors import MissingExtra, StoreUnusable
 from pisync_receiver.store.address import PostgresUrl
 
@@ -37,6 +39,10 @@ LOST: Final = (
 
 _DURABLE: Final = ("on", "local", "remote_write", "remote_apply")
 _CONNECT_S: Final = 5
+_LARGE: Final = 8 * MIB
+"""A table so small is read fast with any plan."""
+
+log = logging.getLogger(__name__)
 
 
 class _NumericLoader(Loader):
@@ -91,6 +97,33 @@ async def check_durable(connection: Connection, url: PostgresUrl) -> None:
         raise StoreUnusable(
             f"{url}: commits would not survive a power cut (fsync {fsync!r}, synchronous_commit "
             f"{synchronous_commit!r}; both must be on). Change it in postgresql.conf, or for this role or database"
+        )
+
+
+async def check_statistics(connection: Connection, url: PostgresUrl) -> None:
+    """Log a warning if the planner's statistics are missing, or will become old."""
+    cursor = await connection.execute(
+        "SELECT current_setting('autovacuum') = 'on' AND current_setting('track_counts') = 'on', "
+        "array(SELECT s.relname::text FROM pg_stat_user_tables AS s JOIN pg_class AS c ON c.oid = s.relid "
+        "      WHERE schemaname = current_schema() AND pg_table_size(s.relid) > %(large)s "
+        "      AND ((last_analyze IS NULL AND last_autoanalyze IS NULL AND c.reltuples <= 0) "
+        "           OR 'autovacuum_enabled=false' = ANY (c.reloptions)) ORDER BY 1)",
+        {"large": _LARGE},
+    )
+    row = await cursor.fetchone()
+    assert row is not None
+    automatic, tables = row
+    if not automatic:
+        log.warning(
+            "%s: autovacuum is off, so queries become slow as tables grow; set autovacuum and track_counts to on in "
+            "postgresql.conf, then run VACUUM ANALYZE once",
+            url,
+        )
+    elif tables:
+        log.warning(
+            "%s: no statistics are kept of %s, so queries are slow; run VACUUM ANALYZE once, and leave autovacuum on",
+            url,
+            ", ".join(tables),
         )
 
 

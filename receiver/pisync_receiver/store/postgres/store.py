@@ -28,13 +28,13 @@ from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan
 from pisync_receiver.domain.health import FAILURES_COUNTED
 from pisync_receiver.domain.rows import Device, EnrollmentCode, EventKey, StoredEvent, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
-from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.errors import QueryTooLong, StoreUnusable
 from pisync_receiver.store import Store
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
 from pisync_receiver.store.postgres.dialect import load_shared
-from pisync_receiver.store.reading import HOUR_MS, SHARED_SQL, Query, Row
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ READERS: Final = 4
 PATIENCE_S: Final = 10.0
 """How long a group is tried while the server is away."""
 WRITE_S: Final = 20.0
-QUERY_S: Final = 60.0
+READ_S: Final = 20.0
 LOOK_UP_S: Final = 10.0
-"""Bounds on a silent server: of a group, of a query, of looking up tokens."""
+"""Bounds on a silent server: of a group, of a query (the server's own is QUERY_S), of looking up tokens."""
 
 _PAUSE_S: Final = 0.1
 _CONFLICTS: Final = (errors.UniqueViolation, errors.SerializationFailure, errors.DeadlockDetected)
@@ -69,6 +69,7 @@ class PostgresStore(Store):
         *,
         patience_s: float = PATIENCE_S,
         write_s: float = WRITE_S,
+        read_s: float = READ_S,
         query_s: float = QUERY_S,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -76,6 +77,7 @@ class PostgresStore(Store):
         self.url = url
         self._patience_s = patience_s
         self._write_s = write_s
+        self._read_s = read_s
         self._query_s = query_s
         self._clock = clock
         self._sleep = sleep
@@ -111,21 +113,23 @@ class PostgresStore(Store):
     # Reading.
 
     async def _read(self, *wanted: Query) -> list[list[Row]]:
-        bound_s = LOOK_UP_S if wanted[0][0] == "tokens_by_hash" else self._query_s
         with unusable(self.url, "read"):
-            return await self._persistently(partial(self._select, wanted, bound_s), "read", self._deadline())
+            return await self._persistently(partial(self._select, wanted), "read", self._deadline())
 
-    async def _select(self, wanted: Sequence[Query], bound_s: float) -> list[list[Row]]:
-        """Run queries; several of them in one round trip and on one snapshot."""
-        async with self._lend(self._reading, bound_s) as connection:
-            if len(wanted) == 1:
-                ((name, values),) = wanted
-                return [await (await connection.execute(self._sql[name], values)).fetchall()]
-            async with connection.pipeline():
-                await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-                cursors = [await connection.execute(self._sql[name], values) for name, values in wanted]
-                await connection.execute("COMMIT")
-            return [await cursor.fetchall() for cursor in cursors]
+    async def _select(self, wanted: Sequence[Query]) -> list[list[Row]]:
+        """Run queries in one round trip and on one snapshot."""
+        looks_up = wanted[0][0] == LOOK_UP
+        pool, bound_s = (self._writing, LOOK_UP_S) if looks_up else (self._reading, self._read_s)
+        async with self._lend(pool, bound_s) as connection:
+            try:
+                async with connection.pipeline():
+                    await connection.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+                    await connection.execute(self._sql["limit_query"], {"ms": str(round(self._query_s * 1000))})
+                    cursors = [await connection.execute(self._sql[name], values) for name, values in wanted]
+                    await connection.execute("COMMIT")
+                return [await cursor.fetchall() for cursor in cursors]
+            except errors.QueryCanceled as error:
+                raise QueryTooLong(self._query_s) from error
 
     # Writing.
 
@@ -321,6 +325,7 @@ def load_sql() -> Mapping[str, bytes]:
     found = {**load_shared(SHARED_SQL / "queries.sql"), **load_shared(SHARED_SQL / "write.sql")}
     found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
     found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
+    found["limit_query"] = "SELECT set_config('statement_timeout', %(ms)s, true)"
     return {query: sql.encode() for query, sql in found.items()}
 
 

@@ -15,6 +15,7 @@ ORDER BY device_id LIMIT :limit;
 SELECT * FROM sync_events
 WHERE device_id = :device AND at_ms >= :since AND at_ms < :until AND (at_ms, id) < (:at, :id)
   AND ((total_errors > 0) = (:failed > 0) OR :failed IS NULL)
+  AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 ORDER BY at_ms DESC, id DESC LIMIT :limit;
 
 -- name: newest_arrival

@@ -32,12 +32,16 @@ def backup(path: Path, target: Path) -> None:
 
 
 def _copy(path: Path, partial: Path) -> None:
-    """In one step, so that all of it is of one moment; a writer goes on meanwhile."""
+    """In one step, so that all of it is of one moment; a writer goes on meanwhile. Raises StoreUnusable for a damaged
+    database, whose copy would be no better."""
     partial.unlink(missing_ok=True)
     with closing(connect(path, readonly=True)) as source, closing(connect(partial, readonly=False)) as copy:
         assert isinstance(source, sqlite3.Connection)
         assert isinstance(copy, sqlite3.Connection)
         source.backup(copy)
+        found = [text for (text,) in copy.execute("PRAGMA quick_check(1)").fetchall()]
+        if found != ["ok"]:
+            raise StoreUnusable(f"{path} is damaged, so it was not copied: {found[0]}; older copies were kept")
 
 
 def _flush(path: Path) -> None:

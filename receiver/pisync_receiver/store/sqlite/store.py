@@ -6,12 +6,13 @@ A group is planned, fetched, decided and written in this file, in one transactio
 import asyncio
 import json
 import logging
-import os
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
@@ -20,7 +21,7 @@ from msgspec.structs import asdict, astuple
 
 from pisync_common.errors import NotDurable
 from pisync_common.queries import load_queries
-from pisync_common.sqlite import ERRORS, VERSION, Connect, Connection, make_durable, rollback, transaction
+from pisync_common.sqlite import ERRORS, VERSION, Connect, Connection, make_durable, transaction
 from pisync_common.sqlite import connect as connect_to
 from pisync_common.times import now_ms
 from pisync_receiver.domain.decide import decide, details, plan
@@ -28,12 +29,13 @@ from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan
 from pisync_receiver.domain.health import ALARM, FAILURES_COUNTED
 from pisync_receiver.domain.rows import Crossing, Device, EnrollmentCode, StoredEvent, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.submissions import Outcome, Submission
-from pisync_receiver.errors import StoreUnusable
+from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
-from pisync_receiver.store.reading import HOUR_MS, SHARED_SQL, Query, Row, build
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row, build
 from pisync_receiver.store.sqlite import schema
+from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +52,22 @@ _REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceE
 _DEVICE: Final = Device.__struct_fields__
 _STREAM: Final = Stream.__struct_fields__
 
-connect: Final[Connect] = partial(connect_to, private=True, pragmas=[CACHE])
+_PROGRESS: Final = 20_000
+"""Instructions of SQLite's machine between two looks at the clock: a millisecond or less."""
+_limits = threading.local()
+"""`at`: when a query on this thread is given up, by the monotonic clock."""
+
+
+def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
+    """Open the database; a query on a reading connection ends when its thread's time is up."""
+    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE])
+    if readonly:
+        connection.set_progress_handler(_is_late, _PROGRESS)
+    return connection
+
+
+def _is_late() -> bool:
+    return time.monotonic() > getattr(_limits, "at", float("inf"))
 
 
 class SqliteStore(Store):
@@ -58,15 +75,19 @@ class SqliteStore(Store):
 
     writers = 1
 
-    def __init__(self, path: Path, connection: Connection, connect: Connect) -> None:
+    def __init__(self, path: Path, connection: Connection, connect: Connect, *, query_s: float = QUERY_S) -> None:
         self._path = path
+        self._query_s = query_s
         self._connection = connection
         self._connect = connect
-        self._file = _identity(path)
         self._sql = load_sql()
         self._last_event: int | None = None  # unknown until the next event is stored
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="pisync-writer")
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="pisync-reader")
+        self._look_ups = ThreadPoolExecutor(1, thread_name_prefix="pisync-look-up")
+        self._file = DatabaseFile(path, connection)
+        self._keeper = connect(path, readonly=True)  # while it is open, closing the writer leaves the file alone
+        self._keeper.execute("SELECT count(*) FROM pulse").fetchall()
         self._free: list[Connection] = []
         self._closed = False
 
@@ -90,7 +111,13 @@ class SqliteStore(Store):
     def _close(self) -> None:
         self._writer.shutdown()
         self._readers.shutdown()
-        for connection in (*self._free, self._connection):
+        self._look_ups.shutdown()
+        closing = [self._keeper, self._connection]
+        try:
+            self._file.check()
+        except DatabaseLost:
+            closing.reverse()  # then the writer does not lay its log over what is at the path now
+        for connection in (*self._free, *closing):
             with suppress(*ERRORS):
                 connection.close()
 
@@ -102,10 +129,28 @@ class SqliteStore(Store):
     # Reading, on the readers' threads.
 
     async def _read(self, *queries: Query) -> list[list[Row]]:
-        return await self._run(self._readers, self._select, queries)
+        if queries[0][0] == LOOK_UP:
+            threads = self._look_ups
+        else:
+            threads = self._readers
+            if self._file.is_suspect():
+                await self.ready()
+        return await self._run(threads, self._select_in_time, queries, time.monotonic() + self._query_s)
+
+    def _select_in_time(self, queries: Sequence[Query], until: float) -> list[list[Row]]:
+        _limits.at = until
+        try:
+            if not _is_late():
+                return self._select(queries)
+        except StoreUnusable as error:
+            if getattr(error.__cause__, "sqlite_errorcode", None) != sqlite3.SQLITE_INTERRUPT:
+                raise
+        finally:
+            del _limits.at
+        raise QueryTooLong(self._query_s)
 
     def _select(self, queries: Sequence[Query]) -> list[list[Row]]:
-        with unusable(self._path, "read"):
+        with self._using("read"):
             connection = self._free.pop() if self._free else self._connect(self._path, readonly=True)
             try:
                 if len(queries) > 1:
@@ -120,6 +165,26 @@ class SqliteStore(Store):
             self._free.append(connection)
             return found
 
+    @contextmanager
+    def _using(self, doing: str) -> Iterator[None]:
+        """Turn the engine's errors inside the block into StoreUnusable; raise DatabaseLost if the file is lost."""
+        try:
+            yield
+        except ERRORS as error:
+            raise self._failure(doing, error) from error
+        self._file.check()
+
+    def _failure(self, doing: str, error: Exception) -> StoreUnusable:
+        """What to say of an error of the engine, which may be the consequence of what happened to the file."""
+        try:
+            self._file.check()
+            self._file.note(error)
+            self._file.check()
+        except DatabaseLost as failure:
+            failure.__cause__ = error
+            return failure
+        return _unusable(self._path, doing, error)
+
     # Writing, on the writer's thread.
 
     def _write(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -130,10 +195,9 @@ class SqliteStore(Store):
         except StoreUnusable as error:
             return [error] * len(submissions)
         except Exception as error:
-            if isinstance(error, ERRORS) and not isinstance(error, _REFUSED):
-                return [_unusable(self._path, "written", error)] * len(submissions)
-            if len(submissions) == 1:
-                return [_unusable(self._path, "written", error)]
+            failure = self._failure("written", error)
+            if len(submissions) == 1 or (isinstance(error, ERRORS) and not isinstance(error, _REFUSED)):
+                return [failure] * len(submissions)
             log.warning("a group of submissions was refused; it is halved", exc_info=True)
         # Find the submission that the database refuses in a logarithmic number of tries.
         middle = len(submissions) // 2
@@ -142,20 +206,14 @@ class SqliteStore(Store):
     def _write_group(self, submissions: Sequence[Submission]) -> list[Outcome]:
         wanted = plan(submissions)
         last_event, self._last_event = self._last_event, None
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
+        with self._file.writing(), transaction(self._connection):
             facts = self._fetch(wanted)
             more = details(facts, submissions)
             if more is not None:
                 self._fetch_details(facts, more)
             decision = decide(facts, submissions)
             ids, last_event = self._store(decision.changes, last_event)
-            self._connection.execute("COMMIT")
-        except BaseException:
-            rollback(self._connection)
-            raise
         self._last_event = last_event
-        self._check_file()
         if decision.changes.crossings:
             _log_crossings(decision.changes.crossings)
         return with_ids(decision.outcomes, ids) if ids else decision.outcomes
@@ -254,12 +312,11 @@ class SqliteStore(Store):
         return first + len(events) - 1
 
     def _beat(self) -> None:
-        with unusable(self._path, "written"), transaction(self._connection):
+        with self._using("written"), self._file.writing(), transaction(self._connection):
             self._connection.execute(self._sql["beat"])
-        self._check_file()
 
     def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
-        with unusable(self._path, "written"), transaction(self._connection):
+        with self._using("written"), self._file.writing(), transaction(self._connection):
             events = self._named("old_events", **old)
             sync_events = self._named("old_sync_events", **old)
             self._connection.executemany(self._sql["delete_keys"], [place for _, *place in events])
@@ -273,14 +330,6 @@ class SqliteStore(Store):
 
     def _named(self, query: str, **values: object) -> list[Any]:
         return self._connection.execute(self._sql[query], _bound(values)).fetchall()
-
-    def _check_file(self) -> None:
-        """Raise StoreUnusable unless the file that was committed to is still the one at its path."""
-        if _identity(self._path) != self._file:
-            raise StoreUnusable(
-                f"{self._path} was moved or replaced while the receiver was using it; nothing is acknowledged. "
-                "What was stored is in the moved file and its -wal: stop the receiver and put both back."
-            )
 
 
 def _log_crossings(crossings: Sequence[Crossing]) -> None:
@@ -347,12 +396,7 @@ def _unusable(path: Path, doing: str, error: Exception) -> StoreUnusable:
 
 
 def _open(path: Path, connect: Connect) -> Connection:
-    orphan = path.with_name(f"{path.name}-wal")
-    if not path.exists() and orphan.exists():
-        raise StoreUnusable(
-            f"{path} is gone, but its log {orphan} is still there and may hold stored events; nothing was changed. "
-            "Put the database file back beside it, or move the log away to begin a new database."
-        )
+    check_log(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     except OSError as error:
@@ -368,13 +412,6 @@ def _open(path: Path, connect: Connect) -> Connection:
             connection.close()
             raise
         return connection
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        found = os.stat(path)  # noqa: PTH116 - half the calls of Path.stat, once a group
-        return found.st_dev, found.st_ino
-    return None
 
 
 @cache

@@ -1,0 +1,263 @@
+"""Connections to the receiver, directly or through a proxy, that end at a deadline.
+
+httpx limits each read and each write; a server that sends a byte now and then, or `100 Continue` for ever, would hold
+a request for ever. Here every operation on the network also ends with the deadline of the whole exchange, and what is
+read of an answer, head included, is bounded.
+
+What goes wrong between this device and its proxy, a refused CONNECT included, is an httpx.ProxyError.
+"""
+
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+from pisync_agent.network.proxies import Proxy
+from pisync_common.limits import KIB, MIB
+
+MOST_READ: Final = 2 * MIB
+"""The most bytes that are read in one exchange."""
+
+_PIECE: Final = 4 * KIB
+"""Bytes written before the deadline is looked at again."""
+# Shorter than a server's idle time-out (uvicorn: 5 s), so that a request rarely meets a connection being closed.
+_KEPT_S: Final = 4.0
+
+OnSecured = Callable[[bytes | None], None]
+"""Called with the server's certificate after its TLS handshake, before anything else is sent."""
+
+
+class Deadline:
+    """When the exchange in progress must be over, and how much it has read."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self.monotonic = monotonic
+        self._until = float("inf")
+        self._read = 0
+
+    def begin(self, seconds: float) -> None:
+        """Begin an exchange."""
+        self._until, self._read = self.monotonic() + seconds, 0
+
+    def shorten(self, seconds: float) -> None:
+        """End no later than `seconds` from now."""
+        self._until = min(self._until, self.monotonic() + seconds)
+
+    @property
+    def over(self) -> bool:
+        return self.monotonic() >= self._until
+
+    def within(self, timeout: float | None = None) -> float:
+        """Return how long an operation may take, `timeout` at most. Raises httpcore.ReadTimeout at the deadline."""
+        left = self._until - self.monotonic()
+        if left <= 0:
+            raise httpcore.ReadTimeout("the exchange took too long") from TimeoutError()
+        return left if timeout is None else min(left, timeout)
+
+    def count_read(self, size: int) -> None:
+        self._read += size
+        if self._read > MOST_READ:
+            raise httpcore.RemoteProtocolError("the answer does not end")
+
+
+class Connections(httpx.BaseTransport):
+    """One connection at a time, kept for the next request. `round_trip_s` is what the newest took to be made."""
+
+    def __init__(
+        self, *, trust: ssl.SSLContext, proxy: Proxy | None, deadline: Deadline, on_secured: OnSecured | None = None
+    ) -> None:
+        self._backend = _Backend(proxy, deadline, on_secured)
+        options: dict[str, Any] = {
+            "ssl_context": trust,
+            "max_connections": 1,
+            "max_keepalive_connections": 1,
+            "keepalive_expiry": _KEPT_S,
+            "network_backend": self._backend,
+        }
+        self._pool = httpcore.ConnectionPool(**options) if proxy is None else _through(proxy, options)
+
+    @property
+    def round_trip_s(self) -> float:
+        return self._backend.round_trip_s
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.SyncByteStream)
+        url = request.url
+        sent = httpcore.Request(
+            request.method,
+            httpcore.URL(scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path),
+            headers=request.headers.raw,
+            content=request.stream,
+            extensions=request.extensions,
+        )
+        self._backend.tunnels = url.scheme == "https"
+        with _errors_of_httpx():
+            try:
+                answer = self._pool.handle_request(sent)
+            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
+                if not self._backend.before_proxy:
+                    raise
+                raise httpcore.ProxyError(str(error)) from error
+        assert isinstance(answer.stream, Iterable)
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
+
+    def close(self) -> None:
+        self._pool.close()
+
+
+def peer_certificate(url: httpx.URL, *, proxy: Proxy | None, deadline: Deadline) -> bytes | None:
+    """Return the certificate that the server of `url` presents (DER), unverified; None if there is none.
+
+    Only for a message about a certificate that was rejected: no request is sent to the server.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    found: list[bytes | None] = []
+
+    def stop(certificate: bytes | None) -> None:
+        found.append(certificate)
+        raise httpcore.ConnectError("the certificate was read")
+
+    connections = Connections(trust=context, proxy=proxy, deadline=deadline, on_secured=stop)
+    with contextlib.closing(connections), contextlib.suppress(httpx.TransportError, OSError):
+        connections.handle_request(httpx.Request("GET", url))
+    return found[0] if found else None
+
+
+def _through(proxy: Proxy, options: dict[str, Any]) -> httpcore.HTTPProxy:
+    login = None if proxy.login is None else (proxy.login[0].encode(), proxy.login[1].encode())
+    trust = ssl.create_default_context() if proxy.scheme == "https" else None
+    url = httpcore.URL(scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target="/")
+    return httpcore.HTTPProxy(url, proxy_auth=login, proxy_ssl_context=trust, **options)
+
+
+class _Backend(httpcore.NetworkBackend):
+    """Connects by TCP, within the deadline."""
+
+    def __init__(self, proxy: Proxy | None, deadline: Deadline, on_secured: OnSecured | None) -> None:
+        self.deadline = deadline
+        self.round_trip_s = 0.0
+        self.tunnels = False
+        """Whether a connection through the proxy is a tunnel to the server: it is for https."""
+        self.before_proxy = False
+        """Whether the newest connection has got no further than the proxy."""
+        self._proxy = proxy
+        self._on_secured = on_secured
+        self._system = httpcore.SyncBackend()
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.NetworkStream:
+        self.before_proxy = self._proxy is not None
+        failed: Exception = httpcore.ConnectError(f"{host} has no address")
+        for address in _addresses(host, port):
+            began = self.deadline.monotonic()
+            try:
+                stream = self._system.connect_tcp(address, port, timeout=self.deadline.within(timeout))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failed = error
+                continue
+            self.round_trip_s = self.deadline.monotonic() - began
+            secures_proxy = self._proxy is not None and self._proxy.scheme == "https"
+            self.before_proxy = self.before_proxy and (secures_proxy or self.tunnels)
+            return _Stream(stream, self, secures_proxy=secures_proxy)
+        raise failed
+
+    def secure(
+        self, stream: httpcore.NetworkStream, context: ssl.SSLContext, name: str | None, timeout: float | None
+    ) -> httpcore.NetworkStream:
+        """Do the server's TLS handshake."""
+        self.before_proxy = False
+        secure = stream.start_tls(context, name, self.deadline.within(timeout))
+        if self._on_secured is not None:
+            try:
+                self._on_secured(secure.get_extra_info("ssl_object").getpeercert(True))
+            except BaseException:
+                secure.close()
+                raise
+        return _Stream(secure, self)
+
+    def secure_proxy(
+        self, stream: httpcore.NetworkStream, context: ssl.SSLContext, name: str | None, timeout: float | None
+    ) -> httpcore.NetworkStream:
+        """Do the proxy's TLS handshake."""
+        secure = stream.start_tls(context, name, self.deadline.within(timeout))
+        self.before_proxy = self.tunnels
+        return _Stream(secure, self)
+
+
+class _Stream(httpcore.NetworkStream):
+    """A connection whose every operation ends with the deadline."""
+
+    def __init__(self, stream: httpcore.NetworkStream, backend: _Backend, *, secures_proxy: bool = False) -> None:
+        self._stream = stream
+        self._deadline = backend.deadline
+        self._secure = backend.secure_proxy if secures_proxy else backend.secure
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data = self._stream.read(max_bytes, self._deadline.within(timeout))
+        self._deadline.count_read(len(data))
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for at in range(0, len(buffer), _PIECE):
+            self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
+
+    def close(self) -> None:
+        self._stream.close()
+
+    def start_tls(
+        self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        return self._secure(self._stream, ssl_context, server_hostname, timeout)
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+
+class _Body(httpx.SyncByteStream):
+    """An answer's body, its errors those of httpx."""
+
+    def __init__(self, answer: httpcore.Response) -> None:
+        self._answer = answer
+
+    def __iter__(self) -> Iterator[bytes]:
+        assert isinstance(self._answer.stream, Iterable)
+        with _errors_of_httpx():
+            yield from self._answer.stream
+
+    def close(self) -> None:
+        self._answer.close()
+
+
+@contextlib.contextmanager
+def _errors_of_httpx() -> Iterator[None]:
+    try:
+        yield
+    except httpcore.TimeoutException as error:
+        raise httpx.TimeoutException(str(error)) from error
+    except httpcore.ProxyError as error:
+        raise httpx.ProxyError(str(error)) from error
+    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.UnsupportedProtocol) as error:
+        raise httpx.TransportError(str(error)) from error
+
+
+def _addresses(host: str, port: int) -> Iterator[str]:
+    """Yield the addresses of a name, with their zone where they have one. Raises httpcore.ConnectError."""
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise httpcore.ConnectError(str(error)) from error
+    for family, _, _, _, place in found:
+        zone = f"%{place[-1]!r}" if family == socket.AF_INET6 and place[-1] else ""
+        yield f"{place[0]!s}{zone}"

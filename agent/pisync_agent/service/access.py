@@ -1,0 +1,56 @@
+"""Who may reach what in the agent's folder, as advice for a user who may not."""
+
+import grp
+import os
+import pwd
+from pathlib import Path
+from typing import Final
+
+_AGENT: Final = "pisync"
+"""The agent's user and group, where the folder itself may not be seen."""
+
+
+def reach_hint(home: Path) -> str:
+    """Say how to reach the service's socket."""
+    user, group = _owners(home)
+    if _is_member(home):
+        return f"Run it as the agent's user: sudo -u {user} …"
+    return f"Run it as the agent's user (sudo -u {user} …), or join its group {group} and sign in again"
+
+
+def read_hint(home: Path) -> str:
+    """Say how to read the outbox, to a user who may not and whom no service answers."""
+    group = _owners(home)[1]
+    if _is_member(home):
+        other = "or start the service, which shows it to its group: sudo systemctl start pisync-agent"
+    else:
+        other = f"or join its group {group} and sign in again: the running service shows it to the group"
+    return f"{owner_hint(home)}; {other}"
+
+
+def owner_hint(home: Path) -> str:
+    """Say that only the agent's user may read the files."""
+    return f"only the agent's user may read the files in {home}: sudo -u {_owners(home)[0]} pisync …"
+
+
+def _is_member(home: Path) -> bool:
+    try:
+        return home.stat().st_gid in (os.getegid(), *os.getgroups())
+    except OSError:
+        return False
+
+
+def _owners(home: Path) -> tuple[str, str]:
+    """Return the names of the folder's user and group, as `sudo -u` takes them."""
+    try:
+        found = home.stat()
+    except OSError:
+        return _AGENT, _AGENT
+    try:
+        user = pwd.getpwuid(found.st_uid).pw_name
+    except KeyError:
+        user = f"'#{found.st_uid}'"
+    try:
+        return user, grp.getgrgid(found.st_gid).gr_name
+    except KeyError:
+        return user, f"#{found.st_gid}"

@@ -1,0 +1,250 @@
+"""The database as a file: whether what is committed will be found at its path by a restart.
+
+Nothing here opens the database file while SQLite has it open: closing it again would release SQLite's locks.
+"""
+
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+from pisync_common.sqlite import Connection
+from pisync_receiver.errors import DatabaseLost, StoreUnusable
+
+log = logging.getLogger(__name__)
+
+MALFORMED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""Primary result codes of a damaged file."""
+
+_Identity = tuple[int, int] | None
+_GRAINS: Final = (10**9, 10**6, 10**3, 100)
+"""What some file systems round times to, in nanoseconds, once a file leaves their cache."""
+
+
+class DatabaseFile:
+    """Watches the file and its log while they are open: that both stay at their path, and that only SQLite writes them.
+
+    A file that was moved is refused until it is back. A file that was changed by anything else, or is damaged, is
+    refused until a restart: what SQLite holds in memory no longer belongs to it.
+    """
+
+    def __init__(self, path: Path, connection: Connection) -> None:
+        """Take the open database as it is now. `connection` is the writer's."""
+        self._path = path
+        self._log = str(path) + "-wal"
+        self._connection = connection
+        found = _stat(str(path))
+        self._identity = _identity(found)
+        self._content = _content(found)
+        log_found = _stat(self._log)
+        self._log_identity = _identity(log_found)
+        self._log_size = 0 if log_found is None else log_found.st_size
+        self._foreign_commits = self._data_version()
+        self._busy = False
+        self._lock = threading.Lock()
+        self._refusal: str | None = None
+        self.damaged: str | None = None
+        """Why the file is not used again before a restart."""
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Raise DatabaseLost unless what the block commits is in the file at its path. On the writer's thread."""
+        self.check()
+        self._check_content()
+        self._busy = True
+        try:
+            yield
+        finally:
+            self._content = self._shrunk_or(_content(_stat(str(self._path))))
+            self._busy = False
+        self.check()
+
+    def is_suspect(self) -> bool:
+        """Whether the file is not as the writer left it: let the writer look. On any thread."""
+        return not self._busy and _content(_stat(str(self._path))) != self._content
+
+    def check(self) -> None:
+        """Raise DatabaseLost if the file was moved, replaced or damaged; log the change once. On any thread."""
+        refusal = self.damaged or self._moved() or self._log_lost()
+        with self._lock:
+            known, self._refusal = self._refusal, refusal
+        if refusal is None:
+            if known is not None:
+                log.warning("the database is at its path again, and used again")
+            return
+        if refusal != known:
+            log.error("%s", refusal)
+        raise DatabaseLost(refusal)
+
+    def note(self, error: Exception) -> None:
+        """Stop using the file if this error of SQLite says that it is damaged."""
+        code = getattr(error, "sqlite_errorcode", None)
+        damaged = code is not None and (code & 0xFF in MALFORMED or code == sqlite3.SQLITE_IOERR_SHORT_READ)
+        if damaged or isinstance(error, UnicodeDecodeError):
+            self._give_up(
+                f"{self._path} is damaged ({error}); nothing more is acknowledged or read until a restart. Stop the "
+                "receiver, keep a copy of the file and its -wal, and restore a backup; devices send again what it lacks"
+            )
+
+    def _moved(self) -> str | None:
+        if _identity(_stat(str(self._path))) != self._identity:
+            return (
+                f"{self._path} was moved, replaced or deleted while the receiver was using it; nothing is acknowledged."
+                " What was stored is in the moved file and its -wal: stop the receiver and put both back, or move the "
+                "-wal away from a restored backup; then start it"
+            )
+        return None
+
+    def _log_lost(self) -> str | None:
+        known = self._log_size  # before the look: the log only grows while it is open
+        found = _stat(self._log)
+        if _identity(found) != self._log_identity:
+            happened = "moved, replaced or deleted"
+        elif found is not None and found.st_size < known:
+            happened = "cut short"
+        else:
+            self._log_size = max(known, 0 if found is None else found.st_size)
+            return None
+        return (
+            f"{self._log} was {happened} while the receiver was using it; nothing is acknowledged. It holds what was "
+            "stored last: stop the receiver, put it back beside its database, and start it"
+        )
+
+    def _check_content(self) -> None:
+        """Raise DatabaseLost if something other than SQLite wrote the file since the last look."""
+        content = _content(_stat(str(self._path)))
+        if content is None or content == self._content or self._rounded(content):
+            return
+        if content[0] >= (self._content or content)[0] and (commits := self._data_version()) != self._foreign_commits:
+            self._foreign_commits, self._content = commits, content  # another program committed through SQLite
+            return
+        self._give_up(
+            f"{self._path} was overwritten while the receiver was using it; nothing more is acknowledged until a "
+            "restart. Stop the receiver. To use the file as it is now, move the -wal beside it away; otherwise restore "
+            "a backup. Then start it; devices send again what it lacks"
+        )
+        self.check()
+
+    def _shrunk_or(self, content: tuple[int, int] | None) -> tuple[int, int] | None:
+        """What to expect next: SQLite never makes this file shorter, so a shorter one is found at the next look."""
+        known = self._content
+        return known if content is None or (known is not None and content[0] < known[0]) else content
+
+    def _rounded(self, content: tuple[int, int]) -> bool:
+        if self._content is None or content[0] != self._content[0]:
+            return False
+        return content[1] in [self._content[1] // grain * grain for grain in _GRAINS]
+
+    def _give_up(self, refusal: str) -> None:
+        with self._lock:
+            self.damaged = self.damaged or refusal
+
+    def _data_version(self) -> int:
+        """A number that changes when another connection commits."""
+        return int(self._connection.execute("PRAGMA data_version").fetchone()[0])
+
+
+def check_log(path: Path) -> None:
+    """Raise StoreUnusable if the log beside the file, which SQLite would lay over it, is not its own.
+
+    Before the database is opened. A log is the file's own if the file can be what the log was begun on: same page size
+    and schema, the header's change counter no further away than the log reaches, and no page missing in both.
+    """
+    beside = Path(f"{path}-wal")
+    log_size, size = _size(beside), _size(path)
+    if not log_size or (size and log_size <= _WAL_HEADER):
+        return
+    if not size:
+        state = "gone" if size is None else "empty"
+        raise StoreUnusable(
+            f"{path} is {state}, but its log {beside} is still there and may hold stored events; nothing was changed. "
+            "Put the database file back beside it, or move the log away to begin a new database."
+        )
+    try:
+        reason = _foreign(path, beside)
+    except OSError as error:
+        raise StoreUnusable(f"{path} or its log cannot be read: {error.strerror}; nothing was changed") from error
+    if reason is not None:
+        raise StoreUnusable(
+            f"the log {beside} does not belong to {path}: {reason}; nothing was changed. If the file is a restored "
+            "copy, move the log away and start again; otherwise put the file back that the log belongs to."
+        )
+
+
+_WAL_HEADER: Final = 32
+_FRAME_HEADER: Final = 24
+_WAL_MAGIC: Final = (0x377F0682, 0x377F0683)
+_BACKUP: Final = 1
+"""The schema's number in what SQLite's backup makes; a schema that was made by statements has a higher one."""
+_LATE_NS: Final = 60 * 10**9
+"""A checkpoint follows the commit before it within this time, unless it is the last one, which copies every page."""
+
+
+def _foreign(path: Path, beside: Path) -> str | None:
+    """Why a log cannot be the file's own; None if it can be."""
+    with path.open("rb") as file, beside.open("rb") as frames:
+        head = frames.read(_WAL_HEADER)
+        page_size = _number(head, 8)
+        if _number(head, 0) not in _WAL_MAGIC or page_size < 512:
+            return None  # SQLite does not use it
+        first_page = file.read(page_size)
+        if (_number(first_page, 16, 2) or page_size) not in (page_size, page_size >> 16):
+            return "their page sizes differ"
+        pages, firsts, last = _frames(frames.fileno(), head[16:24], page_size)
+        stored = os.fstat(file.fileno())
+        if not pages.issuperset(range(stored.st_size // page_size + 1, last + 1)):
+            return "pages are in neither, so the file is older"
+        if not firsts:
+            return None
+        counters = [_number(page, 24) for page in firsts]
+        if not min(counters) - 1 <= _number(first_page, 24) <= max(counters):
+            return "it was written for another state of the file"
+        if _number(first_page, 40) == _BACKUP != max(_number(page, 40) for page in firsts):
+            return "it is a copy made by `backup`"
+        if stored.st_mtime_ns > os.fstat(frames.fileno()).st_mtime_ns + _LATE_NS and first_page not in firsts:
+            return "the file was written over a minute after it (`touch` the log if both were copied together)"
+        return None
+
+
+def _frames(log_file: int, salts: bytes, page_size: int) -> tuple[set[int], list[bytes], int]:
+    """Of the frames since the log was last begun: the pages they hold, each version of page 1, and the number of pages
+    of the database after the last commit."""
+    pages: set[int] = set()
+    firsts: list[bytes] = []
+    last, place = 0, _WAL_HEADER
+    while len(frame := os.pread(log_file, _FRAME_HEADER, place)) == _FRAME_HEADER and frame[8:16] == salts:
+        number, size = _number(frame, 0), _number(frame, 4)
+        pages.add(number)
+        if number == 1:
+            firsts.append(os.pread(log_file, page_size, place + _FRAME_HEADER))
+        last = size or last
+        place += _FRAME_HEADER + page_size
+    return pages, firsts, last
+
+
+def _number(data: bytes, place: int, size: int = 4) -> int:
+    return int.from_bytes(data[place : place + size], "big")
+
+
+def _stat(path: str) -> os.stat_result | None:
+    with suppress(OSError):
+        return os.stat(path)  # noqa: PTH116 - half the calls of Path.stat, several times a group
+    return None
+
+
+def _identity(found: os.stat_result | None) -> _Identity:
+    return None if found is None else (found.st_dev, found.st_ino)
+
+
+def _content(found: os.stat_result | None) -> tuple[int, int] | None:
+    """Size and time of the last change."""
+    return None if found is None else (found.st_size, found.st_mtime_ns)
+
+
+def _size(path: Path) -> int | None:
+    found = _stat(str(path))
+    return None if found is None else found.st_size
