@@ -323,7 +323,7 @@ async def _messages_and_notices(store: BlockingStore, device: str) -> list[Event
     values = {"device": device, "after": -1, "last": 2**63 - 1, "since": -(2**63) + 1, "until": 2**63 - 1, "limit": 999}
     values |= dict.fromkeys(("stream", "type", "object", "site", "sites"))
     raw = await store.store._rows("events_of_device", **values)
-    messages = [message for history in histories(render(raw)) for message in history]
+    messages = [message for history in histories(render(raw), max_events=100) for message in history]
     published = [event for message in messages for event in json.loads(message.body, parse_int=str)]
     assert len(published) == len(shown) == len(raw)
     found = await store.store.device(device)

@@ -190,6 +190,19 @@ def test_killed_receiver_finds_its_own_log(receiver: ReceiverProcess) -> None:
     assert watermark(receiver) == 1500
 
 
+@pytest.mark.parametrize("kind", ["PASSIVE", "FULL", "RESTART", "TRUNCATE"])
+def test_checkpoint_by_another_program_is_no_loss(receiver: ReceiverProcess, kind: str) -> None:
+    """As tools that replicate the log make, and administrators at the prompt of `sqlite3`."""
+    for first in range(1200, 1500, 100):
+        with closing(sqlite3.connect(receiver.database)) as other:
+            assert other.execute(f"PRAGMA wal_checkpoint({kind})").fetchone()[0] == 0
+        assert status(receiver, "/api/devices/pibook-1") == 200
+        assert send(receiver, first) == 200
+    receiver.kill()
+    receiver.start()
+    assert watermark(receiver) == 1500
+
+
 def damage_events(database: Path) -> None:
     """Overwrite leaves of the table of events, keeping size and time, as a failing disk does."""
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:

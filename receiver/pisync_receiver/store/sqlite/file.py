@@ -6,11 +6,13 @@ Nothing here opens the database file while SQLite has it open: closing it again 
 import logging
 import os
 import sqlite3
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final, Self
 
 from pisync_common.sqlite import Connection
 from pisync_receiver.errors import DatabaseLost, StoreUnusable
@@ -23,6 +25,37 @@ MALFORMED: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _Identity = tuple[int, int] | None
 _GRAINS: Final = (10**9, 10**6, 10**3, 100)
 """What some file systems round times to, in nanoseconds, once a file leaves their cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class _LogIndex:
+    """What SQLite's index of the log says, in memory that all programs share: https://sqlite.org/walformat.html."""
+
+    page_size: int = 0
+    frames: int = 0
+    """Frames of the log that count."""
+    salts: bytes = b""
+    """They change when the log is begun again."""
+    copied: int = 0
+    """Frames that checkpoints have copied to the file."""
+    copying: int = 0
+    """The same with those that a checkpoint is about to copy."""
+
+    SIZE: ClassVar[int] = 132
+
+    @classmethod
+    def read(cls, file: int | None) -> Self:
+        index = b"" if file is None else os.pread(file, cls.SIZE, 0)
+        if len(index) < cls.SIZE:
+            return cls()
+        size, frames = struct.unpack_from("=HI", index, 14)
+        copied, copying = struct.unpack_from("=I", index, 96)[0], struct.unpack_from("=I", index, 128)[0]
+        return cls(65_536 if size == 1 else size, frames, index[32:40], copied, copying)
+
+    @property
+    def log_bytes(self) -> int:
+        """The least that the log's file holds."""
+        return _WAL_HEADER + self.frames * (_FRAME_HEADER + self.page_size) if self.frames else 0
 
 
 class DatabaseFile:
@@ -39,10 +72,11 @@ class DatabaseFile:
         self._connection = connection
         found = _stat(str(path))
         self._identity = _identity(found)
+        self._log_identity = _identity(_stat(self._log))
+        # Kept until the connections are closed: closing it before would release SQLite's locks.
+        self._index_file = _opened(f"{path}-shm")
+        self._index = _LogIndex.read(self._index_file)
         self._content = _content(found)
-        log_found = _stat(self._log)
-        self._log_identity = _identity(log_found)
-        self._log_size = 0 if log_found is None else log_found.st_size
         self._foreign_commits = self._data_version()
         self._busy = False
         self._lock = threading.Lock()
@@ -59,6 +93,7 @@ class DatabaseFile:
         try:
             yield
         finally:
+            self._index = _LogIndex.read(self._index_file)  # before the look: what a checkpoint copies later is seen
             self._content = self._shrunk_or(_content(_stat(str(self._path))))
             self._busy = False
         self.check()
@@ -100,19 +135,20 @@ class DatabaseFile:
         return None
 
     def _log_lost(self) -> str | None:
-        known = self._log_size  # before the look: the log only grows while it is open
-        found = _stat(self._log)
-        if _identity(found) != self._log_identity:
+        if _identity(_stat(self._log)) != self._log_identity:
             happened = "moved, replaced or deleted"
-        elif found is not None and found.st_size < known:
+        elif all(self._log_is_short() for _ in range(3)):  # another program may begin the log again between two looks
             happened = "cut short"
         else:
-            self._log_size = max(known, 0 if found is None else found.st_size)
             return None
         return (
             f"{self._log} was {happened} while the receiver was using it; nothing is acknowledged. It holds what was "
             "stored last: stop the receiver, put it back beside its database, and start it"
         )
+
+    def _log_is_short(self) -> bool:
+        found = _stat(self._log)
+        return found is not None and found.st_size < _LogIndex.read(self._index_file).log_bytes
 
     def _check_content(self) -> None:
         """Raise DatabaseLost if something other than SQLite wrote the file since the last look."""
@@ -121,6 +157,10 @@ class DatabaseFile:
             return
         if content[0] >= (self._content or content)[0] and (commits := self._data_version()) != self._foreign_commits:
             self._foreign_commits, self._content = commits, content  # another program committed through SQLite
+            return
+        index = _LogIndex.read(self._index_file)
+        if index != self._index or index.copying > index.copied:
+            self._index, self._content = index, content  # another program makes a checkpoint, or has made one
             return
         self._give_up(
             f"{self._path} was overwritten while the receiver was using it; nothing more is acknowledged until a "
@@ -142,6 +182,12 @@ class DatabaseFile:
     def _give_up(self, refusal: str) -> None:
         with self._lock:
             self.damaged = self.damaged or refusal
+
+    def close(self) -> None:
+        """After the connections are closed."""
+        if self._index_file is not None:
+            os.close(self._index_file)
+            self._index_file = None
 
     def _data_version(self) -> int:
         """A number that changes when another connection commits."""
@@ -233,6 +279,12 @@ def _number(data: bytes, place: int, size: int = 4) -> int:
 def _stat(path: str) -> os.stat_result | None:
     with suppress(OSError):
         return os.stat(path)  # noqa: PTH116 - half the calls of Path.stat, several times a group
+    return None
+
+
+def _opened(path: str) -> int | None:
+    with suppress(OSError):
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return None
 
 

@@ -120,6 +120,7 @@ class SqliteStore(Store):
         for connection in (*self._free, *closing):
             with suppress(*ERRORS):
                 connection.close()
+        self._file.close()
 
     async def _run(self, threads: ThreadPoolExecutor, work: Callable[P, T], *args: P.args, **_: P.kwargs) -> T:
         if self._closed:
