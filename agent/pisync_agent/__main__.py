@@ -22,8 +22,8 @@ def _main() -> int:
         if error.name not in _LIBRARIES:
             raise
         print(
-            f'pisync: {error.name} is not installed; this installation lacks the "agent" extra. Install the wheel that '
-            "was built from PiSync's tree together with requirements-agent.lock, as docs/device.md describes",
+            f'pisync: {error.name} is not installed; this installation lacks the "agent" extra. Install the package '
+            "pisync-agent, as docs/device.md describes, or the wheel together with requirements-agent.lock",
             file=sys.stderr,
         )
         return 2
