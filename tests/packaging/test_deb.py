@@ -256,6 +256,10 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
     install(debian, "/srv/pisync-receiver.deb")
     token = debian.run("pisync-receiver", "token", "create", "--scope", "admin")
     code = debian.run("pisync-receiver", "enrollment", "create").split()[-1]
+    # What receivers on PostgreSQL and the worker need is there too, for the Python that Debian 12 has.
+    paths = [f"/usr/lib/pisync-receiver/{folder}" for folder in ("libraries", "cpython-311")]
+    libraries = "aio_pika, apprise, httptools, msgspec, psycopg, psycopg_pool, redis.asyncio, uvloop"
+    debian.run("python3", "-ISc", f"import sys; sys.path += {paths}; import {libraries}")
     install(debian, "/srv/pisync-agent.deb")
     debian.run("pisync", "enroll", "http://127.0.0.1:8080", "--insecure-http", "--code", code, "--device-id", "pibox-1")
     debian.run("usermod", "--append", "--groups", "pisync", "kolibri")
