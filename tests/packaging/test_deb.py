@@ -162,6 +162,7 @@ def test_the_command_starts_on_each_python(trees: dict[str, Path], tmp_path: Pat
         pytest.skip(f"there is no Python {python}")
     launcher = tmp_path / "launcher"
     text = (trees[name] / "usr/bin" / build_packages.PACKAGES[name].program).read_text()
+    assert text.startswith("#!/usr/bin/python3 -IS\n")  # neither the caller's environment nor other packages count
     launcher.write_text(text.replace("/usr/lib/", f"{trees[name]}/usr/lib/"))
     environ = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1"}
     settings = {"PISYNC_AGENT_HOME": str(tmp_path / "a"), "PISYNC_RECEIVER_DATABASE_URL": f"sqlite:///{tmp_path}/r.db"}
@@ -267,11 +268,11 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
 
     assert "psa_" in token
     assert all({"/var/lib/pisync"} == {row["value"] for row in rows if row["name"] == "home"} for rows in homes)
-    assert "/var/lib/pisync" in debian.run("pisync", "status")
-    for user in ("kolibri", "pi"):
-        text = debian.run("pisync", "status", user=user, code=None)
-        assert "/var/lib/pisync" in text
-        assert "Traceback" not in text
+    for user in ("root", "kolibri"):
+        shown = debian.run("pisync", "status", user=user)
+        assert "pibox-1 at http://127.0.0.1:8080" in shown
+        assert re.search(r"home +/var/lib/pisync$", shown, re.MULTILINE)
+    assert "/var/lib/pisync" in debian.run("pisync", "status", user="pi", code=5)
 
     assert debian.run("pisync", "record", "video.watched") == "1\n"
     assert debian.run("pisync", "record", "video.watched", user="kolibri") == "2\n"
@@ -287,7 +288,8 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
 
     debian.run("pisync", "sync")
     complete = json.loads(debian.run("pisync-receiver", "completeness", "pibox-1", "--json"))
-    assert "4" in json.dumps(complete)
+    assert complete["complete"]
+    assert [stream["stored"] for stream in complete["streams"]] == [4]
     assert not (debian.root / "home/pi/.local").exists()
     assert not (debian.root / "home/kolibri/.local").exists()
     owners = debian.run("find", "/var/lib/pisync", "!", "-user", "pisync", "-o", "-perm", "/o+rwx", "!", "-type", "d")
