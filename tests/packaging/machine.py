@@ -23,7 +23,6 @@ from typing import Final
 import pytest
 
 SUITE: Final = "bookworm"
-MIRROR: Final = "http://deb.debian.org/debian"
 CONTENT: Final = "systemd-sysv,dbus,python3,adduser"
 PROGRAMS: Final = ("systemd-nspawn", "mmdebstrap", "nsenter")
 DEADLINE_S: Final = 60.0
@@ -129,7 +128,7 @@ def debian_root() -> Path:
             shutil.rmtree(making, ignore_errors=True)
             command = ["mmdebstrap", "--quiet", "--mode=root", "--variant=apt", "--dpkgopt=force-unsafe-io"]
             done = subprocess.run(
-                [*command, '--aptopt=Acquire::Languages "none"', f"--include={CONTENT}", SUITE, str(making), MIRROR],
+                [*command, '--aptopt=Acquire::Languages "none"', f"--include={CONTENT}", SUITE, str(making)],
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
