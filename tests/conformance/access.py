@@ -126,6 +126,27 @@ class EnrollmentConformance:
         assert (record.label, record.site, record.expires_at) == ("term 1", "School 5", format_ms(NOON + DAY))
         assert "code-1" not in repr(record)
 
+    def test_known_device_keeps_its_past_if_its_code_is_made_in_the_same_group(self, store: BlockingStore) -> None:
+        send(store, batch([event(1)]))
+        create = CodeCreate(
+            code_hash="code-1", at_ms=NOON, expires_ms=NOON + DAY, uses=1, site=None, device_id="pibook-1", label=None
+        )
+        use = Enroll(
+            code_hash="code-1",
+            device_id=None,
+            fallback_device_id="pi-random",
+            token_hash="token-1",
+            at_ms=NOON,
+            overlap_ms=DAY,
+        )
+
+        _, enrolled = store.write([create, use])
+
+        assert isinstance(enrolled, Enrolled)
+        device = store.device("pibook-1")
+        assert device is not None
+        assert (enrolled.device_id, device.agent) == ("pibook-1", "pisync/0.2.0")
+
     def test_ended_code_is_refused(self, store: BlockingStore) -> None:
         made = code(store)
         for at_ms in (NOON + 1, NOON + 2):

@@ -34,6 +34,7 @@ class School:
         self.toml = folder / "receiver.toml"
         self.url = database_url or f"sqlite:///{self.state / 'receiver.db'}"
         self.toml.write_text(f'database_url = "{self.url}"\n')
+        self.toml.chmod(0o644)
         self.environ: Mapping[str, str] = {
             "PATH": os.environ["PATH"],
             "HOME": str(self.home),

@@ -131,8 +131,9 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 def test_a_group_member_cannot_hold_the_lock(tmp_path: Path) -> None:
-    for each in (tmp_path, *tmp_path.parents[:2]):
-        each.chmod(0o755)
+    for each in (tmp_path, *tmp_path.parents):
+        if each.name.startswith(("pytest-", "popen-")) or each == tmp_path:
+            each.chmod(0o755)
     home = tmp_path / "home"
     with umask(0), writer_lock(files.lock(home)):
         pass

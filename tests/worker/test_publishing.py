@@ -321,13 +321,15 @@ def test_a_silent_database_is_abandoned_in_time(database: WorkerDatabase, queue:
     assert database.position("test") == 1
 
 
-def test_an_event_that_cannot_be_rendered_is_skipped(database: WorkerDatabase, queue: Queue) -> None:
+def test_an_event_with_damaged_data_is_marked(database: WorkerDatabase, queue: Queue) -> None:
     database.add_events([("pibook-1", "s1", n) for n in range(1, 4)])
     database.rows("UPDATE events SET data = '{' WHERE seq = 2")
 
     drain(database, queue)
 
-    assert [event["seq"] for message in queue.take() for event in message.events] == [1, 3]
+    events = [event for message in queue.take() for event in message.events]
+    assert [event["seq"] for event in events] == [1, 2, 3]
+    assert events[1]["data"] == {"unreadable": "{"}
     assert database.position("test") == 3
 
 
