@@ -321,6 +321,8 @@ def test_status_of_a_broken_outbox_says_what_to_do(pisync: Pisync, outbox: Outbo
 
     assert (ran.code, ran.out) == (5, "")
     assert "pisync run" in ran.err
+    assert "nothing was changed" in ran.err
+    assert "nothing is lost" not in ran.err, "only the salvage can tell"
 
 
 # queue
