@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -130,6 +131,21 @@ def test_a_member_may_not_read_an_event_and_is_sent_to_the_agents_user(device: D
     assert f"sudo -u '#{AGENT}' pisync" in done.stderr
     assert "join its group" not in done.stderr
     assert json.loads(mine.stdout)["learner_id"] == "s-17"
+
+
+def test_a_member_is_shown_no_numbers_of_a_service_that_does_not_answer(device: Device) -> None:
+    device.start()
+    assert device.service is not None
+    device.service.send_signal(signal.SIGSTOP)
+    try:
+        shown, found = device.run("status"), device.run("status", "--json")
+    finally:
+        device.service.send_signal(signal.SIGCONT)
+
+    assert (shown.returncode, found.returncode) == (5, 5)
+    assert json.loads(found.stdout)["disk"]["outbox_bytes"] is None
+    assert "unknown: the service does not answer" in shown.stdout
+    assert "in the outbox" not in shown.stdout
 
 
 @pytest.mark.parametrize("words", [("status",), ("queue", "list"), ("queue", "dead"), ("queue", "show", "5")])

@@ -197,6 +197,14 @@ class TestDevice:
         assert "would be deleted: 0 events" in served.command("retain", "--older-than", "30d", "--dry-run")
         assert "deleted: 0 events" in served.command("retain", "--older-than", "30d")
 
+    def test_too_short_an_age_is_refused_in_the_words_of_the_flag(self, served: ReceiverProcess) -> None:
+        done = served.run("retain", "--older-than", "23h")
+        assert "--older-than '23h': too short; the shortest is 1d" in done.stderr
+
+    def test_a_code_for_one_device_says_so(self, served: ReceiverProcess) -> None:
+        assert "good for 1 device until" in served.run("enrollment", "create", "--uses", "1").stderr
+        assert "good for 30 devices until" in served.run("enrollment", "create", "--uses", "30").stderr
+
     def test_an_enrollment_code_is_listed_and_ended(self, served: ReceiverProcess) -> None:
         made = served.run("enrollment", "create", "--label", "class 5")
         rows = {row["label"]: row for row in served.json("enrollment", "list")}

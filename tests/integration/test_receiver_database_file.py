@@ -143,6 +143,7 @@ def test_lost_database_is_not_acknowledged_into(
     told = errors(receiver)
     assert len(told) == 1, told
     assert FAULTS[fault] in told[0]
+    assert "the receiver's log says why" in httpx.get(receiver.url + "/readyz", trust_env=False, timeout=60).text
     left = folder(receiver)
     receiver.stop()
     assert folder(receiver) == left  # neither a checkpoint nor a deletion

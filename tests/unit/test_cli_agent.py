@@ -256,6 +256,19 @@ def test_status_has_the_fields_that_scripts_rely_on(pisync: Pisync, outbox: Outb
     assert (found["waiting"], found["dead"], found["stream"]) == (3, 0, outbox.stream)
 
 
+def test_status_shows_no_cap_that_only_the_writer_knows(pisync: Pisync, outbox: Outbox) -> None:
+    assert "bytes_max" not in pisync("status", "--json").json
+
+
+def test_status_says_which_apps_need_the_service(
+    pisync: Pisync, outbox: Outbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "apps of this user record without it" in pisync("status").out
+
+    monkeypatch.setattr(config, "SYSTEM_HOME", pisync.home)
+    assert "apps of other users cannot record until it runs" in pisync("status").out
+
+
 def enrolled(folder: Path) -> None:
     (folder / "identity.json").write_text('{"device_id": "pibook-1", "url": "https://r.example", "token": "psd_x"}')
 
@@ -308,6 +321,8 @@ def test_status_of_a_broken_outbox_says_what_to_do(pisync: Pisync, outbox: Outbo
 
     assert (ran.code, ran.out) == (5, "")
     assert "pisync run" in ran.err
+    assert "nothing was changed" in ran.err
+    assert "nothing is lost" not in ran.err, "only the salvage can tell"
 
 
 # queue

@@ -241,5 +241,5 @@ def test_a_reader_never_writes(tmp_path: Path) -> None:
 
 def test_a_reader_of_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "outbox.db").write_bytes(b"no database" * 1000)
-    with pytest.raises(StoreUnusable, match=r"the file is damaged.*nothing is lost.*pisync run"):
+    with pytest.raises(StoreUnusable, match=r"the file is damaged.*nothing was changed.*pisync run"):
         OutboxReader(tmp_path)

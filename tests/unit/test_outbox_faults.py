@@ -75,7 +75,7 @@ def test_a_database_of_another_program_is_left_as_it_is(tmp_path: Path, version:
 def test_a_file_that_is_no_database_is_called_damaged_to_a_reader(tmp_path: Path) -> None:
     (tmp_path / "outbox.db").write_bytes(b"<html>" * 1000)
     text = failure(lambda: OutboxReader(tmp_path))
-    assert "the file is damaged (file is not a database): nothing is lost" in text
+    assert "the file is damaged (file is not a database): nothing was changed" in text
     assert "`pisync run`" in text
 
 

@@ -6,9 +6,9 @@ for what only the service knows. Nothing here needs the network, and no wait is 
 
 import argparse
 import json
+import os
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -24,7 +24,7 @@ from pisync_agent.service import protocol, views
 from pisync_agent.sync.connectivity import has_link
 
 _NUMBERS: Final = (
-    "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_max", "sync_events_waiting",
+    "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_used", "sync_events_waiting",
 )  # fmt: skip
 """What is null in the JSON where the outbox cannot be read."""
 
@@ -59,7 +59,7 @@ def collect(home: Path) -> dict[str, Any]:
         "last_error": live.get("last_error"),
         "write_fault": live.get("write_fault"),
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": kernel_sync_check()()},
-        "disk": {"free_bytes": _free(home), "outbox_bytes": state["bytes_used"]},
+        "disk": _disk(home) | {"outbox_bytes": state["bytes_used"]},
         "outbox_fault": found.get("fault"),
         "link": url and has_link(urlsplit(url).hostname or ""),
         "home": str(home),
@@ -88,10 +88,10 @@ def text(found: Mapping[str, Any]) -> str:
         ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
-        ("recording", _write_fault(found["write_fault"])),
+        ("recording", _recording(found)),
         ("link", {True: "available", False: "none: there is no route out of this device", None: ""}[found["link"]]),
         ("clock", _clock(found["clock"])),
-        ("disk", f"{size(found['disk']['outbox_bytes'])} in the outbox, {size(found['disk']['free_bytes'])} free"),
+        ("disk", _space(found["disk"])),
         *(("salvaged", _salvaged(each)) for each in found["salvaged"]),
         ("home", found["home"]),
     ]
@@ -112,7 +112,7 @@ def _outbox(home: Path, live: Mapping[str, Any]) -> dict[str, Any]:
         return {
             "device_id": None,
             "url": None,
-            "outbox": asdict(OutboxState()) | dict.fromkeys(_NUMBERS),
+            "outbox": views.shown(OutboxState()) | dict.fromkeys(_NUMBERS),
             "last_run": None,
             "fault": str(error),
         }
@@ -128,11 +128,11 @@ def _live(home: Path) -> dict[str, Any]:
         return {}
 
 
-def _free(home: Path) -> int:
+def _disk(home: Path) -> dict[str, Any]:
     folder = home
     while not folder.exists() and folder != folder.parent:
         folder = folder.parent
-    return disk.free_bytes(folder)
+    return {"free_bytes": disk.free_bytes(folder), "read_only": bool(os.statvfs(folder).f_flag & os.ST_RDONLY)}
 
 
 # How it is shown
@@ -148,7 +148,7 @@ def _device(found: Mapping[str, Any]) -> str:
 
 def _pending(found: Mapping[str, Any]) -> str:
     if found["outbox_fault"]:
-        return f"unknown: {found['outbox_fault']}"
+        return f"unknown: {'the service does not answer' if found['service_fault'] else found['outbox_fault']}"
     if not found["last_seq"]:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
@@ -181,12 +181,15 @@ def _service(found: Mapping[str, Any]) -> str:
         return str(found["service_fault"])
     if found["service"]:
         return f"running (process {found['service_pid']})"
-    return "not running: apps record without it; start it with `pisync run`, or systemctl start pisync-agent"
+    if found["home"] == str(config.SYSTEM_HOME):
+        return "not running: apps of other users cannot record until it runs: sudo systemctl start pisync-agent"
+    return "not running: apps of this user record without it; `pisync run` starts it"
 
 
-def _write_fault(fault: Mapping[str, Any] | None) -> str:
+def _recording(found: Mapping[str, Any]) -> str:
+    fault = found["write_fault"]
     if fault is None:
-        return ""
+        return "fails: the card's file system is read-only; `dmesg` shows why" if found["disk"]["read_only"] else ""
     return f"fails since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')}): {fault['detail']}"
 
 
@@ -194,6 +197,11 @@ def _clock(clock: Mapping[str, Any]) -> str:
     return f"{clock['now']}, " + (
         "synchronised" if clock["synced"] else "not synchronised: times are corrected when events are delivered"
     )
+
+
+def _space(disk: Mapping[str, Any]) -> str:
+    outbox = "" if disk["outbox_bytes"] is None else f"{size(disk['outbox_bytes'])} in the outbox, "
+    return f"{outbox}{size(disk['free_bytes'])} free"
 
 
 def _salvaged(each: Mapping[str, Any]) -> str:

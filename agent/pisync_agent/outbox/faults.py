@@ -87,7 +87,9 @@ def explained(path: Path, error: Exception, *, reading: bool = False) -> AgentEr
         return _full(path, number, reading=reading)
     what, advice = _words(path, error, number, reading=reading)
     done = "cannot be read" if reading else "cannot be used"
-    kept = "nothing is lost" if reading else "nothing was recorded, nothing is lost"
+    damaged = number is None and is_damage(error)  # what that has cost, only the salvage can tell
+    kept = "nothing was changed" if damaged else "nothing is lost"
+    kept = kept if reading else f"nothing was recorded, {kept}"
     return StoreUnusable(f"{path} {done}: {what} ({_short(error)}): {kept}. {advice}")
 
 

@@ -71,7 +71,7 @@ class FileView:
     def state(self) -> dict[str, Any]:
         note = None if self._reader is None else self._reader.note(LAST_RUN)
         return _about(_identity(self._home)) | {
-            "outbox": asdict(OutboxState() if self._reader is None else self._reader.state()),
+            "outbox": shown(OutboxState() if self._reader is None else self._reader.state()),
             "last_run": json.loads(note) if note else None,
         }
 
@@ -127,6 +127,11 @@ class ServiceView:
             raise StoreUnusable(f"the service has stopped: {read_hint(self._home)}")
         rows: list[Row] = found["rows"]
         return rows
+
+
+def shown(state: OutboxState) -> Row:
+    """Return what a reader knows of the outbox: all but the writer's cap."""
+    return {name: value for name, value in asdict(state).items() if name != "bytes_max"}
 
 
 @contextmanager

@@ -113,8 +113,9 @@ def enrollment_create(context: Context) -> None:
     )
     record = made["record"]
     context.result(made["code"])
+    devices = "1 device" if record["uses"] == 1 else f"{record['uses']:,} devices"
     context.remark(
-        f"This is code {record['id']}, good for {record['uses']:,} devices until {record['expires_at']}. "
+        f"This is code {record['id']}, good for {devices} until {record['expires_at']}. "
         "On a device: pisync enroll URL --code CODE"
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 from dataclasses import asdict
 from pathlib import Path
+from typing import Final
 
 from pisync_common.settings import path
 from pisync_common.times import now_ms
@@ -14,6 +15,9 @@ from pisync_receiver.errors import NotFound, ReceiverError, WrongUsage
 from pisync_receiver.store import copy as copying
 from pisync_receiver.store import opening
 from pisync_receiver.store.address import PostgresUrl, address
+
+_LEAST_AGE_S: Final = 86_400
+"""The least that the API takes, which a person knows as 1d."""
 
 
 @command(
@@ -97,13 +101,15 @@ def migrate(context: Context) -> None:
 
 @command(
     "retain --older-than 800d --dry-run",
-    arg("--older-than", required=True, metavar="TIME", help="delete what arrived longer ago: 400d"),
+    arg("--older-than", required=True, metavar="TIME", help="delete what arrived longer ago: 400d; at least 1d"),
     arg("--dry-run", action="store_true", help="delete nothing; tell how much there is"),
 )
 def retain(context: Context) -> None:
     """Delete events and sync events that arrived long ago, in bounded batches."""
     arguments = context.arguments
     older_than_s = context.seconds("--older-than", arguments.older_than)
+    if older_than_s < _LEAST_AGE_S:
+        raise WrongUsage(f"--older-than {arguments.older_than!r}: too short; the shortest is 1d; nothing was deleted")
     events = sync_events = 0
     more = True  # until no batch is left; a dry run counts everything at once
     with context.api() as api:

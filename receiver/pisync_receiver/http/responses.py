@@ -191,7 +191,10 @@ def as_problem(error: Exception) -> Problem:
             if not isinstance(error, DatabaseLost):  # logged once, by the store
                 log.error("the store cannot be used: %s", error)
             # The commit may have been made even though its confirmation was lost.
-            detail = "the receiver cannot store or read now; do not take this as stored, and send it again later"
+            detail = (
+                "the receiver cannot store or read now; do not take this as stored, and send it again later; "
+                "the receiver's log says why"
+            )
             return Problem(503, error.code, detail, headers=_retry_after(STORE_RETRY_AFTER))
         case BadCursor():
             return Problem(400, "invalid_parameter", "cursor: not from a page of this query; follow the Link header")
