@@ -148,20 +148,28 @@ class _Readiness:
         """Return when a durable write has succeeded. Raises StoreUnusable or Overloaded, whatever the store does."""
         if self._draining:
             raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
-        if self._asked is None or self._asked.done():
-            self._asked = asyncio.create_task(self._intake.ready())
-        done, _ = await asyncio.wait((self._asked,), timeout=READY_S)
+        asked = self._asked  # while this waits, another caller may begin the next
+        if asked is None or asked.done():
+            asked = self._asked = asyncio.create_task(self._intake.ready())
+            asked.add_done_callback(_retrieve)
+        done, _ = await asyncio.wait((asked,), timeout=READY_S)
         if not done:
             raise StoreUnusable(f"no durable write within {READY_S:g} s")
-        if self._asked.cancelled():
+        if asked.cancelled():
             raise Overloaded("the receiver is about to stop; ask another", retry_after=1)
-        match self._asked.exception():
+        match asked.exception():
             case None:
                 return
             case Overloaded() | StoreUnusable() as error:
                 raise error
             case error:
                 raise StoreUnusable(f"a durable write failed ({type(error).__name__})") from error
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Keep asyncio from logging an error as lost that came after all callers had given up."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _cache(settings: AppSettings, clock: Callable[[], float]) -> Cache:

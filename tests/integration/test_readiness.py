@@ -1,6 +1,7 @@
 """/readyz is 200 or 503, whatever the store does; /healthz does not ask it."""
 
 import asyncio
+import gc
 import sqlite3
 import threading
 from collections.abc import Iterator
@@ -89,6 +90,51 @@ def test_a_store_that_does_not_answer_is_503(failing: tuple[Live, Failing], monk
     assert client.get("/healthz").status_code == 200
     store.open.set()
     wait_until(lambda: client.get("/readyz").status_code == 200, "it is ready again")
+
+
+def test_an_error_that_comes_too_late_is_not_logged_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "READY_S", 0.01)
+    lost: list[object] = []
+
+    async def check() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: lost.append(context))
+        away = asyncio.Event()
+
+        class Intake:
+            async def ready(self) -> None:
+                await away.wait()
+                raise StoreUnusable("the server is away")
+
+        intake: Any = Intake()
+        readiness = app._Readiness(intake)
+        with pytest.raises(StoreUnusable, match="no durable write"):
+            await readiness.check()
+        asked, readiness._asked = readiness._asked, None
+        assert asked is not None
+        away.set()
+        await asyncio.wait((asked,))
+        del asked
+        gc.collect()
+
+    asyncio.run(check())
+    assert lost == []
+
+
+def test_a_check_that_begins_as_another_ends_leaves_it_its_answer() -> None:
+    class Intake:
+        async def ready(self) -> None:
+            if not later:
+                asyncio.get_running_loop().call_soon(lambda: later.append(asyncio.create_task(readiness.check())))
+
+    later: list[asyncio.Task[None]] = []
+    intake: Any = Intake()
+    readiness = app._Readiness(intake)
+
+    async def check() -> None:
+        await readiness.check()
+        await later[0]
+
+    asyncio.run(check())
 
 
 def test_a_closed_store_is_503(failing: tuple[Live, Failing]) -> None:

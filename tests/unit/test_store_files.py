@@ -20,6 +20,7 @@ from pisync_receiver.errors import DatabaseLost, StoreUnusable
 from pisync_receiver.store import outcomes, reading
 from pisync_receiver.store.sqlite import store as module
 from pisync_receiver.store.sqlite.backup import backup
+from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 from pisync_receiver.store.sqlite.store import SqliteStore, connect
 from tests.support.blocking import BlockingStore, counts, send, stored, stored_seqs, sync
 from tests.support.submissions import NOON, batch, sync_event
@@ -312,6 +313,63 @@ def test_commit_of_another_program_is_taken(store: BlockingStore, path: Path) ->
         other.execute("PRAGMA wal_checkpoint")
     store.ready()
     assert store.device("pibook-1").label == "by hand"
+
+
+@pytest.fixture
+def watched(path: Path) -> Iterator[tuple[DatabaseFile, Connection]]:
+    """The file of a thousand events as the writer watches it, and the writer's connection."""
+    store = open_store(path, create=True)
+    send(store, batch(range(1, 1001)))
+    store.close()
+    with closing(connect(path, readonly=False)) as connection:
+        connection.execute("UPDATE pulse SET beats = beats + 1")
+        file = DatabaseFile(path, connection)
+        yield file, connection
+    file.close()
+
+
+def test_file_that_a_vacuum_made_shorter_is_taken(path: Path, watched: tuple[DatabaseFile, Connection]) -> None:
+    """Another program frees pages; the writer's own checkpoint cuts them off."""
+    file, connection = watched
+    before = path.stat().st_size
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.executescript("PRAGMA wal_autocheckpoint = 0; DELETE FROM events WHERE seq > 1; VACUUM")
+    for _ in range(2):
+        with file.writing():
+            connection.execute("PRAGMA wal_checkpoint")
+    assert path.stat().st_size < before
+
+
+def test_log_is_the_files_own_after_the_clock_was_set_back(
+    path: Path, tmp_path: Path, watched: tuple[DatabaseFile, Connection]
+) -> None:
+    file, connection = watched
+    with file.writing():
+        connection.execute("PRAGMA wal_checkpoint")
+        tomorrow = path.stat().st_mtime_ns + 86_400 * 10**9
+        os.utime(path, ns=(tomorrow, tomorrow))
+    with file.writing():
+        connection.execute("CREATE TABLE more (x)")  # writes page 1
+    killed = tmp_path / "killed.db"
+    for end in ("", "-wal"):
+        shutil.copy2(f"{path}{end}", f"{killed}{end}")
+    check_log(killed)
+
+
+def test_torn_end_of_a_log_is_no_reason_to_refuse(
+    path: Path, tmp_path: Path, watched: tuple[DatabaseFile, Connection]
+) -> None:
+    """A power cut leaves the head of a frame without the rest of its page; SQLite does not use the frame."""
+    _, connection = watched
+    connection.execute("PRAGMA wal_checkpoint")
+    connection.execute("PRAGMA user_version = 5")  # writes page 1 alone
+    torn = tmp_path / "torn.db"
+    shutil.copy(path, torn)
+    log = bytearray(path.with_name("receiver.db-wal").read_bytes())
+    page_1 = 32 + 24
+    log[page_1 + 24 :] = bytes(len(log) - page_1 - 24)
+    tmp_path.joinpath("torn.db-wal").write_bytes(log)
+    check_log(torn)
 
 
 def test_time_that_a_file_system_rounds_is_taken(store: BlockingStore, path: Path) -> None:

@@ -34,6 +34,8 @@ class _LogIndex:
     page_size: int = 0
     frames: int = 0
     """Frames of the log that count."""
+    pages: int = 0
+    """Pages of the database after the last of them."""
     salts: bytes = b""
     """They change when the log is begun again."""
     copied: int = 0
@@ -48,9 +50,14 @@ class _LogIndex:
         index = b"" if file is None else os.pread(file, cls.SIZE, 0)
         if len(index) < cls.SIZE:
             return cls()
-        size, frames = struct.unpack_from("=HI", index, 14)
+        size, frames, pages = struct.unpack_from("=HII", index, 14)
         copied, copying = struct.unpack_from("=I", index, 96)[0], struct.unpack_from("=I", index, 128)[0]
-        return cls(65_536 if size == 1 else size, frames, index[32:40], copied, copying)
+        return cls(65_536 if size == 1 else size, frames, pages, index[32:40], copied, copying)
+
+    @property
+    def file_bytes(self) -> int:
+        """What the database's file holds once all is copied to it."""
+        return self.pages * self.page_size
 
     @property
     def log_bytes(self) -> int:
@@ -94,6 +101,7 @@ class DatabaseFile:
             yield
         finally:
             self._index = _LogIndex.read(self._index_file)  # before the look: what a checkpoint copies later is seen
+            self._order_times()
             self._content = self._shrunk_or(_content(_stat(str(self._path))))
             self._busy = False
         self.check()
@@ -164,15 +172,26 @@ class DatabaseFile:
             return
         self._give_up(
             f"{self._path} was overwritten while the receiver was using it; nothing more is acknowledged until a "
-            "restart. Stop the receiver. To use the file as it is now, move the -wal beside it away; otherwise restore "
-            "a backup. Then start it; devices send again what it lacks"
+            "restart. Stop the receiver. If only its time was changed, `touch` the -wal; to use another file that was "
+            "put there, move the -wal away; otherwise restore a backup. Then start it; devices send again what it lacks"
         )
         self.check()
 
+    def _order_times(self) -> None:
+        """Make the file no younger than its log after the clock was set back: `check_log` compares their times."""
+        found, log_found = _stat(str(self._path)), _stat(self._log)
+        if found is None or log_found is None or _identity(found) != self._identity:
+            return
+        if found.st_mtime_ns > log_found.st_mtime_ns + _LATE_NS:
+            with suppress(OSError):
+                os.utime(self._path, ns=(found.st_atime_ns, log_found.st_mtime_ns))
+
     def _shrunk_or(self, content: tuple[int, int] | None) -> tuple[int, int] | None:
-        """What to expect next: SQLite never makes this file shorter, so a shorter one is found at the next look."""
+        """What to expect next: a file that SQLite did not make shorter, as it does after a VACUUM, is found then."""
         known = self._content
-        return known if content is None or (known is not None and content[0] < known[0]) else content
+        if content is None or (known is not None and content[0] < known[0] and content[0] != self._index.file_bytes):
+            return known
+        return content
 
     def _rounded(self, content: tuple[int, int]) -> bool:
         if self._content is None or content[0] != self._content[0]:
@@ -240,7 +259,7 @@ def _foreign(path: Path, beside: Path) -> str | None:
         first_page = file.read(page_size)
         if (_number(first_page, 16, 2) or page_size) not in (page_size, page_size >> 16):
             return "their page sizes differ"
-        pages, firsts, last = _frames(frames.fileno(), head[16:24], page_size)
+        pages, firsts, last = _frames(frames.fileno(), head, page_size)
         stored = os.fstat(file.fileno())
         if not pages.issuperset(range(stored.st_size // page_size + 1, last + 1)):
             return "pages are in neither, so the file is older"
@@ -256,20 +275,35 @@ def _foreign(path: Path, beside: Path) -> str | None:
         return None
 
 
-def _frames(log_file: int, salts: bytes, page_size: int) -> tuple[set[int], list[bytes], int]:
+def _frames(log_file: int, head: bytes, page_size: int) -> tuple[set[int], list[bytes], int]:
     """Of the frames since the log was last begun: the pages they hold, each version of page 1, and the number of pages
     of the database after the last commit."""
     pages: set[int] = set()
     firsts: list[bytes] = []
+    newest = b"", bytes(8), b""
     last, place = 0, _WAL_HEADER
+    salts, before = head[16:24], head[24:32]
     while len(frame := os.pread(log_file, _FRAME_HEADER, place)) == _FRAME_HEADER and frame[8:16] == salts:
         number, size = _number(frame, 0), _number(frame, 4)
         pages.add(number)
         if number == 1:
             firsts.append(os.pread(log_file, page_size, place + _FRAME_HEADER))
+            newest = frame[:8] + firsts[-1], before, frame[16:24]
         last = size or last
+        before = frame[16:24]
         place += _FRAME_HEADER + page_size
+    if firsts and _checksum(newest[0], newest[1], ">" if head[3] & 1 else "<") != newest[2]:
+        firsts.pop()  # a power cut tore it, and SQLite does not use it
     return pages, firsts, last
+
+
+def _checksum(data: bytes, before: bytes, order: str) -> bytes:
+    """Of a frame, after that of the frame before it: https://sqlite.org/fileformat2.html#checksum_algorithm."""
+    first, second = struct.unpack(">II", before)
+    for one, two in struct.iter_unpack(f"{order}II", data[: len(data) // 8 * 8]):
+        first = (first + one + second) & 0xFFFFFFFF
+        second = (second + two + first) & 0xFFFFFFFF
+    return struct.pack(">II", first, second)
 
 
 def _number(data: bytes, place: int, size: int = 4) -> int:
