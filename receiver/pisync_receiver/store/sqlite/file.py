@@ -65,6 +65,15 @@ class _LogIndex:
         return _WAL_HEADER + self.frames * (_FRAME_HEADER + self.page_size) if self.frames else 0
 
 
+@dataclass(frozen=True, slots=True)
+class _Look:
+    """The files at one moment; the index first, so that a checkpoint that goes on is seen by the next look."""
+
+    index: _LogIndex
+    file: os.stat_result | None
+    log: os.stat_result | None
+
+
 class DatabaseFile:
     """Watches the file and its log while they are open: that both stay at their path, and that only SQLite writes them.
 
@@ -77,13 +86,13 @@ class DatabaseFile:
         self._path = path
         self._log = str(path) + "-wal"
         self._connection = connection
-        found = _stat(str(path))
-        self._identity = _identity(found)
-        self._log_identity = _identity(_stat(self._log))
         # Kept until the connections are closed: closing it before would release SQLite's locks.
         self._index_file = _opened(f"{path}-shm")
-        self._index = _LogIndex.read(self._index_file)
-        self._content = _content(found)
+        look = self._look()
+        self._index = look.index
+        self._identity = _identity(look.file)
+        self._log_identity = _identity(look.log)
+        self._content = _content(look.file)
         self._foreign_commits = self._data_version()
         self._busy = False
         self._lock = threading.Lock()
@@ -94,17 +103,18 @@ class DatabaseFile:
     @contextmanager
     def writing(self) -> Iterator[None]:
         """Raise DatabaseLost unless what the block commits is in the file at its path. On the writer's thread."""
-        self.check()
-        self._check_content()
+        look = self._look()
+        self._check(look)
+        self._check_content(look)
         self._busy = True
         try:
             yield
         finally:
-            self._index = _LogIndex.read(self._index_file)  # before the look: what a checkpoint copies later is seen
-            self._order_times()
-            self._content = self._shrunk_or(_content(_stat(str(self._path))))
+            look = self._look()
+            self._index = look.index
+            self._content = self._shrunk_or(_content(self._in_order(look)))
             self._busy = False
-        self.check()
+        self._check(look)
 
     def is_suspect(self) -> bool:
         """Whether the file is not as the writer left it: let the writer look. On any thread."""
@@ -112,7 +122,13 @@ class DatabaseFile:
 
     def check(self) -> None:
         """Raise DatabaseLost if the file was moved, replaced or damaged; log the change once. On any thread."""
-        refusal = self.damaged or self._moved() or self._log_lost()
+        self._check(self._look())
+
+    def _look(self) -> _Look:
+        return _Look(_LogIndex.read(self._index_file), _stat(str(self._path)), _stat(self._log))
+
+    def _check(self, look: _Look) -> None:
+        refusal = self.damaged or self._moved(look) or self._log_lost(look)
         with self._lock:
             known, self._refusal = self._refusal, refusal
         if refusal is None:
@@ -133,8 +149,8 @@ class DatabaseFile:
                 "receiver, keep a copy of the file and its -wal, and restore a backup; devices send again what it lacks"
             )
 
-    def _moved(self) -> str | None:
-        if _identity(_stat(str(self._path))) != self._identity:
+    def _moved(self, look: _Look) -> str | None:
+        if _identity(look.file) != self._identity:
             return (
                 f"{self._path} was moved, replaced or deleted while the receiver was using it; nothing is acknowledged."
                 " What was stored is in the moved file and its -wal: stop the receiver and put both back, or move the "
@@ -142,11 +158,11 @@ class DatabaseFile:
             )
         return None
 
-    def _log_lost(self) -> str | None:
-        if _identity(_stat(self._log)) != self._log_identity:
+    def _log_lost(self, look: _Look) -> str | None:
+        if _identity(look.log) != self._log_identity:
             happened = "moved, replaced or deleted"
-        elif all(self._log_is_short() for _ in range(3)):  # another program may begin the log again between two looks
-            happened = "cut short"
+        elif _is_short(look) and _is_short(self._look()) and _is_short(self._look()):
+            happened = "cut short"  # and not begun again by another program while it was looked at
         else:
             return None
         return (
@@ -154,19 +170,15 @@ class DatabaseFile:
             "stored last: stop the receiver, put it back beside its database, and start it"
         )
 
-    def _log_is_short(self) -> bool:
-        found = _stat(self._log)
-        return found is not None and found.st_size < _LogIndex.read(self._index_file).log_bytes
-
-    def _check_content(self) -> None:
+    def _check_content(self, look: _Look) -> None:
         """Raise DatabaseLost if something other than SQLite wrote the file since the last look."""
-        content = _content(_stat(str(self._path)))
+        content = _content(look.file)
         if content is None or content == self._content or self._rounded(content):
             return
         if content[0] >= (self._content or content)[0] and (commits := self._data_version()) != self._foreign_commits:
             self._foreign_commits, self._content = commits, content  # another program committed through SQLite
             return
-        index = _LogIndex.read(self._index_file)
+        index = _LogIndex.read(self._index_file)  # again: a checkpoint may have begun since
         if index != self._index or index.copying > index.copied:
             self._index, self._content = index, content  # another program makes a checkpoint, or has made one
             return
@@ -177,14 +189,16 @@ class DatabaseFile:
         )
         self.check()
 
-    def _order_times(self) -> None:
+    def _in_order(self, look: _Look) -> os.stat_result | None:
         """Make the file no younger than its log after the clock was set back: `check_log` compares their times."""
-        found, log_found = _stat(str(self._path)), _stat(self._log)
-        if found is None or log_found is None or _identity(found) != self._identity:
-            return
-        if found.st_mtime_ns > log_found.st_mtime_ns + _LATE_NS:
-            with suppress(OSError):
-                os.utime(self._path, ns=(found.st_atime_ns, log_found.st_mtime_ns))
+        file, log_found = look.file, look.log
+        if file is None or log_found is None or _identity(file) != self._identity:
+            return file
+        if file.st_mtime_ns <= log_found.st_mtime_ns + _LATE_NS:
+            return file
+        with suppress(OSError):
+            os.utime(self._path, ns=(file.st_atime_ns, log_found.st_mtime_ns))
+        return _stat(str(self._path))
 
     def _shrunk_or(self, content: tuple[int, int] | None) -> tuple[int, int] | None:
         """What to expect next: a file that SQLite did not make shorter, as it does after a VACUUM, is found then."""
@@ -320,6 +334,10 @@ def _opened(path: str) -> int | None:
     with suppress(OSError):
         return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     return None
+
+
+def _is_short(look: _Look) -> bool:
+    return look.log is not None and look.log.st_size < look.index.log_bytes
 
 
 def _identity(found: os.stat_result | None) -> _Identity:
