@@ -4,6 +4,7 @@ Where the user names no device id the device proposes an id, and remembers it un
 """
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -28,6 +29,8 @@ PROPOSAL_FILE: Final = "proposed-device-id"
 """The id that was proposed in an enrollment whose answer has not come."""
 
 _ROOM_BYTES: Final = 4096
+_TEXT_CHARS: Final = 65_536
+"""More than any identity; a longer file is damaged."""
 _HOST_CHARS: Final = 253
 _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -118,7 +121,7 @@ def load(home: Path) -> Identity | None:
     """Return the identity stored in `home`; None if there is none. Raises NotEnrolled if it cannot be used."""
     file = path(home)
     try:
-        known = json.loads(file.read_text("utf-8"))
+        known = json.loads(_read(file))
         return Identity(
             url=known["url"],
             device_id=known["device_id"],
@@ -133,6 +136,12 @@ def load(home: Path) -> Identity | None:
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Without its cause: a decoder's error quotes the text, and with it the token.
         raise NotEnrolled(f"{file} is damaged; enroll this device again (everything recorded is kept)") from None
+
+
+def _read(file: Path) -> str:
+    """Return a file's text; do not wait where a pipe is in its place. Raises OSError, ValueError."""
+    with os.fdopen(os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), encoding="utf-8") as found:
+        return found.read(_TEXT_CHARS)
 
 
 def save(home: Path, identity: Identity) -> None:
@@ -150,8 +159,10 @@ def prove_writable(home: Path, *, room: int = 0) -> None:
     finally:
         with contextlib.suppress(OSError):
             trial.unlink(missing_ok=True)
-    if known.exists():
+    if known.is_file():
         _store(known, known.read_bytes())
+    elif known.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(known))
 
 
 def proposed_id(home: Path) -> str:

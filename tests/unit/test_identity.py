@@ -94,6 +94,27 @@ def test_the_error_for_a_damaged_file_does_not_quote_it(tmp_path: Path, text: st
     assert caught.value.__cause__ is None
 
 
+def test_a_pipe_in_its_place_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "identity.json")
+    with pytest.raises(NotEnrolled, match="is damaged; enroll this device again"):
+        identities.load(tmp_path)
+    identities.prove_writable(tmp_path)
+    identities.save(tmp_path, identity())
+    assert identities.load(tmp_path) == identity()
+
+
+def test_a_folder_in_its_place_is_found_before_a_code_is_spent(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").mkdir()
+    with pytest.raises(IsADirectoryError):
+        identities.prove_writable(tmp_path)
+
+
+def test_a_file_without_end_is_not_read_whole(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").symlink_to("/dev/zero")
+    with pytest.raises(NotEnrolled, match="is damaged"):
+        identities.load(tmp_path)
+
+
 def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     identities.path(tmp_path).mkdir()
 

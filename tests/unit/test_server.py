@@ -446,6 +446,20 @@ def test_the_largest_messages_of_a_recorder_fit(tmp_path: Path) -> None:
             assert [type(event) for event in request.events or ()] == [NewEvent] * len(message)
 
 
+def test_a_line_that_was_read_before_the_end_is_not_served_after_it(run: Run) -> None:
+    async def test(bench: Bench) -> None:
+        client = await bench.connect()
+        client.sendall(line("late"))
+        for _ in range(10):
+            if not bench.server.held:  # until the line is read
+                await asyncio.sleep(0)
+        bench.server.close()  # the outbox is closed next
+        await bench.turn()
+        assert bench.taken == []
+
+    run(test)
+
+
 def test_each_request_is_answered_when_the_outbox_is_full(outbox: Outbox, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(events: object) -> list[int]:
         raise OutboxFull("no room")

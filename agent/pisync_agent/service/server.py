@@ -144,6 +144,7 @@ class LocalServer:
     _serving: int = 0
     _quiet: asyncio.Event = field(default_factory=asyncio.Event)
     _server: asyncio.Server | None = None
+    _closed: bool = False
 
     async def start(self) -> None:
         # The agent's group may record; the owner of the folder decides who may enter it.
@@ -175,6 +176,8 @@ class LocalServer:
             await self._quiet.wait()
 
     def close(self) -> None:
+        """Close every connection; what was read and not yet served is dropped, and its senders see no answer."""
+        self._closed = True
         self.stop_listening()
         for peer in list(self._connected):
             peer.drop()
@@ -253,7 +256,8 @@ class LocalServer:
 
     def _serve_together(self) -> None:
         requests, self._requests = self._requests, []
-        self.serve(requests)
+        if not self._closed:
+            self.serve(requests)
 
 
 def _user(peer: socket.socket) -> int:

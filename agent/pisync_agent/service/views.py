@@ -20,6 +20,7 @@ from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
 from pisync_agent.outbox.models import LAST_RUN, OutboxState
 from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.outbox.recovery.log import WAL_HEADER
 from pisync_agent.service import protocol
 from pisync_agent.service.access import owner_hint, read_hint
 from pisync_common.limits import SEQ_MAX
@@ -191,12 +192,27 @@ def _found(path: Path) -> "Found":
     try:
         file = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        return Found.NOTHING
+        if any(each.is_symlink() and not each.exists() for each in (path, *path.parents)):
+            raise  # its disk is not mounted: what was recorded there is unknown
+        file = None
     except PermissionError:
         return Found.HIDDEN
+    if file is None or not file.st_size:
+        return _found_without_pages(path)
     if file.st_uid != os.geteuid() and not os.access(path, os.R_OK):
         return Found.HIDDEN
-    return Found.OUTBOX if file.st_size else Found.NOTHING
+    return Found.OUTBOX
+
+
+def _found_without_pages(path: Path) -> "Found":
+    """Return NOTHING, unless a log says that there was an outbox. Raises StoreUnusable."""
+    log = files.companion(path, "-wal")
+    if log.exists() and log.stat().st_size > WAL_HEADER:
+        raise StoreUnusable(
+            f"{path} is missing or empty, but its log is not: the newest events are in {log.name}. Keep that file. "
+            "The service (`pisync run`) transfers them to a new file when it starts."
+        )
+    return Found.NOTHING
 
 
 def _identity(home: Path) -> Identity | None:
