@@ -1,6 +1,8 @@
 """What holds for every test."""
 
+import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -14,3 +16,12 @@ settings.load_profile("pisync")
 
 # A shell starts what it puts in the background with Ctrl-C ignored, and programs under test would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(autouse=True)
+def same_umask() -> Iterator[None]:
+    """Undo the umask that a command sets in this process."""
+    before = os.umask(0o022)
+    os.umask(before)
+    yield
+    os.umask(before)

@@ -101,6 +101,7 @@ def machine(folder: Path) -> Iterator[Machine]:
     base = debian_root()
     for name in ("changes", "work", "root"):
         (folder / name).mkdir(parents=True)
+        (folder / name).chmod(0o755)
     root = folder / "root"
     options = f"lowerdir={base},upperdir={folder / 'changes'},workdir={folder / 'work'}"
     mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(root)]
