@@ -15,6 +15,7 @@ import pytest
 from pisync_agent.service import views
 from tests.support.outboxes import event, opened, receipt
 from tests.support.processes import DEADLINE_SECONDS, wait_until
+from tests.support.services import missing, root
 
 AGENT, MEMBER, OTHER = 54_400, 54_401, 54_402
 ROOT = Path(__file__).parents[2]
@@ -80,14 +81,13 @@ class Device:
 @pytest.fixture
 def device() -> Iterator[Device]:
     """A device with 3 events delivered, of which event 2 was rejected, and 250 pending."""
-    if os.geteuid() != 0:
-        pytest.skip("acting as several users needs root")
+    root("acting as several users")
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     made = Device(folder)
     if not made.python:
         shutil.rmtree(folder)
-        pytest.skip("no other user can run the agent from here")
+        missing("no other user can run the agent from here")
     outbox = opened(made.home)
     outbox.append([event(number, size=100) for number in range(253)])
     outbox.settle(receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])

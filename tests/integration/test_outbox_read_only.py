@@ -1,6 +1,5 @@
 """A read-only card: looking still works, writing says what is wrong, and it works on when the card can be written."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from pisync_agent.outbox.reader import OutboxReader
 from tests.support.ext4 import ext4_disk
 from tests.support.outboxes import deliver, events, receipt, seqs
 from tests.support.processes import AgentProcess
+from tests.support.services import root
 from tests.support.small_disk import small_disk, use_up
 
 SIZE = 8 * 1024 * 1024
@@ -172,8 +172,7 @@ def test_a_full_disk_can_be_looked_at(disk: Path) -> None:
 
 
 def test_used_up_inodes_are_named_and_hinder_no_outbox_in_use(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    root("mounting")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount("-t", "tmpfs", "-o", f"size={SIZE},nr_inodes=40", "none", str(disk))

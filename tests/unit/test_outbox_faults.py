@@ -15,6 +15,7 @@ from pisync_agent.outbox.faults import explained
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
 from tests.support.outboxes import Faults, events, opened, seqs, sqlite_error
+from tests.support.services import root
 
 STRANGER = 54402  # no such user
 
@@ -113,9 +114,9 @@ def test_too_many_open_files_are_named(tmp_path: Path) -> None:
     assert "too many files are open" in str(explained(tmp_path / "outbox.db", error))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o755), (0o600, 0o700)])
 def test_a_file_of_another_user_names_that_user(tmp_path: Path, mode: int, folder: int) -> None:
+    root("becoming another user")
     for each in [*tmp_path.parents][:3]:
         each.chmod(each.stat().st_mode | 0o755)
     home = tmp_path / "home"
