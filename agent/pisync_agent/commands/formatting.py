@@ -40,14 +40,24 @@ def moment(ms: int) -> str:
 
 
 def row(name: str, value: str, indent: int) -> str:
-    """Return `name`, and beside it `value` in lines that fit the terminal; a longer word is cut into lines too."""
-    room, lines = WIDTH - indent, [""]
-    for word in value.split():
-        if lines[-1] and len(lines[-1]) + 1 + len(word) <= room:
+    """Return `name`, and beside it `value` in lines that fit the terminal."""
+    return f"{name:<{indent}}" + f"\n{'':<{indent}}".join(_lines(value, WIDTH - indent))
+
+
+def paragraph(text: str) -> str:
+    """Return `text` in lines that fit the terminal."""
+    return "\n".join(_lines(text, WIDTH))
+
+
+def _lines(text: str, room: int) -> list[str]:
+    """Fold a text at its spaces, and a longer word anywhere. To load `textwrap` would cost `status` a tenth."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= room:
             lines[-1] += f" {word}"
-            continue
-        lines += [word[at : at + room] for at in range(0, len(word), room)]
-    return f"{name:<{indent}}" + f"\n{'':<{indent}}".join(lines[1:])
+        else:
+            lines += [word[at : at + room] for at in range(0, len(word), room)]
+    return lines
 
 
 def count(number: int, noun: str) -> str:

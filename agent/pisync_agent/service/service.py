@@ -293,6 +293,8 @@ class Service:
             "enrolled": self._runner.enrolled,
             "joined": len(self._waiters),
             "write_fault": self._write_faults.fields(),
+            "link": self._runner.link(),
+            "clock_synced": self._clock.stamp().clock_synced,
         }
         return about | self._scheduler.live().fields(self._clock.monotonic())
 
