@@ -4,9 +4,8 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from pisync_agent.outbox.models import OutboxLimits
 from pisync_common.errors import SettingError
 from pisync_common.limits import MIB
 from pisync_common.settings import (
@@ -23,6 +22,9 @@ from pisync_common.settings import (
     some_time,
     users_folder,
 )
+
+if TYPE_CHECKING:
+    from pisync_agent.outbox.models import OutboxLimits
 
 PREFIX: Final = "PISYNC_AGENT_"
 SYSTEM_FILE: Final = Path("/etc/pisync/agent.toml")
@@ -138,6 +140,8 @@ def folder(given: Path | str) -> Path:
         raise SettingError(f"home = {str(given)!r}: {error}") from error
 
 
-def limits(settings: Settings) -> OutboxLimits:
+def limits(settings: Settings) -> "OutboxLimits":
     """Return how much of the disk the outbox may use."""
+    from pisync_agent.outbox.models import OutboxLimits
+
     return OutboxLimits(max_bytes=settings[MAX_QUEUE], keep_delivered_bytes=settings[KEEP_DELIVERED])

@@ -1,6 +1,8 @@
 """The command lines of both programs: commands of one word or two, each with an example."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -21,6 +23,13 @@ class Command(Protocol):
 C = TypeVar("C", bound=Command)
 
 
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Asks for the terminal's width itself: argparse imports `shutil` for it, for every flag that is added."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
+
+
 def build(
     program: str,
     commands: Sequence[C],
@@ -29,17 +38,23 @@ def build(
     *,
     description: str,
     epilog: str,
+    listed: bool = True,
 ) -> argparse.ArgumentParser:
-    """Build the whole command line. `groups` describes the first words that commands share; `add` adds one command."""
+    """Build the whole command line. `groups` describes the first words that commands share; `add` adds one command.
+
+    Unless `listed`, the help has no list of commands but that of `description`.
+    """
     parser = argparse.ArgumentParser(
         prog=program,
+        usage=f"{program} [-h] [--version] COMMAND ...",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
-    top = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    shown: dict[str, Any] = {"title": "commands"} if listed else {"help": argparse.SUPPRESS}
+    top = parser.add_subparsers(prog=program, metavar="COMMAND", required=True, **shown)
     places: dict[str, Any] = {}
     for command in commands:
         first = command.words[0]
@@ -56,12 +71,29 @@ def build(
 
 def add_parser(where: Any, word: str, about: str, *, epilog: str) -> argparse.ArgumentParser:
     """Add a parser for one more word, with `about` as its help."""
-    parser: argparse.ArgumentParser = where.add_parser(
-        word,
-        help=about,
-        description=f"{about[0].upper()}{about[1:]}.",
-        epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser: argparse.ArgumentParser = where.add_parser(word, help=about, **_described(about, epilog))
     return parser
+
+
+def single_parser(program: str, about: str, *, epilog: str) -> argparse.ArgumentParser:
+    """Return the parser of one command alone: the whole command line takes five times as long to build."""
+    return argparse.ArgumentParser(prog=program, **_described(about, epilog))
+
+
+def _described(about: str, epilog: str) -> dict[str, Any]:
+    return {
+        "description": f"{about[0].upper()}{about[1:]}.",
+        "epilog": epilog,
+        "formatter_class": HelpFormatter,
+        "allow_abbrev": False,
+    }
+
+
+def _columns() -> int:
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isascii() and stated.isdigit() and int(stated):
+        return int(stated)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns or 80
+    except (OSError, ValueError):
+        return 80

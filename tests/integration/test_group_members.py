@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.service import views
+from pisync_agent.service import history, views
 from tests.support.outboxes import event, opened, receipt
 from tests.support.processes import DEADLINE_SECONDS, wait_until
 from tests.support.services import missing, root
@@ -120,6 +120,18 @@ def test_a_member_sees_the_status_and_the_queue(device: Device) -> None:
     assert "2  invalid_event: because" in dead_text
     for output in (json.dumps(found), listed.stdout, text, dead.stdout, dead_text):
         assert not any(secret in output for secret in (*SECRETS, "psd_secret"))
+
+
+def test_a_member_sees_the_last_runs(device: Device) -> None:
+    for number in range(1, 151):
+        history.append(device.home, {"at_ms": number, "delivered": number})
+    device.own()
+    device.start()
+
+    done = device.run("history", "--json", "--limit", "120")
+
+    assert [run["delivered"] for run in json.loads(done.stdout)] == list(range(150, 30, -1)), done.stderr
+    assert device.run("history", user=OTHER, groups=()).returncode == 5
 
 
 def test_a_member_may_not_read_an_event_and_is_sent_to_the_agents_user(device: Device) -> None:

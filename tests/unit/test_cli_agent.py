@@ -314,6 +314,23 @@ def test_status_answers_a_technicians_questions(pisync: Pisync, outbox: Outbox) 
     assert "psd_x" not in ran.out + pisync("status", "--json").out, "the token is not shown"
 
 
+@pytest.mark.parametrize(
+    "note",
+    ["", "no JSON", "[" * 9000, "7", "null", "[]", "{}", '{"at_ms": "now"}', '{"at_ms": 1e400}', '{"at_ms": true}',
+     '{"at_ms": 5, "delivered": "x", "rejected": [], "failure": 7}', '{"at_ms": 5, "failure": {"code": 7}}',
+     '{"at_ms": 5, "failure": {"kind": {}, "detail": null}, "seconds": NaN}', '{"at_ms": -1}', '{"at_ms": 1e18}',
+     '{"at_ms": 9007199254740993000}'],
+)  # fmt: skip
+def test_status_survives_a_damaged_note_of_the_last_run(pisync: Pisync, outbox: Outbox, note: str) -> None:
+    fill(outbox, 1)
+    outbox.set_note(LAST_RUN, note)
+
+    shown, found = pisync("status"), pisync("status", "--json")
+
+    assert (shown.code, found.code) == (4, 4), "not enrolled"
+    assert found.json["waiting"] == 1
+
+
 def test_status_of_a_broken_outbox_says_what_to_do(pisync: Pisync, outbox: Outbox) -> None:
     outbox.close()
     (pisync.home / "outbox.db").write_bytes(b"not a database, for sure" * 400)
@@ -360,7 +377,9 @@ def test_dead_letters_are_listed_shown_and_requeued(pisync: Pisync, outbox: Outb
 
 @pytest.mark.parametrize("arguments", [("list",), ("dead",)])
 def test_an_empty_queue_is_not_an_error(pisync: Pisync, arguments: Sequence[str]) -> None:
-    assert pisync("queue", *arguments) == (0, "", "")
+    ran = pisync("queue", *arguments)
+    assert (ran.code, ran.out) == (0, "")
+    assert "pisync: no event" in ran.err
     assert pisync("queue", *arguments, "--json").json == []
 
 
@@ -598,9 +617,28 @@ def test_every_flag_has_help(parser: argparse.ArgumentParser) -> None:
             assert action.help, action.option_strings or action.dest
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
-def test_every_example_parses(command: cli.Command) -> None:
-    assert cli.build_parser().parse_args(shlex.split(command.example)).run == command.run
+def test_without_a_command_the_help_is_printed(pisync: Pisync) -> None:
+    ran = pisync()
+
+    assert (ran.code, ran.err) == (0, "")
+    assert all(f"  {entry.typed} " in ran.out for entry in cli.ENTRIES)
+    assert all(f"{task}:\n" in ran.out for task in cli.TASKS)
+    assert pisync("--help").out == ran.out
+
+
+def test_a_mistyped_command_is_refused_with_the_known_commands(pisync: Pisync) -> None:
+    ran = pisync("stauts")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "'stauts'" in ran.err
+    assert "status" in ran.err
+
+
+@pytest.mark.parametrize("entry", cli.ENTRIES, ids=lambda entry: entry.typed)
+def test_every_example_parses(entry: cli.Entry) -> None:
+    words = shlex.split(entry.example)
+
+    assert cli.parse(words).run == cli.build_parser().parse_args(words).run == entry.command.run
 
 
 def test_run_and_config_take_every_setting() -> None:

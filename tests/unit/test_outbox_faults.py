@@ -14,6 +14,7 @@ from pisync_agent.outbox import disk, faults, files
 from pisync_agent.outbox.faults import explained
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.outbox.space import free_bytes
 from tests.support.outboxes import Faults, events, opened, seqs, sqlite_error
 from tests.support.services import root
 
@@ -278,12 +279,12 @@ def test_absurd_numbers_of_the_file_system_do_not_stop_recording(
 
 def test_without_a_fragment_size_the_block_size_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", stated(f_frsize=0, f_bsize=512, f_blocks=100, f_bfree=50, f_bavail=40))
-    assert disk.free_bytes(tmp_path) == 40 * 512
+    assert free_bytes(tmp_path) == 40 * 512
 
 
 def test_a_count_below_zero_means_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More blocks are reserved than free: some file systems state the difference as a huge number."""
     monkeypatch.setattr(os, "statvfs", stated(f_blocks=10**6, f_bfree=2, f_bavail=2**64 - 3))
-    assert disk.free_bytes(tmp_path) == 2 * 4096
+    assert free_bytes(tmp_path) == 2 * 4096
     with pytest.raises(OutboxFull, match="has no room"):
         opened(tmp_path)

@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from dataclasses import asdict
+from typing import Final
 
 import pisync_agent.config as config
+from pisync_agent.commands.command import Command, add_json
 from pisync_agent.commands.usage import DONE, settings_of
 
 
@@ -23,7 +24,13 @@ def show_config(arguments: argparse.Namespace) -> int:
     described = settings_of(arguments).describe()
     width = max(len(each.name) for each in described)
     if arguments.json:
-        print(json.dumps([asdict(each) for each in described]))
+        print(json.dumps([each._asdict() for each in described]))
     else:
         print("\n".join(f"{each.name:<{width}}  {each.value}  ({each.source})" for each in described))
     return DONE
+
+
+_ALL: Final = tuple(setting for setting in config.SETTINGS if setting is not config.HOME)
+
+RUN: Final = Command(run=run, example="run --sync-interval 5m", settings=_ALL)
+CONFIG: Final = Command(run=show_config, example="config --json", arguments=add_json, settings=_ALL)

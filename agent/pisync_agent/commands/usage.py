@@ -9,6 +9,7 @@ from typing import Final
 import pisync_agent.config as config
 from pisync_agent.errors import DeliveryError, NotEnrolled, Refused, Unreachable
 from pisync_common.errors import PiSyncError, RuleError, SettingError
+from pisync_common.limits import SEQ_MAX
 from pisync_common.settings import Settings
 
 DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE = range(6)
@@ -45,6 +46,13 @@ def exit_code(error: PiSyncError) -> int:
             return PENDING
         case _:
             return UNUSABLE
+
+
+def whole_number(name: str, value: str) -> int:
+    """Return the number given for an argument. Raises WrongUsage."""
+    if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
+        raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
+    return int(value)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

@@ -18,6 +18,7 @@ from typing import Final, TypeVar
 from pisync_agent.outbox import files
 from pisync_agent.outbox.faults import is_full_for
 from pisync_agent.outbox.models import OutboxLimits
+from pisync_agent.outbox.space import free_bytes, total_bytes
 from pisync_common.limits import KIB
 from pisync_common.sqlite import ERRORS, Connection
 
@@ -29,27 +30,10 @@ LEAST_RESERVE: Final = 16 * KIB
 LEAST_PAGES: Final = 16
 OPENING_BYTES: Final = 64 * KIB
 """Free space needed to open the file: without room for SQLite's shared memory the process is killed (SIGBUS)."""
-UNKNOWN_BYTES: Final = 2**40
-"""Stands for a file system that counts no blocks, as some in user space and over networks do: only writing tells."""
 MOST_PAGES: Final = 2**30
 """The most pages a database may have, in every version of SQLite."""
 SPARE_PAGES: Final = 64
 """How far bookkeeping may go beyond the cap."""
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write beside the outbox; UNKNOWN_BYTES if the file system cannot tell.
-
-    A file system that counts more free blocks than blocks has reserved more than there are: the count went below 0.
-    """
-    disk = os.statvfs(folder)
-    return min(disk.f_bavail, disk.f_bfree, disk.f_blocks) * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
-
-
-def total_bytes(folder: Path) -> int:
-    """Return the size of the file system; UNKNOWN_BYTES if it cannot tell."""
-    disk = os.statvfs(folder)
-    return disk.f_blocks * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
 
 
 def bytes_used(connection: Connection) -> int:
@@ -218,14 +202,6 @@ class Reserve:
             os.posix_fallocate(fd, 0, size)
         finally:
             os.close(fd)
-
-
-def _is_counted(disk: os.statvfs_result) -> bool:
-    return disk.f_blocks > 0 and _block_size(disk) > 0
-
-
-def _block_size(disk: os.statvfs_result) -> int:
-    return disk.f_frsize or disk.f_bsize
 
 
 def _pragma(connection: Connection, name: str) -> int:

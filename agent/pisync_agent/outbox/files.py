@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pisync_agent.outbox.faults import explained
-
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
 FOLDER_MODE: Final = 0o750
@@ -100,6 +98,8 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        from pisync_agent.outbox.faults import explained  # loads SQLite, which the service's clients do not need
+
         raise explained(path, error) from error
 
 

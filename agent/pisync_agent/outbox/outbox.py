@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
-from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
+from pisync_agent.outbox import disk, event_rows, files, pointers, space, sync_event_rows, trimming
 from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent, behind_refused
@@ -41,7 +41,7 @@ def open_outbox(
     clock: Clock | None = None,
     random_hex: Callable[[int], str] = files.random_hex,
     connect: Connect = connect,
-    free_bytes: disk.FreeBytes = disk.free_bytes,
+    free_bytes: disk.FreeBytes = space.free_bytes,
 ) -> "Outbox":
     """Open the outbox of `home`, creating it if there is none. The caller holds the writer's lock (`outbox.lock`).
 

@@ -3,7 +3,8 @@
 {"do": "record", "events": [fields of NewEvent, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
     At most RECORD_EVENTS. Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
-{"do": "read", "what": "state"} → {"read": {…}}; "events" and "dead" have "after", "limit" (and "all"): see `views`
+{"do": "read", "what": "state"} → {"read": {…}}; "events", "dead" and "runs" have "after", "limit" (and "all"): see
+    `views`
 {"do": "sync"} → {"progress": {…}}, any number of times and at least every few seconds, then {"result": {…}}
 {"do": "requeue", "seq": n} → {"seq": n}
 {"do": "reload"} → {"reloaded": true}: the identity has changed, read it again

@@ -21,6 +21,7 @@ from pisync_agent.errors import AgentError, NotEnrolled
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import LAST_RUN
 from pisync_agent.outbox.outbox import Outbox
+from pisync_agent.service import history
 from pisync_agent.service.schedule import Due, Schedule
 from pisync_agent.sync.connectivity import has_link
 from pisync_agent.sync.progress import Progress, Show, SyncResult
@@ -115,6 +116,9 @@ class SyncRunner:
         if not result.offline:
             note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
             self.outbox.set_note(LAST_RUN, json.dumps(note))
+            history.append(self.home, note)
+        if result.delivered or result.duplicates or result.rejected:
+            log.info("sync: %s", result)
         return result
 
     def _current(self) -> Delivery:

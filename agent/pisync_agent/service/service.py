@@ -11,6 +11,7 @@ apps can record and a second `pisync sync` joins in.
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -82,17 +83,18 @@ class Service:
         self._own: tuple[int, Show] | None = None
         self._own_end: Finished | None = None
         self._linked = False
+        self._run_until = math.inf
 
     def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises LockHeld that names the holder, StoreUnusable or OutboxFull."""
         asyncio.run(self._run_forever())
 
-    def sync_once(self, show: Show) -> dict[str, Any]:
-        """Make one sync run in this process; return its result as JSON.
+    def sync_once(self, show: Show, *, max_s: float = math.inf) -> dict[str, Any]:
+        """Make one sync run in this process; return its result as JSON. After `max_s` it sends no further batch.
 
         Raises LockHeld, NotEnrolled, KeyboardInterrupt, or an error of the outbox.
         """
-        return asyncio.run(self._sync_once(show))
+        return asyncio.run(self._sync_once(show, max_s))
 
     async def _run_forever(self) -> None:
         async with self._started("service") as stack:
@@ -108,10 +110,11 @@ class Service:
         if self._fault is not None:
             raise self._fault
 
-    async def _sync_once(self, show: Show) -> dict[str, Any]:
+    async def _sync_once(self, show: Show, max_s: float) -> dict[str, Any]:
         async with self._started("sync"):
             if not self._runner.enrolled:
                 raise NotEnrolled(NOT_ENROLLED)
+            self._run_until = self._clock.monotonic() + max_s
             self._own = (self._scheduler.request(), show)
             await self._ending.wait()
             await self._stop()
@@ -138,7 +141,10 @@ class Service:
             self._outbox = open_outbox(self._home, limits=config.limits(self._settings), clock=self._clock)
             stack.callback(self._outbox.close)
             self._runner = SyncRunner(
-                home=self._home, outbox=self._outbox, clock=self._clock, stopping=lambda: self._scheduler.stopping
+                home=self._home,
+                outbox=self._outbox,
+                clock=self._clock,
+                stopping=lambda: self._scheduler.stopping or self._clock.monotonic() >= self._run_until,
             )
             self._runner.reload()
             self._scheduler = self._new_scheduler()
@@ -293,6 +299,8 @@ class Service:
             "enrolled": self._runner.enrolled,
             "joined": len(self._waiters),
             "write_fault": self._write_faults.fields(),
+            "link": self._runner.link(),
+            "clock_synced": self._clock.stamp().clock_synced,
         }
         return about | self._scheduler.live().fields(self._clock.monotonic())
 

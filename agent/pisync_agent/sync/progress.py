@@ -65,6 +65,14 @@ class SyncResult:
     offline: bool = False
     """There was no link; that is not a failure."""
 
+    def __str__(self) -> str:
+        """Return it as the log's line."""
+        speed = f", {self.speed_mbit:.2g} Mbit/s" if self.speed_mbit else ""
+        return (
+            f"{self.delivered:,} delivered, {self.duplicates:,} duplicates, {self.rejected:,} rejected, "
+            f"{self.waiting:,} pending in {self.seconds:.1f} s, {self.bytes_sent / 1000:,.0f} kB{speed}"
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return it as `sync --json` prints it."""
         failure = self.failure
