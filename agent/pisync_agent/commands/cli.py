@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
-from pisync_agent.commands import enroll, queue, record, run, status, sync
+from pisync_agent.commands import doctor, enroll, queue, record, run, status, sync
 from pisync_agent.commands.usage import EXIT_CODES, UNUSABLE, exit_code
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
@@ -74,6 +74,11 @@ def _seq(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _doctor(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="make the repairs that are safe; events are never touched")
+    _json(parser)
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for scripts: JSON")
 
@@ -120,6 +125,17 @@ COMMANDS: Final[tuple[Command, ...]] = (
         "status",
         status.status,
         _json,
+    ),
+    Command(
+        ("doctor",),
+        "find out what is wrong with this device, from its disk to its receiver, and what to do first",
+        "doctor",
+        doctor.doctor,
+        _doctor,
+        more=(
+            "Run it with sudo: some lines need an administrator. It takes less than 15 seconds, whatever is broken.\n"
+            "1 means something else to do than what the other codes say; warnings alone are 0."
+        ),
     ),
     Command(("queue", "list"), "list pending events", "queue list --limit 10", queue.show_list, _list),
     Command(("queue", "show"), "show one event", "queue show 17", queue.show_event, _seq),
