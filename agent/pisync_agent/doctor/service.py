@@ -48,7 +48,7 @@ def check_service(subject: Subject, unit: Mapping[str, str] | None) -> Finding:
             "nothing is lost.",
             subject.silent.partition(" runs but ")[0],
             *seen,
-            advice=f"If it hangs for more than a moment, {subject.restart}   If that does not help, restart the device.",
+            advice=f"If it hangs for long, {subject.restart}   If that does not help, restart the device.",
             fix="restart-service" if subject.system else None,
         )
     if subject.barred:
