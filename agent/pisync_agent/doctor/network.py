@@ -248,7 +248,7 @@ class Attempt:
 
 
 def attempts(addresses: tuple[str, ...], port: int, deadline: Deadline) -> Iterator[Attempt]:
-    """Try to connect to addresses, until one of them accepts."""
+    """Try to connect to addresses, until one accepts."""
     for address in addresses[:ADDRESSES]:
         began = deadline.monotonic()
         error: OSError | None = None

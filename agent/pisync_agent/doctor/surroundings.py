@@ -12,7 +12,7 @@ from pisync_common.times import now_ms
 
 @dataclass(frozen=True, kw_only=True)
 class Surroundings:
-    """The real ones of this device."""
+    """By default the real system."""
 
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     monotonic: Callable[[], float] = time.monotonic
