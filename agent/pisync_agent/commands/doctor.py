@@ -5,9 +5,10 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import pisync_agent.config as config
+from pisync_agent.commands.command import Command, add_json
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
 from pisync_common import __version__
 
@@ -75,3 +76,19 @@ def _progress() -> Callable[[str], None]:
         print(f"\r\x1b[K{f'examining: {checks}' if checks else ''}", end="", file=sys.stderr, flush=True)
 
     return show
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--fix", action="store_true", help="make the repairs that are safe; events are never touched")
+    add_json(parser)
+
+
+DOCTOR: Final = Command(
+    run=doctor,
+    example="doctor",
+    arguments=_arguments,
+    more=(
+        "Run it with sudo: some lines need an administrator. It takes less than 15 seconds, whatever is broken.\n"
+        "0 means that there is nothing to do, though there may be warnings; 1 that there is something else to do."
+    ),
+)

@@ -12,6 +12,7 @@ from typing import Final
 import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
+from pisync_agent.commands.command import Command
 from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
 from pisync_agent.errors import NotEnrolled, Refused, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
@@ -164,3 +165,25 @@ def _reload_service(home: Path) -> None:
 
 def _warn(text: str) -> None:
     print(f"pisync: {text}", file=sys.stderr)
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", help="the receiver's address, such as https://pisync.example.org")
+    parser.add_argument("--code", required=True, metavar="CODE", help="the code an administrator gave you")
+    parser.add_argument(
+        "--device-id", metavar="ID", help="the name of this device; a name that is taken needs a code made for it"
+    )
+    parser.add_argument(
+        "--insecure-http",
+        action="store_true",
+        help="allow plain HTTP: others on the network can read and change everything",
+    )
+    parser.add_argument("--ca", metavar="FILE", help="trust the private certificate authority in this PEM file")
+    parser.add_argument("--again", action="store_true", help="change to another receiver, or to another id")
+
+
+ENROLL: Final = Command(
+    run=enroll,
+    example="enroll https://pisync.example.org --code K7QP-2M4X --device-id pibook-0042",
+    arguments=_arguments,
+)

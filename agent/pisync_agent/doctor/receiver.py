@@ -160,9 +160,10 @@ def check_receiver(way: Way, reply: Reply) -> Finding:
         return ok("receiver", f"ready, version {answers.printable(document.get('version')) or 'not told'}")
     if reply.own:
         problem = answers.problem_of(answer)
+        state = "cannot store" if answer.status == 503 else f"answers {answer.status}"
         return bad(
             "receiver",
-            f"The receiver runs and cannot store: {problem.detail if problem else 'it gives no reason'}",
+            f"The receiver runs and {state}: {problem.detail if problem else 'it gives no reason'}",
             seen,
             advice=_ADMINISTRATOR,
         )
