@@ -215,8 +215,9 @@ class WayChecks:
     def _clock(self) -> Finding:
         ntp_ms, server = None, ""
         if self._ntp is not None:
-            with suppress(TimeoutError):
-                ntp_ms, server = self._ntp.result(self._deadline.left(clock.NTP_S))
+            right = self._receiver_ms is not None and abs(self._receiver_ms) <= clock.SETTLED_MS
+            with suppress(TimeoutError):  # a clock that is right by the receiver's is worth no wait
+                ntp_ms, server = self._ntp.result(0 if right else self._deadline.left(clock.NTP_S))
         self.ahead_ms = self._receiver_ms if ntp_ms is None else ntp_ms
         facts = clock.ClockFacts(
             now_ms=self._around.now_ms(),
