@@ -30,7 +30,7 @@ from pisync_agent.doctor.network import Interface
 from pisync_agent.doctor.repairs import repair
 from pisync_agent.doctor.surroundings import Surroundings
 from pisync_agent.identity import Identity
-from pisync_agent.outbox import files
+from pisync_agent.outbox import files, integrity
 from pisync_agent.service import protocol
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from tests.support.certificates import Authority
@@ -305,6 +305,19 @@ def test_unknown_name(tmp_path: Path) -> None:
     assert found["tcp"].verdict is Verdict.SKIPPED
 
 
+def test_receiver_within_a_network_without_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A school's server on a network of its own, under a name with dots."""
+    monkeypatch.setattr("pisync_agent.doctor.network.has_link", lambda host, *, environ: False)
+    around = replace(QUIET, resolve=lambda *_: ["127.0.0.1"])
+    with RawServer(answering(READY)) as server:
+        home = enrolled(tmp_path / "device", f"http://server.school.example:{server.port}")
+        found = examined(home, around)
+
+    assert found["address"].verdict is Verdict.OK
+    assert "the receiver is in it" in found["address"].summary
+    assert found["receiver"].verdict is Verdict.OK
+
+
 def test_proxy_that_wants_a_login(tmp_path: Path) -> None:
     with RawServer(answering(http(407, kind="text/plain"))) as server:
         proxy = {"HTTPS_PROXY": f"http://u:{TOKEN}@localhost:{server.port}"}
@@ -397,6 +410,13 @@ def test_damaged_outbox(tmp_path: Path) -> None:
     assert bad(found)[0] == "outbox"
     assert found["outbox"].evidence
     assert files.database(home).read_bytes() == content
+
+
+def test_large_outbox_is_checked_as_far_as_time_allows(tmp_path: Path) -> None:
+    home = enrolled(tmp_path / "device", "http://127.0.0.1:1", number=3000)
+
+    assert not integrity.check(home, seconds=0, monotonic=lambda: 1.0).complete
+    assert integrity.check(home, seconds=60, monotonic=lambda: 1.0) == integrity.Integrity()
 
 
 def test_index_of_a_killed_service_is_left_alone(tmp_path: Path, agent: AgentProcess) -> None:
