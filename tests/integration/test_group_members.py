@@ -193,3 +193,22 @@ def test_the_service_bounds_its_pages(tmp_path: Path) -> None:
         assert [row["seq"] for row in page] == list(range(1, views.PAGE + 1))
         assert [row["seq"] for row in rest] == list(range(201, 251))
         assert len(json.dumps(page)) < 100_000
+
+
+def test_the_doctor_shows_each_user_what_that_user_may_see(device: Device) -> None:
+    def seen(user: int, groups: Sequence[int]) -> dict[str, str]:
+        done = device.run("doctor", "--json", user=user, groups=groups)
+        assert not [secret for secret in (*SECRETS[:3], "psd_secret") if secret in done.stdout]
+        return {each["check"]: f"{each['verdict']}: {each['summary']}" for each in json.loads(done.stdout)["findings"]}
+
+    device.start()
+    agent, member, other = seen(AGENT, []), seen(MEMBER, [AGENT]), seen(OTHER, [])
+
+    assert agent["outbox"].startswith("ok: sound")
+    assert {found["enrollment"] for found in (agent, member)} == {"ok: enrolled as pi-1 at https://192.0.2.1"}
+    assert member["outbox"] == "skipped: not checked: only the agent's user may read the file: sudo pisync doctor"
+    assert member["rejected"].startswith("bad: 1 event was rejected")
+    assert agent["service"].startswith("ok: running")
+    assert other["service"] == "skipped: not checked: this user may not ask it: sudo pisync doctor"
+    assert other["socket"].startswith("warn: This user may not use the service")
+    assert other["enrollment"].startswith("skipped")

@@ -46,6 +46,7 @@ class Entry(NamedTuple):
 TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "See how this device is": (
         Entry("status", "show whether all is delivered, what is pending and why", "status:STATUS"),
+        Entry("doctor", "find out what is wrong with this device, and what to do first", "doctor:DOCTOR"),
         Entry("history", "show the last sync runs: when, how many, how fast, what failed", "history:HISTORY"),
         Entry("queue list", "list pending events", "queue:LIST"),
         Entry("queue show", "show one event", "queue:SHOW"),
