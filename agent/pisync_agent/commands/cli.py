@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
-from pisync_agent.commands import enroll, queue, record, run, status, sync
+from pisync_agent.commands import adopt, enroll, queue, record, run, status, sync
 from pisync_agent.commands.usage import EXIT_CODES, UNUSABLE, exit_code
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
@@ -74,6 +74,12 @@ def _seq(parser: argparse.ArgumentParser) -> None:
     _json(parser)
 
 
+def _adopt(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="FOLDER", help="a folder with an outbox, or an outbox file")
+    parser.add_argument("--all", action="store_true", help="also delivered events that are still kept there")
+    _json(parser)
+
+
 def _json(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="for scripts: JSON")
 
@@ -133,6 +139,19 @@ COMMANDS: Final[tuple[Command, ...]] = (
         queue.requeue,
         _seq,
         _OUTBOX,
+    ),
+    Command(
+        ("adopt",),
+        "bring another outbox's events into this device's: an old card's, a user's private one, a file set aside",
+        "adopt /home/pi/.local/share/pisync",
+        adopt.adopt,
+        _adopt,
+        _OUTBOX,
+        more=(
+            "Takes what was not delivered there, each event once with its own times, also from a damaged file or a\n"
+            "card that is mounted read-only. Repeat it after an interruption. The source is read only; a folder that\n"
+            "can be renamed gets the ending -adopted."
+        ),
     ),
     Command(
         ("run",),
