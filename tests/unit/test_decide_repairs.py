@@ -96,11 +96,10 @@ def test_the_work_goes_on_with_each_batch(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_two_batches_of_one_group_lose_no_repair() -> None:
-    """What the first stores cannot be fetched for the second: the next group corrects it."""
+    """What the first stores cannot be fetched for the second."""
     store = MemoryStore()
     store.run(later(wrong([1])))
     store.run(later(wrong([2, 3])), later([right(4)]))
-    store.run(later([event(5, boot=("now", MINUTE))]))
     assert [found(store)[seq] for seq in (1, 2, 3)] == [(1, CORRECTED), (2, CORRECTED), (3, CORRECTED)]
 
 

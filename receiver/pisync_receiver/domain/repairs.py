@@ -9,10 +9,12 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import Final
 
+from msgspec.structs import replace
+
 from pisync_common.errors import RuleError
 from pisync_common.times import parse_ms
-from pisync_receiver.domain.facts import Facts, StreamName
-from pisync_receiver.domain.rows import EarlierEvent, Repaired
+from pisync_receiver.domain.facts import Facts, Place, StreamName
+from pisync_receiver.domain.rows import EarlierEvent, Repaired, StoredEvent
 from pisync_receiver.domain.state import Account, State
 from pisync_receiver.domain.submissions import EventBatch
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS, CORRECTED, ESTIMATED, epochs, occurred
@@ -24,20 +26,22 @@ _seq: Final = attrgetter("seq")
 
 
 def wanted(facts: Facts, batches: Iterable[EventBatch]) -> list[tuple[str, str, int, str, int]]:
-    """Return which earlier events to fetch: only for a stream's first batch, as the group stores nothing before it."""
-    found: dict[StreamName, tuple[str, str, int, str, int] | None] = {}
+    """Return which earlier events to fetch for a group's batches."""
+    found = {}
+    begun: set[StreamName] = set()
     for batch in batches:
         name = (batch.device_id, batch.stream)
         row = facts.streams.get(name)
-        if not batch.events or row is None or name in found:
+        if not batch.events or row is None:
             continue
         account = Account(row, ())
-        boot, below = _taught(account, batch), min(map(_seq, batch.events))
-        if boot is None and (left := account.unrepaired()):
+        if (boot := _taught(account, batch)) is not None:
+            found[*name, _first(batch)] = boot
+        elif name not in begun and (left := account.unrepaired()):
             boot, _, upto = left[-1]
-            below = upto + 1
-        found[name] = None if boot is None else (*name, below, boot, REPAIRED_MAX)
-    return [each for each in found.values() if each is not None]
+            found[*name, upto + 1] = boot
+        begun.add(name)
+    return [(*place, boot, REPAIRED_MAX) for place, boot in found.items()]
 
 
 def repair(state: State, account: Account, batch: EventBatch) -> None:
@@ -45,16 +49,19 @@ def repair(state: State, account: Account, batch: EventBatch) -> None:
     if not batch.events:
         return
     taught = _taught(account, batch)
-    first = min(map(_seq, batch.events))
     for boot, epoch_ms in _learned(account, batch).items():
         if boot == taught:
-            account.learn(boot, epoch_ms, first - 1)
+            account.learn(boot, epoch_ms, _first(batch) - 1)
         elif batch.sent is None or boot != batch.sent.boot_id:
             account.learn(boot, epoch_ms, 0)
     for boot, epoch_ms, upto in account.unrepaired():
-        rows = state.facts.earlier.get((batch.device_id, batch.stream, upto + 1))
-        if rows is not None:
-            _correct(state, account, batch, rows, (boot, epoch_ms))
+        place = (batch.device_id, batch.stream, upto + 1)
+        if place in state.facts.earlier or place[:2] not in state.facts.streams:
+            _correct(state, account, place, (boot, epoch_ms))
+
+
+def _first(batch: EventBatch) -> int:
+    return min(event.seq for event in batch.events)
 
 
 def _taught(account: Account, batch: EventBatch) -> str | None:
@@ -71,23 +78,31 @@ def _learned(account: Account, batch: EventBatch) -> dict[str, int]:
     return {boot: epoch_ms for boot, epoch_ms in began.items() if boot not in known}
 
 
-def _correct(
-    state: State, account: Account, batch: EventBatch, rows: Sequence[EarlierEvent], began: tuple[str, int]
-) -> None:
-    """Correct the estimates of one boot among `rows`, the newest first; remember where to go on."""
+def _correct(state: State, account: Account, place: Place, began: tuple[str, int]) -> None:
+    """Correct the estimates of one boot before a place, from there down; remember where to go on."""
+    device_id, stream, _ = place
     boot, epoch_ms = began
+    waiting = state.new_events(place)
+    rows: Sequence[EarlierEvent | StoredEvent] = sorted(
+        [*map(state.changes.events.__getitem__, waiting.values()), *state.facts.earlier.get(place, ())],
+        key=_seq,
+        reverse=True,
+    )[:REPAIRED_MAX]
     for row in rows:
         if row.boot_id != boot:
             account.learn(boot, epoch_ms, 0)
             return
         if row.quality == ESTIMATED and (best_ms := _best_ms(row, epoch_ms)) is not None:
-            state.changes.repaired.append(Repaired(batch.device_id, batch.stream, row.seq, best_ms, CORRECTED))
+            if isinstance(row, StoredEvent):
+                state.changes.events[waiting[row.seq]] = replace(row, best_ms=best_ms, quality=CORRECTED)
+            else:
+                state.changes.repaired.append(Repaired(device_id, stream, row.seq, best_ms, CORRECTED))
             if row.seq == account.row.highest:
                 account.row.best_ms = best_ms
     account.learn(boot, epoch_ms, rows[-1].seq - 1 if len(rows) == REPAIRED_MAX else 0)
 
 
-def _best_ms(row: EarlierEvent, epoch_ms: int) -> int | None:
+def _best_ms(row: EarlierEvent | StoredEvent, epoch_ms: int) -> int | None:
     """Return when it happened; None if its own values do not say."""
     if row.boottime_ms is None or row.boottime_ms > BOOTTIME_MAX_MS:
         return None

@@ -191,6 +191,15 @@ class State:
         self.changes.events += rows
         self._unseen += rows
 
+    def new_events(self, place: Place) -> dict[int, int]:
+        """Return which events of a stream before a seq this group stores: seq to index in `changes.events`."""
+        device_id, stream, below = place
+        return {
+            row.seq: index
+            for index, row in enumerate(self.changes.events)
+            if row.seq < below and row.stream == stream and row.device_id == device_id
+        }
+
     def versions(self, place: Place) -> list[Version]:
         """What stands under a seq, what this group put there included; append to it through `add_version`."""
         for row in self._unseen:  # plain continuations never ask, and do without
