@@ -354,7 +354,7 @@ def _weight(event: NewEvent) -> int:
 
 def _with_attempt(event: NewEvent) -> NewEvent:
     """Give the event an attempt if it has neither an attempt nor an id of its own."""
-    if event.id is not None or event.attempt is not None:
+    if event.id is not None or event.attempt is not None or event.adopted_from is not None:
         return event
     return dataclasses.replace(event, attempt=int.from_bytes(os.urandom(8)) >> 1)
 

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tests.support.ext4 import ext4_disk
 from tests.support.outboxes import deliver, events, receipt, seqs
 from tests.support.processes import AgentProcess
 from tests.support.services import root
-from tests.support.small_disk import small_disk, use_up
+from tests.support.small_disk import read_only_view, small_disk, use_up
 
 SIZE = 8 * 1024 * 1024
 
@@ -29,18 +28,6 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
-
-
-@contextmanager
-def read_only_view(folder: Path, place: Path) -> Iterator[Path]:
-    """`folder` as a reader sees it while its file system is read-only; others still write it."""
-    place.mkdir()
-    mount("--bind", str(folder), str(place))
-    try:
-        mount("-o", "remount,bind,ro", str(place))
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def contents(home: Path) -> tuple[int, int, int, list[int], str | None]:

@@ -29,6 +29,18 @@ def small_disk(folder: Path, *, size: int, kinds: Sequence[str] = ("ext4", "tmpf
         subprocess.run(["umount", "-l", str(place)], check=True)
 
 
+@contextmanager
+def read_only_view(folder: Path, place: Path) -> Iterator[Path]:
+    """`folder` as a reader sees it while its file system is read-only; others still write it. Needs root."""
+    place.mkdir()
+    subprocess.run(["mount", "--bind", str(folder), str(place)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
 def use_up(disk: Path) -> Path:
     """Fill the disk to the last byte, as another program would; the file that does it."""
     file = disk / "others"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.outbox.recovery.contents import Numbers
 from pisync_agent.outbox.recovery.log import committed_by_index, read_log
 from tests.support.outboxes import bodies, dead_letters, deliver, event, opened, receipt, seqs
 

@@ -56,7 +56,10 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry("sync", "deliver pending events now", "sync:SYNC"),
         Entry("queue requeue", "send a rejected event again, once its cause is fixed", "queue:REQUEUE"),
     ),
-    "Record": (Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),),
+    "Record": (
+        Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),
+        Entry("adopt", "bring the events of another outbox into this device's, each once", "adopt:ADOPT"),
+    ),
     "Set up": (
         Entry("enroll", "exchange a code from an administrator for this device's identity", "enroll:ENROLL"),
         Entry("config", "show each setting, its value and its source", "run:CONFIG"),
