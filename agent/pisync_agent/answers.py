@@ -149,9 +149,12 @@ def enrolled_from(answer: Answer) -> tuple[str, str]:
     """Return (device id, token) from the answer to an enrollment. Raises DeliveryError; Refused for a bad code."""
     try:
         raise_fault(answer)
-    except Declined as error:
+    except (Declined, Refused) as error:
         problem = problem_of(answer)
-        raise Refused(str(error), kind="auth", problem=problem.code if problem else None) from error
+        if problem is None:
+            raise
+        detail = problem.detail or problem.code  # it says what to do
+        raise Refused(f"the receiver refused: {detail}. {KEPT}", kind="auth", problem=problem.code) from error
     given = _object(answer, "not an identity")
     device_id, token = given.get("device_id"), given.get("token")
     try:

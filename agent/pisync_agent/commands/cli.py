@@ -37,10 +37,20 @@ class Command(NamedTuple):
 
 
 def _enroll(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="the receiver's address, such as https://pisync.example.org")
-    parser.add_argument("--code", required=True, metavar="CODE", help="the code an administrator gave you")
+    parser.add_argument("url", metavar="URL", nargs="?", help="the receiver's address: https://pisync.example.org")
+    parser.add_argument("--code", metavar="CODE", help="the code an administrator gave you")
     parser.add_argument(
         "--device-id", metavar="ID", help="the name of this device; a name that is taken needs a code made for it"
+    )
+    _address(parser)
+    parser.add_argument("--again", action="store_true", help="change to another receiver, or to another id")
+    parser.add_argument("--new-device", action="store_true", help="become another device, with another id")
+    parser.add_argument("--moved", action="store_true", help="keep the identity: its card was moved to this machine")
+
+
+def _address(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--also", metavar="URL", action="append", default=[], help="another address of the receiver, for when URL fails"
     )
     parser.add_argument(
         "--insecure-http",
@@ -48,7 +58,6 @@ def _enroll(parser: argparse.ArgumentParser) -> None:
         help="allow plain HTTP: others on the network can read and change everything",
     )
     parser.add_argument("--ca", metavar="FILE", help="trust the private certificate authority in this PEM file")
-    parser.add_argument("--again", action="store_true", help="change to another receiver, or to another id")
 
 
 def _record(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +91,7 @@ COMMANDS: Final[tuple[Command, ...]] = (
     Command(
         ("enroll",),
         "exchange a code from an administrator for this device's identity",
-        "enroll https://pisync.example.org --code K7QP-2M4X --device-id pibook-0042",
+        "enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
         enroll.enroll,
         _enroll,
     ),
