@@ -598,9 +598,28 @@ def test_every_flag_has_help(parser: argparse.ArgumentParser) -> None:
             assert action.help, action.option_strings or action.dest
 
 
-@pytest.mark.parametrize("command", cli.COMMANDS, ids=lambda command: " ".join(command.words))
-def test_every_example_parses(command: cli.Command) -> None:
-    assert cli.build_parser().parse_args(shlex.split(command.example)).run == command.run
+def test_without_a_command_the_help_is_printed(pisync: Pisync) -> None:
+    ran = pisync()
+
+    assert (ran.code, ran.err) == (0, "")
+    assert all(f"  {entry.typed} " in ran.out for entry in cli.ENTRIES)
+    assert all(f"{task}:\n" in ran.out for task in cli.TASKS)
+    assert pisync("--help").out == ran.out
+
+
+def test_a_mistyped_command_is_refused_with_the_known_commands(pisync: Pisync) -> None:
+    ran = pisync("stauts")
+
+    assert (ran.code, ran.out) == (2, "")
+    assert "'stauts'" in ran.err
+    assert "status" in ran.err
+
+
+@pytest.mark.parametrize("entry", cli.ENTRIES, ids=lambda entry: entry.typed)
+def test_every_example_parses(entry: cli.Entry) -> None:
+    words = shlex.split(entry.example)
+
+    assert cli.parse(words).run == cli.build_parser().parse_args(words).run == entry.command.run
 
 
 def test_run_and_config_take_every_setting() -> None:

@@ -26,9 +26,7 @@ def test_board_and_system_are_read(tmp_path: Path) -> None:
     assert read_machine(tmp_path) == Machine(board="10000000a1b2c3d4", system=SYSTEM)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"\0", b"0000000000000000\0", b"\xff" * 16, b"N/A", b"x" * 300, b"a b c d"]
-)
+@pytest.mark.parametrize("content", [b"", b"\0", b"0000000000000000\0", b"\xff" * 16, b"N/A", b"x" * 300, b"a b c d"])
 def test_what_is_no_serial_number_is_unknown(tmp_path: Path, content: bytes) -> None:
     board(tmp_path, content)
 

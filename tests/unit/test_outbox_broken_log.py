@@ -4,6 +4,8 @@ import json
 import random
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from contextlib import closing
 from pathlib import Path
@@ -271,6 +273,38 @@ def test_looking_leaves_the_index_that_proves_a_cut(killed: Path, tmp_path: Path
     outbox = check(home, set(range(21, LAST)))
     assert "committed frames of the log are destroyed or missing" in reason(outbox)
     outbox.close()
+
+
+def test_the_commands_leave_the_index_that_proves_a_cut(killed: Path, tmp_path: Path) -> None:
+    """`pisync status` and `pisync queue`, in processes of their own, after a service that was killed."""
+    home = copied(killed, tmp_path / "home")
+    log = read_log(home / "outbox.db-wal")
+    assert log is not None
+    with (home / "outbox.db-wal").open("r+b") as file:
+        file.truncate(32 + (log.committed - 1) * FRAME)
+    before = (home / "outbox.db-shm").read_bytes()
+
+    for words in (["status", "--json"], ["queue", "list", "--json"]):
+        command = [sys.executable, "-m", "pisync_agent", *words, "--home", str(home)]
+        shown = json.loads(subprocess.run(command, stdout=subprocess.PIPE, check=False).stdout)
+        assert LAST - 2 <= (shown["last_seq"] if isinstance(shown, dict) else shown[-1]["seq"]) < LAST
+
+    assert (home / "outbox.db-shm").read_bytes() == before
+    outbox = check(home, set(range(21, LAST - 1)))
+    assert "committed frames of the log are destroyed or missing" in reason(outbox)
+    outbox.close()
+
+
+@pytest.mark.parametrize("index", [b"", b"\xff" * 100, b"\xff" * 32768, None], ids=["empty", "cut", "garbage", "none"])
+def test_an_outbox_is_read_whatever_is_left_of_its_index(killed: Path, tmp_path: Path, index: bytes | None) -> None:
+    home = copied(killed, tmp_path / "home", index=False)
+    if index is not None:
+        (home / "outbox.db-shm").write_bytes(index)
+
+    with OutboxReader(home) as reader:
+        assert reader.state().last_seq == LAST
+
+    assert index is None or (home / "outbox.db-shm").read_bytes() == index
 
 
 def test_an_outbox_in_use_is_read_as_it_is_now(tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Final
 
 import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
+from pisync_agent.commands.command import Command
 from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
 from pisync_agent.enrollment.enrolling import enroll_device
 from pisync_agent.enrollment.machine import read_machine
@@ -109,3 +111,34 @@ def reload_service(home: Path) -> None:
 
 def warn(text: str) -> None:
     print(f"pisync: {text}", file=sys.stderr)
+
+
+def add_address_flags(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--also", metavar="URL", action="append", default=[], help="another address of the receiver, for when URL fails"
+    )
+    parser.add_argument(
+        "--insecure-http",
+        action="store_true",
+        help="allow plain HTTP: others on the network can read and change everything",
+    )
+    parser.add_argument("--ca", metavar="FILE", help="trust the private certificate authority in this PEM file")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", nargs="?", help="the receiver's address: https://pisync.example.org")
+    parser.add_argument("--code", metavar="CODE", help="the code an administrator gave you")
+    parser.add_argument(
+        "--device-id", metavar="ID", help="the name of this device; a name that is taken needs a code made for it"
+    )
+    add_address_flags(parser)
+    parser.add_argument("--again", action="store_true", help="change to another receiver, or to another id")
+    parser.add_argument("--new-device", action="store_true", help="become another device, with another id")
+    parser.add_argument("--moved", action="store_true", help="keep the identity: its card was moved to this machine")
+
+
+ENROLL: Final = Command(
+    run=enroll,
+    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
+    arguments=_arguments,
+)

@@ -4,9 +4,10 @@ import argparse
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from typing import Any
+from typing import Any, Final
 
 import pisync_agent.config as config
+from pisync_agent.commands.command import OUTBOX, Command, add_json
 from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import open_outbox
@@ -93,3 +94,27 @@ def _number(name: str, value: str) -> int:
     if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
         raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
     return int(value)
+
+
+def _list_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--limit", metavar="N", default="50", help="how many to show (default: 50)")
+    parser.add_argument("--after", metavar="SEQ", help="only events after this seq")
+    parser.add_argument("--all", action="store_true", help="also delivered events that are still kept")
+    add_json(parser)
+
+
+def _seq_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("seq", metavar="SEQ", help="the event's number, as `pisync queue list` or `dead` shows it")
+    add_json(parser)
+
+
+LIST: Final = Command(run=show_list, example="queue list --limit 10", arguments=_list_arguments)
+SHOW: Final = Command(run=show_event, example="queue show 17", arguments=_seq_arguments)
+DEAD: Final = Command(run=show_dead, example="queue dead", arguments=add_json)
+REQUEUE: Final = Command(
+    run=requeue,
+    example="queue requeue 17",
+    arguments=_seq_arguments,
+    settings=OUTBOX,
+    more="Repeating it sends the event once.",
+)

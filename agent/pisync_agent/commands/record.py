@@ -21,6 +21,7 @@ from typing import Any, Final, TextIO
 
 import pisync_agent.config as config
 from pisync_agent.clock import Clock, SystemClock
+from pisync_agent.commands.command import OUTBOX, Command
 from pisync_agent.commands.usage import DONE, Unfinished, WrongUsage, settings_of
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull, StoreUnusable
 from pisync_agent.outbox.events import NewEvent
@@ -301,3 +302,33 @@ def _data(text: str) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise WrongUsage("--data must be a JSON object, such as '{\"score\": 7}'; nothing was recorded")
     return data
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("type", metavar="TYPE", help="what happened, as noun.verb; - reads whole events as NDJSON")
+    parser.add_argument("--learner", metavar="ID", help="who did it")
+    parser.add_argument("--object", metavar="ID", help="with what: a video, a page, an assignment")
+    parser.add_argument(
+        "--at", metavar="TIME", help="when it happened, such as 2026-11-23T10:00:00+03:00; default: now"
+    )
+    parser.add_argument("--data", metavar="JSON|-", help="details, a JSON object; - reads many as NDJSON")
+    parser.add_argument("--id", metavar="KEY", help="your own key of this event: the same key twice is stored once")
+
+
+RECORD: Final = Command(
+    run=record,
+    example="record video.watched --learner s-17 --object math/g5/ch02/v03 --data '{\"seconds_watched\": 240}'",
+    arguments=_arguments,
+    settings=OUTBOX,
+    more=(
+        "Many events come from standard input, one JSON object a line, and are stored in groups as they come in:\n"
+        "  pisync record note.taken --data - < notes.ndjson     each line is the `data` of one event of this type\n"
+        "  pisync record - < events.ndjson                      each line is a whole event:\n"
+        '    {"type": "note.taken", "learner_id": "s-17", "object_id": "math/g5", "data": {}, "id": "app-981",\n'
+        '     "occurred_at": "2026-11-23T10:00:00+03:00"}\n'
+        "The seq of each line is printed on a line of its own once the event is stored; an empty line gives an\n"
+        "empty line. The first line that is refused ends it: the lines before it are stored, nothing after it is,\n"
+        "and the message names the line from which to send again. So it does after Ctrl-C or if output fails.\n\n"
+        "0 means that all is stored, even if its seq could not be printed; a message says so then."
+    ),
+)

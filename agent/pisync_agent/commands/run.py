@@ -3,8 +3,10 @@
 import argparse
 import json
 from dataclasses import asdict
+from typing import Final
 
 import pisync_agent.config as config
+from pisync_agent.commands.command import Command, add_json
 from pisync_agent.commands.usage import DONE, settings_of
 
 
@@ -27,3 +29,9 @@ def show_config(arguments: argparse.Namespace) -> int:
     else:
         print("\n".join(f"{each.name:<{width}}  {each.value}  ({each.source})" for each in described))
     return DONE
+
+
+_ALL: Final = tuple(setting for setting in config.SETTINGS if setting is not config.HOME)
+
+RUN: Final = Command(run=run, example="run --sync-interval 5m", settings=_ALL)
+CONFIG: Final = Command(run=show_config, example="config --json", arguments=add_json, settings=_ALL)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 import pisync_agent.config as config
 from pisync_agent.clock import kernel_sync_check
+from pisync_agent.commands.command import Command, add_json
 from pisync_agent.commands.formatting import count, moment, pending, size, span
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
 from pisync_agent.errors import NotAnswering, StoreUnusable
@@ -208,3 +209,6 @@ def _salvaged(each: Mapping[str, Any]) -> str:
     damaged = f", {each['damaged']:,} damaged" if each["damaged"] else ""
     events = f"{each['transferred']:,} events transferred{damaged}"
     return f"{moment(each['at_ms'])}: {each['file']} was set aside ({each['reason']}); {events}"
+
+
+STATUS: Final = Command(run=status, example="status", arguments=add_json)

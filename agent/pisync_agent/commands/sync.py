@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any, Final, TextIO
 
 import pisync_agent.config as config
+from pisync_agent.commands.command import DELIVERY, Command, add_json
 from pisync_agent.commands.formatting import count, pending, size, span
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, settings_of
 from pisync_agent.outbox import files
@@ -127,3 +128,12 @@ def progress_line(progress: Mapping[str, Any]) -> str:
     if progress.get("seconds_left") is not None:
         parts.append(f"{span(progress['seconds_left'])} left")
     return ": ".join(filter(None, (str(progress["step"]), ", ".join(parts))))
+
+
+SYNC: Final = Command(
+    run=sync,
+    example="sync",
+    arguments=add_json,
+    settings=DELIVERY,
+    more="Uses the service if it runs. A second `pisync sync` joins the first.",
+)

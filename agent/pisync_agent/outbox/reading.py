@@ -20,14 +20,17 @@ from pisync_common.sqlite import ERRORS, Connect, Connection
 
 _COPIES: Final = 3
 """How often a copy is made again because the files changed meanwhile."""
+_BUSY_MS: Final = 2000
+"""How long reading waits for a lock: `status` is asked when something is wrong."""
 _NO_INDEX: Final = ("SQLITE_READONLY", "SQLITE_CANTOPEN")
-"""The index cannot be used as it is, or a writer that closed the outbox has just deleted it: SQLite makes it again."""
+"""The index cannot be used as it is, or a writer that closed the outbox has just deleted it."""
 _MEMORY: Final = "/dev/shm"  # noqa: S108 - a private folder is made in it
 
 
 def look(path: Path, *, readonly: bool = True) -> Connection:
     """Open the database for reading; leave an index that a killed writer left, which says what its log must hold."""
-    return sqlite.connect(path, readonly=readonly, keep_index=files.companion(path, "-shm").exists())
+    kept = files.companion(path, "-shm").exists()
+    return sqlite.connect(path, readonly=readonly, keep_index=kept, pragmas=(f"busy_timeout = {_BUSY_MS}",))
 
 
 def open_to_read(path: Path, connect: Connect, stack: ExitStack) -> Connection:
@@ -43,7 +46,8 @@ def open_to_read(path: Path, connect: Connect, stack: ExitStack) -> Connection:
         if refusal_to_write(path.parent) is None:
             if not (getattr(error, "sqlite_errorname", "") or "").startswith(_NO_INDEX):
                 raise
-            return _begun(sqlite.connect(path, readonly=True), path, stack)
+            with suppress(*ERRORS):
+                return _begun(look(path), path, stack)
     for _ in range(_COPIES):
         before = _files(path)
         connection = _open_still(path, stack)

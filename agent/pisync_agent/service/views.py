@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from enum import Enum, auto
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -24,16 +23,12 @@ from pisync_agent.outbox.recovery.log import WAL_HEADER
 from pisync_agent.service import protocol
 from pisync_agent.service.access import owner_hint, read_hint
 from pisync_common.limits import SEQ_MAX
-from pisync_common.sqlite import connect
 
 PAGE: Final = 100
 SALVAGED: Final = 20
 """The newest files set aside that the service names."""
 DETAIL_CHARS: Final = 500
 PUBLIC: Final = ("stream", "seq", "state", "type", "occurred_at", "bytes", "code", "detail", "requeued_as")
-
-_BUSY_MS: Final = 2000
-"""How long reading waits for a lock: `status` is asked when something is wrong."""
 
 Row = dict[str, Any]
 
@@ -146,13 +141,8 @@ def look(home: Path) -> Iterator[View]:
     elif found is Found.NOTHING:
         yield FileView(home, None)
     else:
-        with open_reader(home) as reader:
+        with OutboxReader(home) as reader:
             yield FileView(home, reader)
-
-
-def open_reader(home: Path) -> OutboxReader:
-    """Open the file for reading, without waiting long for a lock."""
-    return OutboxReader(home, connect=partial(connect, pragmas=(f"busy_timeout = {_BUSY_MS}",)))
 
 
 def answer(home: Path, identity: Identity | None, message: Mapping[str, Any]) -> dict[str, Any]:
@@ -161,7 +151,7 @@ def answer(home: Path, identity: Identity | None, message: Mapping[str, Any]) ->
     if not (type(after) is int and 0 <= after <= SEQ_MAX and type(limit) is int and limit > 0):
         raise protocol.BadMessage("`after` and `limit` are whole numbers")
     limit = min(limit, PAGE)
-    with open_reader(home) as reader:
+    with OutboxReader(home) as reader:
         view = FileView(home, reader)
         match message.get("what"):
             case "state":
