@@ -188,8 +188,8 @@ def prove_writable(home: Path, *, room: int = 0) -> None:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(known))
 
 
-def proposed_id(home: Path, here: Machine) -> str:
-    """Return the device id to propose where the user gives none: the same again until the device is enrolled.
+def proposed_id(home: Path, here: Machine, suggest: Callable[[], str] | None = None) -> str:
+    """Return the device id to propose, from `suggest` the first time: the same again until the device is enrolled.
 
     An answer may have been lost, and only the same code with the same id gets it again. A copied card proposes another.
     """
@@ -199,7 +199,7 @@ def proposed_id(home: Path, here: Machine) -> str:
             raise ValueError("proposed on another machine")
         return check_id("device_id", device_id)
     except (OSError, ValueError):
-        return propose_id(home, here, suggested_device_id(here))
+        return propose_id(home, here, suggested_device_id(here) if suggest is None else suggest())
 
 
 def propose_id(home: Path, here: Machine, device_id: str | None = None) -> str:

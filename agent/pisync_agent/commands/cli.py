@@ -57,6 +57,7 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "Record": (Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),),
     "Set up": (
         Entry("enroll", "exchange a code from an administrator for this device's identity", "enroll:ENROLL"),
+        Entry("enroll-file", "take up an enrollment file, which enrolls without a person", "enroll:ENROLL_FILE"),
         Entry("config", "show each setting, its value and its source", "run:CONFIG"),
         Entry("run", "the service: take records from apps and deliver them, until it is stopped", "run:RUN"),
     ),

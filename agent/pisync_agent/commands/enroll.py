@@ -5,6 +5,7 @@ import dataclasses
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -12,13 +13,15 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
 from pisync_agent.commands.command import Command
-from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
+from pisync_agent.commands.usage import DONE, WrongUsage, as_owner, settings_of
 from pisync_agent.enrollment.enrolling import enroll_device
 from pisync_agent.enrollment.machine import read_machine
-from pisync_agent.errors import NotEnrolled, StoreUnusable, Unreachable
+from pisync_agent.errors import DeliveryError, NotEnrolled, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
+
+_NOT_RETRIED: Final = "enrollment is not retried automatically: enroll again with the same code"
 
 
 def enroll(arguments: argparse.Namespace) -> int:
@@ -27,6 +30,7 @@ def enroll(arguments: argparse.Namespace) -> int:
     if arguments.url is None or arguments.code is None:
         raise WrongUsage("enroll needs the receiver's URL and --code CODE; a card that was moved needs --moved alone")
     import pisync_agent.client as client  # httpx is imported only where it is needed
+    from pisync_agent.answers import RETRIED
 
     code = identities.checked_code(arguments.code)
     url, *others = (
@@ -35,14 +39,18 @@ def enroll(arguments: argparse.Namespace) -> int:
     client.parsed_url(url)
 
     def ask(device_id: str | None) -> Identity:
-        given = client.enroll(
-            url,
-            code,
-            device_id=device_id,
-            insecure_http=arguments.insecure_http,
-            ca_file=arguments.ca,
-            clock=SystemClock(),
-        )
+        try:
+            given = client.enroll(
+                url,
+                code,
+                device_id=device_id,
+                insecure_http=arguments.insecure_http,
+                ca_file=arguments.ca,
+                clock=SystemClock(),
+            )
+        except DeliveryError as error:
+            error.args = (str(error).replace(RETRIED, _NOT_RETRIED),)
+            raise
         return given.at(url, *others)
 
     home = settings_of(arguments)[config.HOME]
@@ -62,6 +70,20 @@ def enroll(arguments: argparse.Namespace) -> int:
     )
     reload_service(home)
     print(f"enrolled as {given.device_id} at {given.url}")
+    return DONE
+
+
+def enroll_file(arguments: argparse.Namespace) -> int:
+    """Take up an enrollment file; the service enrolls."""
+    from pisync_agent.enrollment import zero_touch
+
+    home = config.settings_from(arguments)[config.HOME]
+    places = zero_touch.BOOT_FILES if arguments.file is None else (Path(arguments.file).absolute(),)
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        raise WrongUsage(f"there is no enrollment file at {', '.join(map(str, places))}")
+    print(zero_touch.take_up(file, home, as_owner=partial(as_owner, home)))
+    reload_service(home)
     return DONE
 
 
@@ -137,8 +159,19 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--moved", action="store_true", help="keep the identity: its card was moved to this machine")
 
 
+def _file_argument(parser: argparse.ArgumentParser) -> None:
+    what = "default: pisync-enroll.toml on the boot partition, or /etc/pisync/enroll.toml"
+    parser.add_argument("file", metavar="FILE", nargs="?", help=what)
+
+
 ENROLL: Final = Command(
     run=enroll,
     example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
     arguments=_arguments,
+)
+ENROLL_FILE: Final = Command(
+    run=enroll_file,
+    example="enroll-file /media/usb/pisync-enroll.toml",
+    arguments=_file_argument,
+    more="It is moved into the agent's folder, and the service enrolls as soon as there is a link.",
 )

@@ -9,6 +9,7 @@ import json
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -18,6 +19,8 @@ from pisync_agent.clock import kernel_sync_check
 from pisync_agent.commands.command import Command, add_json
 from pisync_agent.commands.formatting import count, moment, pending, size, span
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
+from pisync_agent.enrollment.machine import read_machine
+from pisync_agent.enrollment.state import state_of
 from pisync_agent.errors import NotAnswering, StoreUnusable
 from pisync_agent.outbox import disk, files
 from pisync_agent.outbox.models import OutboxState
@@ -42,12 +45,14 @@ def collect(home: Path) -> dict[str, Any]:
     live = _live(home)
     found = _outbox(home, live)
     state, last_run, url = found["outbox"], found["last_run"], found["url"]
+    enrollment = live.get("enrollment") or asdict(state_of(home, read_machine()))
     if last_run is not None:
         last_run["ago_s"] = max(0.0, round(time.time() - last_run["at_ms"] / 1000, 1))
     return {
         "device_id": found["device_id"],
         "url": url,
-        "enrolled": None if "fault" in found else found["device_id"] is not None,
+        "enrolled": None if "fault" in found else found["device_id"] is not None and enrollment["kind"] != "moved",
+        "enrollment": enrollment,
         **state,
         "stream": state["stream"] or None,
         "service": live.get("kind") == "service",
@@ -84,6 +89,7 @@ def text(found: Mapping[str, Any]) -> str:
     """Return it for people in a hurry: the answer first, then one line a subject."""
     rows = [
         ("device", _device(found)),
+        ("enrollment", found["enrollment"]["detail"] if found["enrollment"]["kind"] != "none" else ""),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
         ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
@@ -96,7 +102,7 @@ def text(found: Mapping[str, Any]) -> str:
         *(("salvaged", _salvaged(each)) for each in found["salvaged"]),
         ("home", found["home"]),
     ]
-    return "\n".join(f"{name:<10}{value}" for name, value in rows if value)
+    return "\n".join(f"{name:<11}{value}" for name, value in rows if value)
 
 
 # What is collected
@@ -140,8 +146,8 @@ def _disk(home: Path) -> dict[str, Any]:
 
 
 def _device(found: Mapping[str, Any]) -> str:
-    if found["outbox_fault"]:
-        return ""
+    if found["outbox_fault"] or found["enrollment"]["kind"] not in ("none", "enrolled"):
+        return ""  # "enrollment" says it
     if not found["enrolled"]:
         return "not enrolled: recording works, delivery needs `pisync enroll URL --code CODE`"
     return f"{found['device_id']} at {found['url']}"

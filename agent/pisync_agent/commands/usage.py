@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -52,6 +53,22 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = config.settings_from(arguments)
     become_owner(settings[config.HOME])
     return settings
+
+
+@contextlib.contextmanager
+def as_owner(home: Path) -> Iterator[None]:
+    """Act as the owner of `home` inside the block, if root calls."""
+    owner = home.stat() if home.exists() else None
+    if owner is None or os.geteuid() != 0 or owner.st_uid == 0:
+        yield
+        return
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(0)
 
 
 def become_owner(home: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import pisync_agent.identity as identities
 from pisync_agent.enrollment.machine import Machine, is_another
+from pisync_agent.enrollment.state import MOVED
 from pisync_agent.errors import AlreadyEnrolled, Refused, StoreUnusable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
@@ -23,11 +24,6 @@ from pisync_common.rules import check_id
 CA_FILE: Final = "receiver-ca.pem"
 TAKEN: Final = "device_id_taken"
 """The receiver's problem for an id that another device has."""
-
-MOVED: Final = (
-    "this card was enrolled as {device_id} on another machine. If it was moved here: pisync enroll --moved. If it is a "
-    "copy: pisync enroll URL --code CODE --new-device"
-)
 
 Ask = Callable[[str | None], Identity]
 """Asks the receiver for an identity under this device id, or under an id of its choice. Raises DeliveryError."""

@@ -17,6 +17,10 @@ from tenacity import RetryCallState, Retrying, retry_if_exception_type
 import pisync_agent.identity as identities
 from pisync_agent.client import ReceiverClient
 from pisync_agent.clock import Clock
+from pisync_agent.enrollment.binding import begin_stream_of, bound
+from pisync_agent.enrollment.enroll_file import pending_host
+from pisync_agent.enrollment.machine import Machine, read_machine
+from pisync_agent.enrollment.state import EnrollmentState, state_of
 from pisync_agent.errors import AgentError, NotEnrolled
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import LAST_RUN
@@ -86,6 +90,7 @@ class SyncRunner:
     outbox: Outbox
     clock: Clock
     stopping: Callable[[], bool]
+    here: Machine = field(default_factory=read_machine)
     _identity: Identity | None = None
     _delivery: tuple[Identity, Delivery] | None = None
 
@@ -98,20 +103,28 @@ class SyncRunner:
         return self._identity is not None
 
     def reload(self) -> None:
-        """Read the identity again; the next run uses it. An unusable identity counts as none."""
+        """Read the identity again; the next run uses it. One that cannot be used, or not here, counts as none."""
         try:
-            self._identity = identities.load(self.home)
+            known = identities.load(self.home)
         except NotEnrolled:
-            self._identity = None
+            known = None
+        self._identity = bound(self.home, self.outbox, known, self.here)
 
     def link(self) -> bool:
         """Return whether there is a way to the receiver, as far as this device can tell without a packet."""
         identity = self._identity
-        return identity is not None and has_link(identity.host)
+        host = pending_host(self.home) if identity is None else identity.host
+        return host is not None and has_link(host)
+
+    def enrollment(self) -> EnrollmentState:
+        """Return what stands between this device and delivery."""
+        return state_of(self.home, self.here)
 
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
-        result = self._current().run(probe=probe, progress=progress)
+        delivery = self._current()
+        begin_stream_of(self.outbox, delivery.client.device_id)
+        result = delivery.run(probe=probe, progress=progress)
         if not result.offline:
             note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
             self.outbox.set_note(LAST_RUN, json.dumps(note))
@@ -121,7 +134,7 @@ class SyncRunner:
         """Return what delivers under the present identity; its connection is closed after each run."""
         identity = self._identity
         if identity is None:
-            raise NotEnrolled("this device is not enrolled")
+            raise NotEnrolled(self.enrollment().detail)
         if self._delivery is None or self._delivery[0] != identity:
             client = ReceiverClient(identity, clock=self.clock)
             delivery = Delivery(

@@ -7,7 +7,7 @@ no newest version holds: an event's row is written once, and its checksum proves
 import zlib
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -101,8 +101,8 @@ class Contents:
                     self.newest.add(event.seq)
 
 
-def read_file(path: Path) -> Contents:
-    """Read a file, broken or not. Raises OSError."""
+def read_file(path: Path, *, after: int = 0) -> Contents:
+    """Read a file, broken or not; events up to `after` count as delivered. Raises OSError."""
     found = Contents()
     states: list[Pointers] = []
     with Pages(path) as pages:
@@ -117,7 +117,8 @@ def read_file(path: Path) -> Contents:
                 for key, letter in target.dead.items():
                     found.dead.setdefault(key, letter)
     if states:
-        found.state = min(states, key=lambda state: state.delivered)
+        state = min(states, key=lambda state: state.delivered)
+        found.state = replace(state, delivered=max(state.delivered, after))
     found.stream = found.state.stream if found.state else found.notes.get("stream", UNKNOWN)
     found.leaves.sort(key=lambda leaf: leaf[0])
     return found
