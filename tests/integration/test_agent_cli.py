@@ -150,6 +150,7 @@ def test_an_absent_receiver_is_unreachable(agent: AgentProcess, dead_url: str) -
     done = agent.run("enroll", dead_url, "--code", "K7MQ-2XPD-9RTA-WW4Z")
 
     assert (done.returncode, done.stdout) == (3, "")
+    assert "enroll again with the same code" in done.stderr
     assert not agent.status()["enrolled"]
 
 

@@ -60,7 +60,7 @@ def test_an_uninitialized_machine_id_is_unknown(tmp_path: Path) -> None:
         (Machine(), Machine(board="a" * 8), False),
     ],
 )
-def test_another_machine_is_told_by_the_surest_that_both_have(known: Machine, here: Machine, another: bool) -> None:
+def test_another_machine_is_known_by_the_surest_that_both_have(known: Machine, here: Machine, another: bool) -> None:
     assert is_another(known.fingerprint, here.fingerprint) is another
 
 

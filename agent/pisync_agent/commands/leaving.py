@@ -76,9 +76,7 @@ def seal(arguments: argparse.Namespace) -> int:
         MACHINE_ID.write_bytes(b"")  # systemd fills it at the next boot
         print(f"emptied {MACHINE_ID}: each copy gets an id of its own at its first boot")
     there = (home / PENDING).exists()
-    then = (
-        "Its copies enroll by the file that was taken up" if there else "Put pisync-enroll.toml on its boot partition"
-    )
+    then = "Its copies enroll by the file that was taken up" if there else "Put pisync-enroll.toml on it"
     print(f"sealed. Shut this machine down now, and copy the card. {then}")
     return DONE
 

@@ -4,7 +4,7 @@
     code = "K7MQ-2XPD-9RTA-WW4Z"
     site = "Nakuru"                     # optional, like all that follow
     device_id = "pibook-{serial}"
-    ca = "school-ca.pem"                # a file beside this one, or the certificate itself
+    ca = "school-ca.pem"                # beside this file, or the certificate itself
     also = ["https://backup.example.org"]
     insecure_http = false
 
@@ -93,7 +93,7 @@ def read_enroll_file(file: Path) -> EnrollFile:
 
 
 def load_pending(home: Path) -> EnrollFile | None:
-    """Return what waits in the agent's folder. Raises RuleError if it is damaged, OSError."""
+    """Return the file that is pending in the agent's folder. Raises RuleError if it is damaged, OSError."""
     try:
         stored: dict[str, Any] = json.loads(_content(home / PENDING))
         return EnrollFile(**(stored | {"also": tuple(stored["also"])}))

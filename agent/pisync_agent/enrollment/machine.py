@@ -2,7 +2,7 @@
 
 Where a board has none, it is the id of the installed system (`/etc/machine-id`), which a proper image leaves empty for
 each copy to fill. What cannot be read, or may change with the next boot, is unknown: an unknown machine is never taken
-for another one's.
+for a different machine.
 """
 
 import re

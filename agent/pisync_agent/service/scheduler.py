@@ -103,7 +103,7 @@ class SyncRunner:
         return self._identity is not None
 
     def reload(self) -> None:
-        """Read the identity again; the next run uses it. One that cannot be used, or not here, counts as none."""
+        """Read the identity again; the next run uses it. An identity that may not be used here counts as none."""
         try:
             known = identities.load(self.home)
         except NotEnrolled:
