@@ -20,13 +20,14 @@ from pisync_common import problems
 from pisync_common.errors import RuleError
 from pisync_common.models import Receipt
 from pisync_common.rules import check_id
-from pisync_common.wire import NONCE_HEADER, decode_receipt
+from pisync_common.wire import NONCE_HEADER, RECEIVER_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
+_URL_CHARS: Final = 500
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -135,6 +136,12 @@ def check_receipt(receipt: Receipt, sent: Sequence[int]) -> None:
         raise bad_answer("not a receipt of this batch: it rejects events that were not sent, or one twice")
     if receipt.stored + receipt.duplicates + len(seqs) != len(sent):
         raise bad_answer(f"not a receipt of this batch: it does not account for {len(sent)} events")
+
+
+def announced(answer: Answer) -> str | None:
+    """Return the address that the receiver asks its devices to use, if it names one."""
+    url = answer.headers.get(RECEIVER_HEADER.lower(), "")
+    return url if answer.own and 200 <= answer.status < 300 and 0 < len(url) <= _URL_CHARS else None
 
 
 def check_sync_event(answer: Answer, *, device_id: str) -> None:

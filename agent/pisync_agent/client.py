@@ -243,6 +243,8 @@ class ReceiverClient:
     ) -> None:
         """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
+        self.announced: str | None = None
+        """The address that the receiver asked this device to use, in its last answer."""
         try:
             self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
         except RuleError as error:
@@ -298,7 +300,9 @@ class ReceiverClient:
         seconds: float | None = None,
     ) -> Answer:
         signed = {"Authorization": f"Bearer {self.identity.token}", **headers}
-        return self._wire.post(path, body, signed, on_sent, seconds=seconds)
+        answer = self._wire.post(path, body, signed, on_sent, seconds=seconds)
+        self.announced = answers.announced(answer)
+        return answer
 
 
 def enroll(
