@@ -111,6 +111,30 @@ def test_three_cards_of_one_image_enroll_when_the_receiver_comes(
         assert code not in "".join(each.read_text("latin-1") for each in device.home.iterdir() if each.is_file())
 
 
+def test_three_copies_of_a_sealed_card_are_three_devices(cloud: Cloud, devices: list[Device], tmp_path: Path) -> None:
+    image = Device(tmp_path / "image", "10000000ffff0000")
+    image.enroll(cloud.url, cloud.code(), device_id="golden")
+    image.record("note.taken", "--learner", "test")
+    assert image.run("seal", "--keep-machine-id", "--yes").returncode == 1
+    image.command("seal", "--keep-machine-id", "--yes", "--discard-test-events")
+    file = tmp_path / "pisync-enroll.toml"
+    file.write_text(f'receiver = "{cloud.url}"\ncode = "{cloud.code(uses=3)}"\n')
+    image.command("enroll-file", str(file))
+
+    devices += [image.copy(tmp_path / f"copy-{number}", f"10000000ffff000{number}") for number in (1, 2, 3)]
+    for device in devices:
+        device.start()
+        device.record("note.taken", "--learner", device.home.name)
+    wait_until(lambda: all(device.delivered() for device in devices), "all enroll and deliver")
+
+    found = {row["device_id"]: row for row in cloud.get("/api/devices")}
+    for number, device in enumerate(devices, 1):
+        device_id = f"pi-0000ffff000{number}"
+        assert cloud.learners(device_id) == [device.home.name]
+        assert found[device_id]["cloned_since"] is None
+    assert cloud.learners("golden") == []
+
+
 def test_a_refused_code_is_shown_and_a_corrected_file_enrolls(
     cloud: Cloud, devices: list[Device], tmp_path: Path
 ) -> None:

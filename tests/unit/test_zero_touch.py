@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shutil
+import subprocess
 import threading
 from contextlib import nullcontext
 from functools import partial
@@ -275,3 +277,17 @@ def test_the_log_names_each_problem(tmp_path: Path, caplog: pytest.LogCaptureFix
         "waiting to enroll: no answer",
         f"enrolled as pibook-10000000a1b2c3d4 at {URL}",
     ]
+
+
+def test_the_unit_looks_where_the_command_looks(tmp_path: Path) -> None:
+    unit = Path(__file__).parents[2] / "agent/systemd/pisync-enroll.service"
+    text = unit.read_text()
+    assert [line.partition("=|")[2] for line in text.splitlines() if line.startswith("ConditionPathExists")] == [
+        str(place) for place in zero_touch.BOOT_FILES
+    ]
+    if (analyze := shutil.which("systemd-analyze")) is None:
+        pytest.skip("systemd is not installed")
+    copy = tmp_path / unit.name
+    copy.write_text(text.replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
+    done = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

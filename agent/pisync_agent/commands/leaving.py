@@ -162,11 +162,11 @@ RESET: Final = Command(
     run=reset,
     example="reset --yes",
     arguments=_reset_arguments,
-    more="Stop the service first: sudo systemctl stop pisync-agent. Settings stay.",
+    more="Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay.",
 )
 SEAL: Final = Command(
     run=seal,
     example="seal --yes",
     arguments=_seal_arguments,
-    more="For a card that is to be copied. Stop the service first: sudo systemctl stop pisync-agent. Settings stay.",
+    more="For a card that is to be copied. Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay.",
 )

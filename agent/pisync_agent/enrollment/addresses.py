@@ -42,7 +42,7 @@ def prove(identity: Identity, *, stream: str, clock: Clock) -> Receipt:
 
 
 def turned(identity: Identity, turn: int) -> Identity:
-    """Return the identity at the address that has this turn; the first is the one that is preferred."""
+    """Return the identity at the address that has this turn; the first is preferred."""
     urls = (identity.url, *identity.others)
     return identity if turn % len(urls) == 0 else identity.at(urls[turn % len(urls)])
 
