@@ -157,16 +157,18 @@ def _seal_arguments(parser: argparse.ArgumentParser) -> None:
     _yes(parser)
 
 
+_STOP_FIRST: Final = "Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay."
+
 UNENROLL: Final = Command(run=unenroll, example="unenroll --yes", arguments=_yes)
 RESET: Final = Command(
     run=reset,
     example="reset --yes",
     arguments=_reset_arguments,
-    more="Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay.",
+    more=_STOP_FIRST,
 )
 SEAL: Final = Command(
     run=seal,
     example="seal --yes",
     arguments=_seal_arguments,
-    more="For a card that is to be copied. Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay.",
+    more=f"For a card that is to be copied. {_STOP_FIRST}",
 )
