@@ -20,13 +20,14 @@ from pisync_common import problems
 from pisync_common.errors import RuleError
 from pisync_common.models import Receipt
 from pisync_common.rules import check_id
-from pisync_common.wire import NONCE_HEADER, decode_receipt
+from pisync_common.wire import NONCE_HEADER, RECEIVER_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
 
 _JSON: Final = "application/json"
 _DETAIL_CHARS: Final = 300
+_URL_CHARS: Final = 500
 _TOKEN: Final = re.compile(r"[\x21-\x7e]{1,512}")
 
 
@@ -137,6 +138,12 @@ def check_receipt(receipt: Receipt, sent: Sequence[int]) -> None:
         raise bad_answer(f"not a receipt of this batch: it does not account for {len(sent)} events")
 
 
+def announced(answer: Answer) -> str | None:
+    """Return the address that the receiver asks its devices to use, if it names one."""
+    url = answer.headers.get(RECEIVER_HEADER.lower(), "")
+    return url if answer.own and 200 <= answer.status < 300 and 0 < len(url) <= _URL_CHARS else None
+
+
 def check_sync_event(answer: Answer, *, device_id: str) -> None:
     """Raise DeliveryError unless the answer says that a sync event of this device was stored."""
     raise_fault(answer)
@@ -149,9 +156,12 @@ def enrolled_from(answer: Answer) -> tuple[str, str]:
     """Return (device id, token) from the answer to an enrollment. Raises DeliveryError; Refused for a bad code."""
     try:
         raise_fault(answer)
-    except Declined as error:
+    except (Declined, Refused) as error:
         problem = problem_of(answer)
-        raise Refused(str(error), kind="auth", problem=problem.code if problem else None) from error
+        if problem is None:
+            raise
+        detail = problem.detail or problem.code  # it says what to do
+        raise Refused(f"the receiver refused: {detail}. {KEPT}", kind="auth", problem=problem.code) from error
     given = _object(answer, "not an identity")
     device_id, token = given.get("device_id"), given.get("token")
     try:

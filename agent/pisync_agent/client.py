@@ -243,6 +243,8 @@ class ReceiverClient:
     ) -> None:
         """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
+        self.announced: str | None = None
+        """The address that the receiver asked this device to use, in its last answer."""
         try:
             self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
         except RuleError as error:
@@ -298,7 +300,9 @@ class ReceiverClient:
         seconds: float | None = None,
     ) -> Answer:
         signed = {"Authorization": f"Bearer {self.identity.token}", **headers}
-        return self._wire.post(path, body, signed, on_sent, seconds=seconds)
+        answer = self._wire.post(path, body, signed, on_sent, seconds=seconds)
+        self.announced = answers.announced(answer)
+        return answer
 
 
 def enroll(
@@ -306,6 +310,7 @@ def enroll(
     code: str,
     *,
     device_id: str | None = None,
+    site: str | None = None,
     insecure_http: bool = False,
     ca_file: str | None = None,
     clock: Clock,
@@ -315,15 +320,12 @@ def enroll(
     url = checked_url(url, insecure_http=insecure_http)
     parsed_url(url)
     ca_file = None if ca_file is None else str(Path(ca_file).expanduser().absolute())
-    wanted = {"code": code} | ({} if device_id is None else {"device_id": device_id})
+    wanted = {"code": code, "device_id": device_id, "site": site}
+    body = json.dumps({name: value for name, value in wanted.items() if value is not None}).encode()
     wire = Wire(url, ca_file=ca_file, clock=clock, transport=transport)
     try:
         with _masked(code):
-            given_id, token = answers.enrolled_from(wire.post("/api/enroll", json.dumps(wanted).encode(), {}))
-    except DeliveryError as error:
-        then = "enrollment is not retried automatically: enroll again with the same code"
-        error.args = (str(error).replace(answers.RETRIED, then),)
-        raise
+            given_id, token = answers.enrolled_from(wire.post("/api/enroll", body, {}))
     finally:
         wire.close()
     try:

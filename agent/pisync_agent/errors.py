@@ -6,6 +6,7 @@ PiSyncError
       ├── OutboxFull            no room; nothing was recorded; try again after a sync
       ├── StoreUnusable         the outbox cannot be opened or written; nothing was recorded
       │    └── NotAnswering     the process that writes the outbox is silent; the text says what became of the request
+      ├── AlreadyEnrolled       the device has another identity; the text names the flag to change it (also a RuleError)
       ├── NotEnrolled           no identity yet; recording works, delivery needs `pisync enroll`
       └── DeliveryError         an attempt to reach the receiver failed; everything is kept; can be retried
            ├── Unreachable      no answer from the receiver: kinds dns connect timeout tls clock portal
@@ -51,6 +52,12 @@ class NotAnswering(StoreUnusable, TimeoutError):
     """The process that writes the outbox runs and does not answer. The text says what became of the request."""
 
     code = "not_answering"
+
+
+class AlreadyEnrolled(AgentError, RuleError):
+    """The device has, or had, another identity: nothing was changed, and its text names the flag that changes it."""
+
+    code = "already_enrolled"
 
 
 class NotEnrolled(AgentError):

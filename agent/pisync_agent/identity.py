@@ -10,12 +10,13 @@ import os
 import re
 import socket
 import unicodedata
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Final
 from urllib.parse import SplitResult, urlsplit
 
+from pisync_agent.enrollment.machine import Fingerprint, Machine
 from pisync_agent.errors import NotEnrolled
 from pisync_agent.outbox.files import make_folder, random_hex, sync_folder
 from pisync_common.errors import RuleError
@@ -35,9 +36,11 @@ _HOST_CHARS: Final = 253
 _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _NUMBERS: Final = re.compile(r"[0-9.]+")
-_CODE: Final = re.compile(r"(?=[ -]*[0-9A-Za-z])[0-9A-Za-z -]{1,128}")
+_CODE: Final = re.compile("[0-9A-TV-Za-tv-z]{16}")
+"""A code without dashes and spaces. The receiver reads O, I and L as digits, and its codes have no U."""
 _TOKEN = re.compile(r"[\x21-\x7e]{1,512}")
-_SERIAL_FILES: Final = (Path("/sys/firmware/devicetree/base/serial-number"), Path("/etc/machine-id"))
+OTHERS: Final = 4
+"""How many further addresses of its receiver a device keeps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +55,25 @@ class Identity:
     """Plain HTTP is allowed, not only to this machine."""
     ca_file: str | None = None
     """The PEM file of the only certificate authority to trust; None for those of the system."""
+    others: tuple[str, ...] = ()
+    """Further addresses of the receiver, which know the same token, in the order to try them."""
+    machine: Fingerprint = field(default_factory=dict)
+    """Of the machine that it belongs to; empty until that is known."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "url", checked_url(self.url, insecure_http=self.insecure_http))
+        object.__setattr__(self, "others", self._checked(self.others))
         check_id("device_id", self.device_id)
         if not _TOKEN.fullmatch(self.token):
             raise RuleError("the token is not a token of a receiver")
+
+    def at(self, url: str, *others: str) -> "Identity":
+        """Return this identity with other addresses. Raises RuleError."""
+        return replace(self, url=url, others=others)
+
+    def _checked(self, others: Sequence[str]) -> tuple[str, ...]:
+        urls = dict.fromkeys(checked_url(url, insecure_http=self.insecure_http) for url in others)
+        return tuple(url for url in urls if url != self.url)[:OTHERS]
 
     @property
     def host(self) -> str:
@@ -98,8 +114,13 @@ def checked_code(code: str) -> str:
         " " if each.isspace() else "-" if unicodedata.category(each) == "Pd" else each
         for each in unicodedata.normalize("NFKC", code)
     ).strip()
-    if not _CODE.fullmatch(plain):
-        raise RuleError("this is not an enrollment code; write it as the administrator gave it, such as K7QP-2M4X")
+    bare = re.sub("[ -]", "", plain)
+    if not _CODE.fullmatch(bare):
+        odd = "" if len(bare) == 16 else f" (it has {len(bare)} characters)"
+        raise RuleError(
+            f"this is not an enrollment code{odd}: a code has 16 letters and digits, no U among them, such as "
+            "K7MQ-2XPD-9RTA-WW4Z. Write it as the administrator gave it"
+        )
     return plain
 
 
@@ -128,6 +149,8 @@ def load(home: Path) -> Identity | None:
             token=known["token"],
             insecure_http=bool(known.get("insecure_http", False)),
             ca_file=known.get("ca_file"),
+            others=tuple(known.get("others", ())),
+            machine={str(name): str(value) for name, value in dict(known.get("machine", {})).items()},
         )
     except (FileNotFoundError, NotADirectoryError):
         return None
@@ -146,7 +169,7 @@ def _read(file: Path) -> str:
 
 def save(home: Path, identity: Identity) -> None:
     """Store `identity` atomically and durably, with mode 0600. Raises OSError."""
-    _store(path(home), f"{json.dumps(asdict(identity), indent=2)}\n".encode())
+    store(path(home), f"{json.dumps(asdict(identity), indent=2)}\n".encode())
     with contextlib.suppress(OSError):  # the proposal has done its work; later it would do no harm
         (home / PROPOSAL_FILE).unlink(missing_ok=True)
 
@@ -155,36 +178,39 @@ def prove_writable(home: Path, *, room: int = 0) -> None:
     """Do what `save` will do, with `room` bytes more: a code must not be spent where that fails. Raises OSError."""
     known, trial = path(home), home / f".{FILE}.trial"
     try:
-        _store(trial, bytes(_ROOM_BYTES + room))
+        store(trial, bytes(_ROOM_BYTES + room))
     finally:
         with contextlib.suppress(OSError):
             trial.unlink(missing_ok=True)
     if known.is_file():
-        _store(known, known.read_bytes())
+        store(known, known.read_bytes())
     elif known.is_dir():
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(known))
 
 
-def proposed_id(home: Path) -> str:
-    """Return the device id to propose where the user gives none: the same again until the device is enrolled.
+def proposed_id(home: Path, here: Machine, suggest: Callable[[], str] | None = None) -> str:
+    """Return the device id to propose, from `suggest` the first time: the same again until the device is enrolled.
 
-    An answer may have been lost, and only the same code with the same id gets it again.
+    An answer may have been lost, and only the same code with the same id gets it again. A copied card proposes another.
     """
     try:
-        return check_id("device_id", (home / PROPOSAL_FILE).read_text("ascii").strip())
+        device_id, *of = (home / PROPOSAL_FILE).read_text("ascii").split()
+        if of and of != [here.number]:
+            raise ValueError("proposed on another machine")
+        return check_id("device_id", device_id)
     except (OSError, ValueError):
-        return propose_id(home, suggested_device_id())
+        return propose_id(home, here, suggested_device_id(here) if suggest is None else suggest())
 
 
-def propose_id(home: Path, device_id: str | None = None) -> str:
+def propose_id(home: Path, here: Machine, device_id: str | None = None) -> str:
     """Return an id, a random one by default, that `proposed_id` returns from now on. Raises OSError."""
     device_id = device_id or random_device_id()
-    _store(home / PROPOSAL_FILE, f"{device_id}\n".encode())
+    store(home / PROPOSAL_FILE, f"{device_id} {here.number or ''}\n".encode())
     return device_id
 
 
-def _store(file: Path, content: bytes) -> None:
-    """Store a file of this folder atomically and durably, with mode 0600. Raises OSError."""
+def store(file: Path, content: bytes) -> None:
+    """Store a file of the agent's folder atomically and durably, with mode 0600. Raises OSError."""
     make_folder(file.parent)
     new = file.with_name(f".{file.name}.{random_hex(4)}")
     try:
@@ -199,19 +225,9 @@ def _store(file: Path, content: bytes) -> None:
     sync_folder(file.parent)
 
 
-def suggested_device_id(
-    *, serial_files: tuple[Path, ...] = _SERIAL_FILES, random_hex: Callable[[int], str] = random_hex
-) -> str:
-    """Return a device id where the user gives none: from the serial number, else the machine's id, else random.
-
-    Only its end: enough to tell the devices of a school apart, and a machine id should not be shown whole.
-    """
-    for file in serial_files:
-        with contextlib.suppress(OSError, ValueError):
-            serial = re.sub(r"[^0-9a-f]", "", file.read_text("ascii").lower())
-            if len(serial) >= 8 and serial.strip("0"):
-                return f"pi-{serial[-12:]}"
-    return random_device_id(random_hex=random_hex)
+def suggested_device_id(here: Machine, *, random_hex: Callable[[int], str] = random_hex) -> str:
+    """Return a device id where the user gives none: from the board or the installed system, else random."""
+    return random_device_id(random_hex=random_hex) if here.number is None else f"pi-{here.number}"
 
 
 def random_device_id(*, random_hex: Callable[[int], str] = random_hex) -> str:

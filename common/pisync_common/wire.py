@@ -16,6 +16,9 @@ from pisync_common.times import format_ms, parse_ms
 NONCE_HEADER: Final = "PiSync-Nonce"
 """A random text in a request's head, which the receiver echoes: the agent believes no answer without it."""
 
+RECEIVER_HEADER: Final = "PiSync-Receiver"
+"""In an answer to a device: the address that the receiver asks it to use from now on."""
+
 _CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DETAIL_CHARS: Final = 300

@@ -20,7 +20,7 @@ from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirec
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
 from pisync_receiver.http.forwarded import Networks
 from pisync_receiver.http.openapi import make_documents
-from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services
+from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services, announcement
 from pisync_receiver.http.routing import Route
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.logs import JsonLines
@@ -50,6 +50,8 @@ class AppSettings:
     """Tells the answers of this database from those of another in the same Redis."""
     trusted_proxies: Networks = ()
     """Gateways that may name the caller's address."""
+    announce_url: str | None = None
+    """The address that devices are asked to use."""
 
 
 class Receiver:
@@ -99,6 +101,7 @@ class Receiver:
             census=census.take,
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
+            announcement=announcement(settings.announce_url),
         )
         rates = DeviceRates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
         gate = Gate(

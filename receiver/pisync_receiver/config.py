@@ -69,6 +69,12 @@ def _url(value: str) -> str:
     return value.rstrip("/")
 
 
+def _announced(value: str) -> str:
+    if not (value.isascii() and value.isprintable()) or " " in value:  # it travels in a header
+        raise ValueError("not the address of a receiver in ASCII, such as https://pisync.example")
+    return _url(value)
+
+
 def alert_urls(value: str) -> tuple[str, ...]:
     """Parse URLs separated by commas or spaces; commas inside a URL stay."""
     urls = tuple(_BEFORE_A_URL.split(value.strip())) if value.strip() else ()
@@ -213,6 +219,14 @@ STOP_TIMEOUT = Setting(
     help="how long requests under way may take to finish when the receiver stops",
 )
 
+ANNOUNCE_URL = Setting(
+    name="announce_url",
+    default="",
+    parse=optional(_announced),
+    metavar="URL",
+    help="the receiver's new address: devices use it once they have proved that it knows them; empty for none",
+)
+
 ALERT_URLS = Setting[tuple[str, ...]](
     name="alert_urls",
     default="",
@@ -299,6 +313,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     TRUSTED_PROXIES,
     DRAIN_TIMEOUT,
     STOP_TIMEOUT,
+    ANNOUNCE_URL,
     URL,
     TOKEN_FILE,
     ALERT_URLS,

@@ -130,6 +130,7 @@ def app_settings(settings: Settings) -> AppSettings:
         redis=settings[config.REDIS],
         redis_space=_digest(settings[config.DATABASE]),
         trusted_proxies=settings[config.TRUSTED_PROXIES],
+        announce_url=settings[config.ANNOUNCE_URL],
     )
 
 

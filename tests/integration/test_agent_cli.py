@@ -119,7 +119,7 @@ def test_a_code_for_a_certain_device_needs_no_id(agent: AgentProcess, receiver: 
     ],
 )
 def test_invalid_addresses_are_rejected(agent: AgentProcess, url: str, code: int, said: str) -> None:
-    done = agent.run("enroll", url, "--code", "X")
+    done = agent.run("enroll", url, "--code", "K7MQ-2XPD-9RTA-WW4Z")
 
     assert (done.returncode, done.stdout) == (code, "")
     assert said in done.stderr
@@ -128,7 +128,7 @@ def test_invalid_addresses_are_rejected(agent: AgentProcess, url: str, code: int
 
 def test_a_wrong_code_changes_nothing(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     before = (enrolled.home / "identity.json").read_bytes()
-    done = enrolled.run("enroll", receiver.url, "--code", "WRONG-CODE")
+    done = enrolled.run("enroll", receiver.url, "--code", "K7MQ-2XPD-9RTA-WW4Z")
 
     assert (done.returncode, done.stdout) == (4, "")
     assert "code" in done.stderr
@@ -147,16 +147,17 @@ def test_an_id_that_is_taken_needs_an_admin(enrolled: AgentProcess, receiver: Re
 
 
 def test_an_absent_receiver_is_unreachable(agent: AgentProcess, dead_url: str) -> None:
-    done = agent.run("enroll", dead_url, "--code", "X")
+    done = agent.run("enroll", dead_url, "--code", "K7MQ-2XPD-9RTA-WW4Z")
 
     assert (done.returncode, done.stdout) == (3, "")
+    assert "enroll again with the same code" in done.stderr
     assert not agent.status()["enrolled"]
 
 
 def test_another_receiver_or_id_needs_again(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
     name = enrolled.status()["device_id"]
     for arguments in ((receiver.url, "--device-id", "another"), ("https://elsewhere.example",)):
-        done = enrolled.run("enroll", *arguments, "--code", "X")
+        done = enrolled.run("enroll", *arguments, "--code", "K7MQ-2XPD-9RTA-WW4Z")
         assert (done.returncode, done.stdout) == (2, "")
         assert name in done.stderr
         assert "--again" in done.stderr

@@ -10,7 +10,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pisync_agent import answers
 from pisync_agent.client import ANSWER_BYTES, ANSWER_S, ReceiverClient, enroll
 from pisync_agent.errors import BadAnswer, DeliveryError, Refused, Unreachable
 from pisync_agent.identity import Identity
@@ -332,15 +331,6 @@ def test_enrolling_gives_an_identity() -> None:
     assert identity == Identity(url="https://example.org", device_id="pi-1", token=TOKEN)
     assert json.loads(seen[0].content) == {"code": "K7QP", "device_id": "pi-1"}
     assert "authorization" not in seen[0].headers
-
-
-def test_a_failed_enrollment_does_not_promise_a_retry() -> None:
-    def handler(request: httpx.Request) -> httpx.Response:
-        raise httpx.ConnectError("refused")
-
-    with pytest.raises(Unreachable, match="enroll again") as caught:
-        enroll(URL, "K7QP-2M4X", clock=StillClock(), transport=echoing(handler))
-    assert answers.RETRIED not in str(caught.value)
 
 
 def test_without_an_id_the_receiver_names_the_device() -> None:

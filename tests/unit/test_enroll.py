@@ -1,23 +1,32 @@
 """`pisync enroll`: which id is requested, and what becomes of the identity a device has already."""
 
+import contextlib
 import errno
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pisync_agent import identity as identities
 from pisync_agent.commands.cli import main
-from pisync_agent.commands.enroll import enroll_device
-from pisync_agent.commands.usage import WrongUsage, become_owner
-from pisync_agent.errors import NotEnrolled, Refused, StoreUnusable, Unreachable
+from pisync_agent.commands.enroll import current_identity
+from pisync_agent.commands.usage import become_owner
+from pisync_agent.enrollment.enrolling import enroll_device
+from pisync_agent.enrollment.machine import Machine, read_machine
+from pisync_agent.errors import AlreadyEnrolled, NotEnrolled, Refused, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
+from pisync_agent.outbox.models import DEVICE
 from pisync_common.errors import RuleError
 from pisync_receiver.api.enrollment import normalized
+from tests.support.outboxes import deliver, events, opened
 from tests.support.services import root
 from tests.support.small_disk import small_disk
 
 URL = "https://r.example"
+CODE = "K7MQ-2XPD-9RTA-WW4Z"
+HERE = Machine(board="10000000a1b2c3d4", system="0123456789abcdef0123456789abcdef")
+OWN = "pi-0000a1b2c3d4"
 
 
 class Receiver:
@@ -43,9 +52,21 @@ class Receiver:
 
 
 def enroll(
-    folder: Path, receiver: Receiver, *, url: str = URL, device_id: str | None = None, again: bool = False
+    folder: Path,
+    receiver: Callable[[str | None], Identity],
+    *,
+    url: str = URL,
+    device_id: str | None = None,
+    again: bool = False,
+    new_device: bool = False,
+    ca: bytes | None = None,
+    here: Machine = HERE,
 ) -> Identity:
-    return enroll_device(folder, url, ask=receiver, device_id=device_id, again=again)
+    current = identities.load(folder)
+    return enroll_device(
+        folder, url, ask=receiver, here=here, current=current, device_id=device_id, again=again,
+        new_device=new_device, ca=ca,
+    )  # fmt: skip
 
 
 def test_a_named_id_is_requested_and_no_other(tmp_path: Path) -> None:
@@ -58,8 +79,7 @@ def test_a_named_id_is_requested_and_no_other(tmp_path: Path) -> None:
 
 
 def test_a_proposed_id_that_is_refused_is_given_up(tmp_path: Path) -> None:
-    proposed = identities.suggested_device_id()
-    receiver = Receiver(refused=(proposed,))
+    receiver = Receiver(refused=(OWN,))
 
     assert enroll(tmp_path, receiver).device_id == "given"
     assert receiver.asked[-1] is None
@@ -68,26 +88,33 @@ def test_a_proposed_id_that_is_refused_is_given_up(tmp_path: Path) -> None:
 
 def test_a_taken_id_is_followed_by_an_id_that_is_the_same_after_a_lost_answer(tmp_path: Path) -> None:
     """Only the same code with the same id gets a lost answer again: the receiver must not choose the id."""
-    proposed = identities.suggested_device_id(serial_files=())
-    identities.propose_id(tmp_path, proposed)
-    receiver = Receiver(refused=(proposed,), problem="device_id_taken", lost=1)
+    receiver = Receiver(refused=(OWN,), problem="device_id_taken", lost=1)
     with pytest.raises(Unreachable):
         enroll(tmp_path, receiver)
 
     given = enroll(tmp_path, receiver)
-    assert receiver.asked == [proposed, given.device_id, given.device_id]
-    assert given.device_id not in (proposed, None, "given")
+    assert receiver.asked == [OWN, given.device_id, given.device_id]
+    assert given.device_id not in (OWN, None, "given")
 
 
-def test_a_random_proposal_is_the_same_after_a_lost_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(identities, "suggested_device_id", identities.random_device_id)
+def test_a_random_proposal_is_the_same_after_a_lost_answer(tmp_path: Path) -> None:
+    receiver = Receiver(lost=1)
+    with pytest.raises(Unreachable):
+        enroll(tmp_path, receiver, here=Machine())
+
+    given = enroll(tmp_path, receiver, here=Machine())
+    assert receiver.asked == [given.device_id] * 2
+    assert sorted(each.name for each in tmp_path.iterdir()) == [identities.FILE]
+
+
+def test_copies_of_a_card_that_proposed_an_id_propose_ids_of_their_own(tmp_path: Path) -> None:
+    """With one code, the same id would be let in again: two devices would become one."""
     receiver = Receiver(lost=1)
     with pytest.raises(Unreachable):
         enroll(tmp_path, receiver)
+    enroll(tmp_path, receiver, here=Machine(board="10000000ffff0001"))
 
-    given = enroll(tmp_path, receiver)
-    assert receiver.asked == [given.device_id] * 2
-    assert sorted(each.name for each in tmp_path.iterdir()) == [identities.FILE]
+    assert receiver.asked == [OWN, "pi-0000ffff0001"]
 
 
 @pytest.mark.parametrize("content", [b"", b"..", b"\xff", b"a b"])
@@ -127,7 +154,7 @@ def test_the_code_is_kept_where_the_disk_has_no_room(tmp_path: Path) -> None:
     with small_disk(tmp_path, kinds=("tmpfs",), size=64 * 1024) as disk:
         (disk / "others").write_bytes(bytes(56 * 1024))
         with pytest.raises(StoreUnusable, match="the code was not used"):
-            enroll_device(disk / "home", URL, ask=receiver, device_id="mine", again=False, ca=bytes(8192))
+            enroll(disk / "home", receiver, device_id="mine", ca=bytes(8192))
 
     assert receiver.asked == []
 
@@ -142,7 +169,7 @@ def test_the_code_is_kept_where_the_identity_cannot_be_replaced(tmp_path: Path) 
 
 
 def test_the_named_authority_is_copied(tmp_path: Path) -> None:
-    given = enroll_device(tmp_path, URL, ask=Receiver(), device_id="mine", again=False, ca=b"PEM")
+    given = enroll(tmp_path, Receiver(), device_id="mine", ca=b"PEM")
 
     assert given.ca_file is not None
     assert Path(given.ca_file).read_bytes() == b"PEM"
@@ -171,7 +198,7 @@ def test_a_device_keeps_its_id(tmp_path: Path) -> None:
 def test_an_address_that_cannot_be_used_is_wrong_usage(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], url: str
 ) -> None:
-    code = main(["enroll", url, "--code", "K7QP-2M4X", "--home", str(tmp_path)])
+    code = main(["enroll", url, "--code", CODE, "--home", str(tmp_path)])
 
     assert code == 2
     (line,) = capsys.readouterr().err.splitlines()
@@ -180,7 +207,13 @@ def test_an_address_that_cannot_be_used_is_wrong_usage(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("code", ["", " ", "---", "☕", "K7QP_2M4X", "K7QP\x00", "K" * 129, "\ud800", "(code)"])
+@pytest.mark.parametrize(
+    "code",
+    [
+        *("", " ", "---", "☕", "K7QP_2M4X", "K7QP\x00", "K" * 129, "\ud800", "(code)", "abc", CODE[:-1], CODE + "7"),
+        CODE.replace("K", "U"),
+    ],
+)
 def test_what_is_no_code_is_wrong_usage(tmp_path: Path, capsys: pytest.CaptureFixture[str], code: str) -> None:
     assert main(["enroll", URL, f"--code={code}", "--home", str(tmp_path)]) == 2
     assert "not an enrollment code" in capsys.readouterr().err
@@ -208,7 +241,7 @@ def test_an_unusable_ca_file_is_wrong_usage(
     if content is not None:
         file.write_bytes(content)
     for name in (str(file), str(tmp_path), "~no-such-user/ca.pem", "a\0b"):
-        assert main(["enroll", URL, "--code", "K7QP-2M4X", "--home", str(home), "--ca", name]) == 2
+        assert main(["enroll", URL, "--code", CODE, "--home", str(home), "--ca", name]) == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert "the code was not used" in line
     assert not home.exists()
@@ -228,7 +261,7 @@ def test_a_device_refused_under_its_id_does_not_become_another(tmp_path: Path) -
 def test_another_history_needs_again(tmp_path: Path, url: str, device_id: str | None) -> None:
     enroll(tmp_path, Receiver(), device_id="mine")
     receiver = Receiver(url=url)
-    with pytest.raises(WrongUsage, match="--again"):
+    with pytest.raises(AlreadyEnrolled, match="--again"):
         enroll(tmp_path, receiver, url=url, device_id=device_id)
     assert receiver.asked == []
 
@@ -240,9 +273,10 @@ def test_another_history_needs_again(tmp_path: Path, url: str, device_id: str | 
 
 def test_a_damaged_identity_can_be_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     identities.path(tmp_path).write_text("{")
-    enroll_device(tmp_path, URL, ask=Receiver(), device_id="mine", again=False)
 
+    assert current_identity(tmp_path) is None
     assert "damaged" in capsys.readouterr().err
+    enroll_device(tmp_path, URL, ask=Receiver(), here=HERE, current=None, device_id="mine")
     assert identities.load(tmp_path) is not None
 
 
@@ -262,7 +296,7 @@ def test_an_unreachable_receiver_is_not_asked_twice(tmp_path: Path) -> None:
         raise Unreachable("no answer", kind="timeout")
 
     with pytest.raises(Unreachable):
-        enroll_device(tmp_path, URL, ask=away, device_id=None, again=False)
+        enroll(tmp_path, away)
 
     assert len(wanted) == 1
 
@@ -287,3 +321,95 @@ def test_root_becomes_the_owner_of_home(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert became == [("setgroups", []), ("setgid", 4712), ("setuid", 4711)]
     become_owner(tmp_path / "none")
+
+
+# A device that has, or had, an id keeps it
+
+
+def enroll_somewhere(folder: Path, *, here: Machine = HERE) -> None:
+    enroll(folder, Receiver(), device_id="mine", here=here)
+
+
+def deliver_as(folder: Path, device_id: str | None) -> None:
+    """Record and deliver an event, under an id that is noted, or as an earlier version did."""
+    with contextlib.closing(opened(folder)) as outbox:
+        outbox.append(events(1))
+        deliver(outbox, 1)
+        if device_id is not None:
+            outbox.set_note(DEVICE, device_id)
+
+
+def test_again_at_another_address_keeps_the_id_or_stops(tmp_path: Path) -> None:
+    enroll_somewhere(tmp_path)
+    receiver = Receiver(url="https://new.example", refused=("mine",), problem="device_id_taken")
+    with pytest.raises(Refused, match="--new-device"):
+        enroll(tmp_path, receiver, url="https://new.example", again=True)
+
+    assert receiver.asked == ["mine"]
+    kept = identities.load(tmp_path)
+    assert kept is not None
+    assert (kept.url, kept.device_id) == (URL, "mine")
+    assert enroll(tmp_path, receiver, url="https://new.example", new_device=True).device_id == OWN
+
+
+@pytest.mark.parametrize("noted", ["mine", None])
+def test_a_lost_identity_does_not_become_another_device(tmp_path: Path, noted: str | None) -> None:
+    deliver_as(tmp_path, noted)
+    expected = noted or OWN
+    receiver = Receiver(refused=(expected,), problem="device_id_taken")
+    with pytest.raises(Refused, match="--new-device"):
+        enroll(tmp_path, receiver)
+    assert receiver.asked == [expected]
+
+    assert enroll(tmp_path, Receiver()).device_id == expected
+
+
+def test_a_new_device_has_another_id_even_on_the_same_board(tmp_path: Path) -> None:
+    enroll(tmp_path, Receiver())
+    given = enroll(tmp_path, Receiver(), new_device=True)
+
+    assert given.device_id.startswith("pi-")
+    assert given.device_id != OWN
+
+
+def test_a_card_from_another_machine_needs_a_decision(tmp_path: Path) -> None:
+    enroll_somewhere(tmp_path, here=Machine(board="10000000ffff0001"))
+    receiver = Receiver()
+    for again in (False, True):
+        with pytest.raises(AlreadyEnrolled, match="--moved"):
+            enroll(tmp_path, receiver, again=again)
+    assert receiver.asked == []
+
+    assert enroll(tmp_path, receiver, new_device=True).device_id == OWN
+
+
+def test_a_moved_card_keeps_its_identity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    enroll_somewhere(tmp_path, here=Machine(board="10000000ffff0001", system="f" * 32))
+
+    assert main(["enroll", "--moved", "--home", str(tmp_path)]) == 0
+    assert "mine" in capsys.readouterr().out
+    kept = identities.load(tmp_path)
+    assert kept is not None
+    assert (kept.device_id, kept.machine) == ("mine", read_machine().fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ((), 2, "needs the receiver's URL"),
+        ((URL,), 2, "--code"),
+        (("--code", CODE), 2, "URL"),
+        ((URL, "--code", "abc"), 2, "it has 3 characters"),
+        (("http://192.0.2.1", "--code", CODE), 2, "--insecure-http"),
+        ((URL, "--code", CODE, "--also", "ftp://r.example"), 2, "ftp://r.example"),
+        ((URL, "--code", CODE, "--also", "http://192.0.2.1"), 2, "--insecure-http"),
+        ((URL, "--code", CODE, "--device-id", "a b"), 2, "device_id"),
+        (("--moved",), 4, "no identity to keep"),
+    ],
+)
+def test_wrong_inputs_are_named_before_any_request(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], code: int, said: str
+) -> None:
+    assert main(["enroll", *arguments, "--home", str(tmp_path)]) == code
+    assert said in capsys.readouterr().err
+    assert identities.load(tmp_path) is None

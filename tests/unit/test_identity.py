@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pisync_agent import identity as identities
+from pisync_agent.enrollment.machine import Machine
 from pisync_agent.errors import NotEnrolled
 from pisync_agent.identity import Identity, checked_url, is_loopback, suggested_device_id
 from pisync_common.errors import RuleError
@@ -204,14 +205,20 @@ def test_the_host_is_without_port_and_brackets(url: str, host: str) -> None:
     assert identity(url=url).host == host
 
 
-def test_an_id_is_suggested_from_the_board_the_machine_or_at_random(tmp_path: Path) -> None:
-    board, machine = tmp_path / "serial", tmp_path / "machine-id"
-    files = (board, machine)
+def test_an_id_is_suggested_from_the_board_the_system_or_at_random() -> None:
+    system = "0123456789abcdef0123456789abcdef"
 
-    assert suggested_device_id(serial_files=files, random_hex=lambda n: "ab" * n) == "pi-abababababab"
-    machine.write_text("0123456789abcdef0123456789abcdef\n")
-    assert suggested_device_id(serial_files=files) == "pi-456789abcdef"
-    board.write_text("10000000a1b2c3d4\0")
-    assert suggested_device_id(serial_files=files) == "pi-0000a1b2c3d4"
-    board.write_text("0000000000000000\0")
-    assert suggested_device_id(serial_files=files) == "pi-456789abcdef"
+    assert suggested_device_id(Machine(), random_hex=lambda n: "ab" * n) == "pi-abababababab"
+    assert suggested_device_id(Machine(system=system)) == "pi-456789abcdef"
+    assert suggested_device_id(Machine(board="10000000a1b2c3d4", system=system)) == "pi-0000a1b2c3d4"
+
+
+def test_further_addresses_are_checked_distinct_and_few(tmp_path: Path) -> None:
+    many = [f"https://r{number}.example" for number in range(9)]
+    kept = identity().at("https://new.example/", "https://new.example", many[0], *many)
+    identities.save(tmp_path, kept)
+
+    assert (kept.url, kept.others) == ("https://new.example", tuple(many[:4]))
+    assert identities.load(tmp_path) == kept
+    with pytest.raises(RuleError, match="--insecure-http"):
+        identity().at("https://new.example", "http://192.0.2.1")

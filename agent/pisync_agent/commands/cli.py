@@ -62,6 +62,11 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     ),
     "Set up": (
         Entry("enroll", "exchange a code from an administrator for this device's identity", "enroll:ENROLL"),
+        Entry("enroll-file", "take up an enrollment file, which enrolls without a person", "enroll:ENROLL_FILE"),
+        Entry("set-url", "change the receiver's address, and nothing else", "set_url:SET_URL"),
+        Entry("unenroll", "delete the identity and its token; everything recorded stays", "leaving:UNENROLL"),
+        Entry("reset", "delete everything recorded on this device, and its identity", "leaving:RESET"),
+        Entry("seal", "prepare this card for being copied: each copy becomes a device", "leaving:SEAL"),
         Entry("config", "show each setting, its value and its source", "run:CONFIG"),
         Entry("run", "the service: take records from apps and deliver them, until it is stopped", "run:RUN"),
     ),

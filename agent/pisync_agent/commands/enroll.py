@@ -4,8 +4,8 @@ import argparse
 import dataclasses
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -13,126 +13,104 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
 from pisync_agent.commands.command import Command
-from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
-from pisync_agent.errors import NotEnrolled, Refused, StoreUnusable, Unreachable
+from pisync_agent.commands.usage import DONE, WrongUsage, acting_as_owner, settings_of
+from pisync_agent.enrollment.enrolling import enroll_device
+from pisync_agent.enrollment.machine import read_machine
+from pisync_agent.errors import DeliveryError, NotEnrolled, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
-from pisync_common.rules import check_id
 
-CA_FILE: Final = "receiver-ca.pem"
-TAKEN: Final = "device_id_taken"
-"""The receiver's problem for an id that another device has."""
-
-Ask = Callable[[str | None], Identity]
-"""Asks the receiver for an identity under this device id, or under an id of its choice. Raises DeliveryError."""
+_NOT_RETRIED: Final = "enrollment is not retried automatically: enroll again with the same code"
 
 
 def enroll(arguments: argparse.Namespace) -> int:
+    if arguments.moved:
+        return _accept_machine(arguments)
+    if arguments.url is None or arguments.code is None:
+        raise WrongUsage("enroll needs the receiver's URL and --code CODE; a card that was moved needs --moved alone")
     import pisync_agent.client as client  # httpx is imported only where it is needed
+    from pisync_agent.answers import RETRIED
 
     code = identities.checked_code(arguments.code)
-    url = identities.checked_url(arguments.url, insecure_http=arguments.insecure_http)
+    url, *others = (
+        identities.checked_url(each, insecure_http=arguments.insecure_http) for each in (arguments.url, *arguments.also)
+    )
     client.parsed_url(url)
 
     def ask(device_id: str | None) -> Identity:
-        return client.enroll(
-            url,
-            code,
-            device_id=device_id,
-            insecure_http=arguments.insecure_http,
-            ca_file=arguments.ca,
-            clock=SystemClock(),
-        )
+        try:
+            given = client.enroll(
+                url,
+                code,
+                device_id=device_id,
+                insecure_http=arguments.insecure_http,
+                ca_file=arguments.ca,
+                clock=SystemClock(),
+            )
+        except DeliveryError as error:
+            error.args = (str(error).replace(RETRIED, _NOT_RETRIED),)
+            raise
+        return given.at(url, *others)
 
     home = settings_of(arguments)[config.HOME]
-    ca = None if arguments.ca is None else _authority(arguments.ca, check=client.private_trust)
-    given = enroll_device(home, url, ask=ask, device_id=arguments.device_id, again=arguments.again, ca=ca)
+    ca = None if arguments.ca is None else read_authority(arguments.ca, check=client.private_trust)
+    if sys.stderr.isatty():
+        warn(f"asking {url} …")
+    given = enroll_device(
+        home,
+        url,
+        ask=ask,
+        here=read_machine(),
+        current=current_identity(home),
+        device_id=arguments.device_id,
+        again=arguments.again,
+        new_device=arguments.new_device,
+        ca=ca,
+    )
+    reload_service(home)
     print(f"enrolled as {given.device_id} at {given.url}")
     return DONE
 
 
-def enroll_device(
-    home: Path, url: str, *, ask: Ask, device_id: str | None, again: bool, ca: bytes | None = None
-) -> Identity:
-    """Get an identity and store it. Raises WrongUsage, RuleError, DeliveryError or StoreUnusable: the old one stays.
+def enroll_file(arguments: argparse.Namespace) -> int:
+    """Take up an enrollment file; the service enrolls."""
+    from pisync_agent.enrollment import zero_touch
 
-    An id from the user is requested as it is. Without one the device keeps its id, or proposes an id of its own; if the
-    receiver refuses that, another. `ca` is the content of the file of the only authority to trust.
-
-    The folder is proved writable first, for the code is spent as soon as the receiver is asked.
-    """
-    current = _current(home)
-    if device_id is not None:
-        check_id("device_id", device_id)
-    if current is not None and not again:
-        _check_same(current, url, device_id)
-    with _unwritable(home, "the code was not used, and nothing was changed"):
-        identities.prove_writable(home, room=len(ca or b""))
-        first_id = device_id or _first_id(home, current)
-    identity = _request(home, ask, first_id, final=device_id is not None or _at(url, current))
-    with _unwritable(home, f"the receiver knows this device as {identity.device_id} now; the same code works again"):
-        if ca is not None:
-            identity = dataclasses.replace(identity, ca_file=str(_own_ca(home, ca)))
-        identities.save(home, identity)
-    _reload_service(home)
-    return identity
+    home = config.settings_from(arguments)[config.HOME]
+    places = zero_touch.BOOT_FILES if arguments.file is None else (Path(arguments.file).absolute(),)
+    file = next((place for place in places if place.exists()), None)
+    if file is None:
+        raise WrongUsage(f"there is no enrollment file at {', '.join(map(str, places))}")
+    print(zero_touch.take_up(file, home, as_owner=partial(acting_as_owner, home)))
+    reload_service(home)
+    return DONE
 
 
-def _first_id(home: Path, current: Identity | None) -> str:
-    return identities.proposed_id(home) if current is None else current.device_id
+def _accept_machine(arguments: argparse.Namespace) -> int:
+    """Bind the identity to this machine: its card was moved here."""
+    home = settings_of(arguments)[config.HOME]
+    identity = identities.load(home)
+    if identity is None:
+        raise NotEnrolled("this device has no identity to keep: pisync enroll URL --code CODE")
+    identities.save(home, dataclasses.replace(identity, machine=read_machine().fingerprint))
+    reload_service(home)
+    print(f"this machine is {identity.device_id} from now on, at {identity.url}")
+    return DONE
 
 
-def _at(url: str, current: Identity | None) -> bool:
-    """Return whether this device has an identity at that receiver."""
-    return current is not None and current.url == url.rstrip("/")
-
-
-def _request(home: Path, ask: Ask, device_id: str, *, final: bool) -> Identity:
-    """Ask for an identity under `device_id`; unless that is `final`, under another if it is refused."""
-    try:
-        return ask(device_id)
-    except Refused as error:
-        if final:
-            raise
-        if error.problem != TAKEN:
-            return ask(None)  # the code may be for a certain id, which the receiver names
-    with _unwritable(home, "the code was not used, and nothing was changed"):
-        another = identities.propose_id(home)
-    return ask(another)
-
-
-@contextmanager
-def _unwritable(home: Path, state: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise StoreUnusable(
-            f"{home} cannot be written ({error.strerror or error}): {state}. Check the disk and who may write there, "
-            "then enroll again"
-        ) from error
-
-
-def _check_same(current: Identity, url: str, device_id: str | None) -> None:
-    if _at(url, current) and device_id in (None, current.device_id):
-        return
-    raise WrongUsage(
-        f"this device is enrolled already, as {current.device_id} at {current.url}; nothing was changed. "
-        "Another receiver or another id begins another history for it: add --again if that is intended"
-    )
-
-
-def _current(home: Path) -> Identity | None:
+def current_identity(home: Path) -> Identity | None:
+    """Return the identity; None, with a warning, if it is damaged. Raises StoreUnusable if it is not this user's."""
     try:
         return identities.load(home)
     except NotEnrolled as error:
         if not os.access(identities.path(home), os.R_OK):
             raise StoreUnusable(str(error)) from error
-        _warn(str(error))
+        warn(str(error))
         return None
 
 
-def _authority(name: str, *, check: Callable[[str], object]) -> bytes:
+def read_authority(name: str, *, check: Callable[[str], object]) -> bytes:
     """Return the content of the file of a certificate authority. Raises WrongUsage if it cannot be used."""
     try:
         file = Path(name).expanduser().absolute()
@@ -145,33 +123,21 @@ def _authority(name: str, *, check: Callable[[str], object]) -> bytes:
     return content
 
 
-def _own_ca(home: Path, content: bytes) -> Path:
-    """Copy the authority's certificate: the service may not be able to read the original, or a stick is removed."""
-    copy = home / CA_FILE
-    files.make_folder(home)
-    new = copy.with_suffix(".new")
-    new.write_bytes(content)
-    files.sync_file(new)
-    new.replace(copy)
-    return copy
-
-
-def _reload_service(home: Path) -> None:
+def reload_service(home: Path) -> None:
+    """Have the service use the identity that is stored now."""
     try:
         protocol.reload(files.socket(home))
     except OSError:
-        _warn("the service did not answer; restart it, so that it uses the new identity")
+        warn("the service did not answer; restart it, so that it uses the new identity")
 
 
-def _warn(text: str) -> None:
+def warn(text: str) -> None:
     print(f"pisync: {text}", file=sys.stderr)
 
 
-def _arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("url", metavar="URL", help="the receiver's address, such as https://pisync.example.org")
-    parser.add_argument("--code", required=True, metavar="CODE", help="the code an administrator gave you")
+def add_address_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--device-id", metavar="ID", help="the name of this device; a name that is taken needs a code made for it"
+        "--also", metavar="URL", action="append", default=[], help="another address of the receiver, for when URL fails"
     )
     parser.add_argument(
         "--insecure-http",
@@ -179,11 +145,33 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="allow plain HTTP: others on the network can read and change everything",
     )
     parser.add_argument("--ca", metavar="FILE", help="trust the private certificate authority in this PEM file")
+
+
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("url", metavar="URL", nargs="?", help="the receiver's address: https://pisync.example.org")
+    parser.add_argument("--code", metavar="CODE", help="the code an administrator gave you")
+    parser.add_argument(
+        "--device-id", metavar="ID", help="the name of this device; a name that is taken needs a code made for it"
+    )
+    add_address_flags(parser)
     parser.add_argument("--again", action="store_true", help="change to another receiver, or to another id")
+    parser.add_argument("--new-device", action="store_true", help="become another device, with another id")
+    parser.add_argument("--moved", action="store_true", help="keep the identity: its card was moved to this machine")
+
+
+def _file_argument(parser: argparse.ArgumentParser) -> None:
+    what = "default: pisync-enroll.toml on the boot partition, or /etc/pisync/enroll.toml"
+    parser.add_argument("file", metavar="FILE", nargs="?", help=what)
 
 
 ENROLL: Final = Command(
     run=enroll,
-    example="enroll https://pisync.example.org --code K7QP-2M4X --device-id pibook-0042",
+    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
     arguments=_arguments,
+)
+ENROLL_FILE: Final = Command(
+    run=enroll_file,
+    example="enroll-file /media/usb/pisync-enroll.toml",
+    arguments=_file_argument,
+    more="It is moved into the agent's folder, and the service enrolls as soon as there is a link.",
 )

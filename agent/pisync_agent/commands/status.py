@@ -40,12 +40,14 @@ def collect(home: Path) -> dict[str, Any]:
     live = _live(home)
     found = _outbox(home, live)
     state, last_run, url = found["outbox"], found["last_run"], found["url"]
+    enrollment = live.get("enrollment") or _enrollment(home)
     if last_run is not None:
         last_run["ago_s"] = max(0.0, round(time.time() - last_run["at_ms"] / 1000, 1))
     return {
         "device_id": found["device_id"],
         "url": url,
-        "enrolled": None if "fault" in found else found["device_id"] is not None,
+        "enrolled": None if "fault" in found else found["device_id"] is not None and enrollment["kind"] != "moved",
+        "enrollment": enrollment,
         **state,
         "stream": state["stream"] or None,
         "service": live.get("kind") == "service",
@@ -112,6 +114,15 @@ def _live(home: Path) -> dict[str, Any]:
         return {"kind": "service", "silent": str(error)}
     except OSError:
         return {}
+
+
+def _enrollment(home: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from pisync_agent.enrollment.machine import read_machine
+    from pisync_agent.enrollment.state import state_of
+
+    return asdict(state_of(home, read_machine()))
 
 
 def _synced(live: Mapping[str, Any]) -> bool:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import pisync_agent.config as config
 from pisync_agent.commands.formatting import count, moment, paragraph, pending, row, size, span
 
-_INDENT: Final = 10
+_INDENT: Final = 11
 _START: Final = "sudo systemctl start pisync-agent"
 
 
@@ -15,6 +15,7 @@ def text(found: Mapping[str, Any]) -> str:
     """Return it in lines that fit a terminal."""
     rows = [
         ("device", _device(found)),
+        ("enrollment", found["enrollment"]["detail"] if found["enrollment"]["kind"] != "none" else ""),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
         ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
@@ -36,6 +37,8 @@ def headline(found: Mapping[str, Any]) -> str:
     trouble = _trouble(found)
     if trouble:
         return f"Needs help: {trouble}"
+    if not found["enrolled"]:
+        return f"This device enrolls as soon as it reaches the receiver{_pause(found)}. Nothing to do."
     if found["waiting"]:
         return _why_pending(found)
     return f"This device is fine: {'everything is delivered' if found['last_seq'] else 'nothing was recorded yet'}."
@@ -49,8 +52,13 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return "the outbox cannot be read. See the line `pending`."
     if _recording(found):
         return "apps cannot record. See the line `recording`."
-    left = f"; {_waits(found)}" if found["waiting"] else ""
-    if not found["enrolled"]:
+    left = _pause(found)
+    kind = found["enrollment"]["kind"]
+    if kind == "moved":
+        return f"this card was enrolled on another machine{left}. See the line `enrollment`."
+    if kind in ("refused", "invalid"):
+        return f"the enrollment file does not work{left}. See the line `enrollment`."
+    if not found["enrolled"] and kind != "waiting":
         return f"this device is not enrolled{left}. Ask an administrator for a code."
     if _failure(found).get("code") == "refused":
         return f"the receiver refused this device{left}. See the line `last run`."
@@ -59,6 +67,10 @@ def _trouble(found: Mapping[str, Any]) -> str:
     if found["dead"]:
         return f"{count(found['dead'], 'event')} rejected, and kept{left}. See `pisync queue dead`."
     return ""
+
+
+def _pause(found: Mapping[str, Any]) -> str:
+    return f"; {_waits(found)}" if found["waiting"] else ""
 
 
 def _why_pending(found: Mapping[str, Any]) -> str:
@@ -87,8 +99,8 @@ def _failure(found: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _device(found: Mapping[str, Any]) -> str:
-    if found["outbox_fault"]:
-        return ""
+    if found["outbox_fault"] or found["enrollment"]["kind"] not in ("none", "enrolled"):
+        return ""  # `enrollment` says it
     if not found["enrolled"]:
         return "not enrolled: recording works, delivery needs `pisync enroll URL --code CODE`"
     return f"{found['device_id']} at {found['url']}"

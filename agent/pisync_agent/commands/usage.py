@@ -28,6 +28,12 @@ class WrongUsage(PiSyncError):
     code = "wrong_usage"
 
 
+class StillPending(PiSyncError):
+    """Something was not delivered, and would be lost."""
+
+    code = "still_pending"
+
+
 class Unfinished(PiSyncError):
     """Lines cannot be read, or their numbers not printed; the text says what is stored."""
 
@@ -43,7 +49,7 @@ def exit_code(error: PiSyncError) -> int:
             return REFUSED
         case Unreachable():
             return UNREACHABLE
-        case DeliveryError() | Unfinished():
+        case DeliveryError() | Unfinished() | StillPending():
             return PENDING
         case _:
             return UNUSABLE

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from pisync_agent.commands.formatting import count, moment, size
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
-from pisync_agent.outbox import disk
+from pisync_agent.outbox import space
 from pisync_common.limits import MIB
 
 FULL_BYTES: Final = 4 * MIB
@@ -57,8 +57,8 @@ def disk_facts(folder: Path) -> DiskFacts:
         folder = folder.parent
     found = os.statvfs(folder)
     return DiskFacts(
-        free_bytes=disk.free_bytes(folder),
-        total_bytes=disk.total_bytes(folder),
+        free_bytes=space.free_bytes(folder),
+        total_bytes=space.total_bytes(folder),
         free_inodes=found.f_favail if found.f_files else None,
         read_only=bool(found.f_flag & os.ST_RDONLY),
         device=_device(folder),

@@ -98,12 +98,12 @@ class LiveFile:
             self._handle(failed)
         return default
 
-    def renew(self, reason: str, *, broken: bool) -> None:
+    def renew(self, reason: str, *, broken: bool, after: int = 0) -> None:
         """Replace the file by one with a new stream; `salvage` says what is transferred. Within `guarded`."""
         with self._reading:
             self._close_reader()
             with files.errors(self.path):
-                target = self.disk.sparing(lambda: self._build(reason, broken=broken))
+                target = self.disk.sparing(lambda: self._build(reason, broken=broken, after=after))
                 swap.swap(self.path, target)
             # Closed after its file was renamed, so that SQLite leaves the file that was set aside as it is.
             self._close_writer()
@@ -161,10 +161,10 @@ class LiveFile:
         self.disk.opened(connection)
         self._identity = files.identity(self.path)
 
-    def _build(self, reason: str, *, broken: bool) -> Path:
+    def _build(self, reason: str, *, broken: bool, after: int) -> Path:
         return salvage.build(
             self.path,
-            contents.read_file(self.path),
+            contents.read_file(self.path, after=after),
             broken=broken,
             reason=reason,
             stream=self._random_hex(8),

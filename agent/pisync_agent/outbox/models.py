@@ -105,3 +105,6 @@ LAST_RUN: Final = "last_run"
 
 CHECKED: Final = "checked"
 """The note that the service's check writes: when it was, in milliseconds."""
+
+DEVICE: Final = "device"
+"""The note of the device id under which this stream's events are delivered."""

@@ -146,15 +146,15 @@ class Outbox:
         """Delete all but the newest `keep_delivered_bytes` of the delivered events; return how many were deleted."""
         return self._file.guarded(lambda: self._trim(self._limits.keep_delivered_bytes))
 
-    def start_new_stream(self, reason: str) -> None:
+    def start_new_stream(self, reason: str, *, after: int = 0) -> None:
         """Begin a new stream: pending events, and events in conflict, are transferred into it with their origin.
 
-        The file so far is set aside, whole. `stream` changes.
+        Only those `after` a seq, where another device delivers the earlier. The file so far is set aside, whole.
         """
 
         def renew() -> None:
             self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
-            self._file.renew(reason, broken=False)
+            self._file.renew(reason, broken=False, after=after)
 
         self._file.guarded(renew)
 

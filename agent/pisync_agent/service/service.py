@@ -16,11 +16,13 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
 import pisync_agent.config as config
 from pisync_agent.clock import Clock, SystemClock
+from pisync_agent.enrollment.zero_touch import ZeroTouch
 from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import Outbox, open_outbox
@@ -49,10 +51,6 @@ ALIVE_S: Final = 3.0
 """How often a client that waits for a sync run gets progress, well within its patience (`protocol.ANSWER_S`)."""
 STARTING: Final = Progress(step="starting", events=0, of=0, bytes=0, speed_mbit=0.0, seconds_left=None)
 
-NOT_ENROLLED: Final = (
-    "this device is not enrolled: nothing can be delivered, everything is kept. "
-    "Ask an administrator for a code, then: pisync enroll URL --code CODE"
-)
 STOPPED: Final = "the service has stopped; everything is kept, and delivered when it runs again"
 
 Show = Callable[[Mapping[str, Any]], None]
@@ -84,6 +82,7 @@ class Service:
         self._own_end: Finished | None = None
         self._linked = False
         self._run_until = math.inf
+        self._zero_touch: ZeroTouch | None = None
 
     def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises LockHeld that names the holder, StoreUnusable or OutboxFull."""
@@ -99,11 +98,12 @@ class Service:
     async def _run_forever(self) -> None:
         async with self._started("service") as stack:
             self._watch_links(stack)
+            self._enroll_unattended(stack)
             gc.collect()
             gc.freeze()  # objects that live as long as the process need not be examined again
             log.info("started: pisync %s, home %s, stream %s", __version__, self._home, self._outbox.stream)
             if not self._runner.enrolled:
-                log.warning(NOT_ENROLLED)
+                log.warning(self._runner.enrollment().detail)
             notify("READY=1")
             await self._ending.wait()
             await self._stop()
@@ -113,7 +113,7 @@ class Service:
     async def _sync_once(self, show: Show, max_s: float) -> dict[str, Any]:
         async with self._started("sync"):
             if not self._runner.enrolled:
-                raise NotEnrolled(NOT_ENROLLED)
+                raise NotEnrolled(self._runner.enrollment().detail)
             self._run_until = self._clock.monotonic() + max_s
             self._own = (self._scheduler.request(), show)
             await self._ending.wait()
@@ -256,6 +256,22 @@ class Service:
         before, self._linked = self._linked, self._runner.link()
         if self._linked and not before:
             self._scheduler.link_up()
+            if self._zero_touch is not None:
+                self._zero_touch.wake()
+
+    def _enroll_unattended(self, stack: AsyncExitStack) -> None:
+        """Use an enrollment file that waits; `zero_touch` says how."""
+
+        def enrolled() -> None:
+            with suppress(RuntimeError):  # the service ends
+                self._loop.call_soon_threadsafe(self._reload)
+
+        policy = RetryPolicy(base=self._settings[config.RETRY_BASE], cap=self._settings[config.RETRY_CAP])
+        self._zero_touch = ZeroTouch.with_client(
+            self._home, self._runner.here, clock=self._clock, policy=policy, enrolled=enrolled
+        )
+        stack.callback(self._zero_touch.stop)
+        self._zero_touch.wake()
 
     # Requests
 
@@ -297,6 +313,7 @@ class Service:
             "kind": self._kind,
             "version": __version__,
             "enrolled": self._runner.enrolled,
+            "enrollment": asdict(self._runner.enrollment()),
             "joined": len(self._waiters),
             "write_fault": self._write_faults.fields(),
             "link": self._runner.link(),
@@ -307,7 +324,7 @@ class Service:
     def _join(self, request: Request) -> None:
         """Answer when a run is over that began after the request."""
         if not self._runner.enrolled:
-            raise NotEnrolled(NOT_ENROLLED)
+            raise NotEnrolled(self._runner.enrollment().detail)
         if self._ending.is_set():
             raise protocol.Stopped(STOPPED)
         self._waiters.append((request, self._scheduler.request()))
@@ -328,7 +345,10 @@ class Service:
         log.info("the identity was read again: %s", "enrolled" if self._runner.enrolled else "not enrolled")
         self._scheduler.set_enrolled(self._runner.enrolled)
         if not self._runner.enrolled:
-            self._answer_waiters(None, protocol.error_answer(NotEnrolled(NOT_ENROLLED)))
+            refusal = NotEnrolled(self._runner.enrollment().detail)
+            self._answer_waiters(None, protocol.error_answer(refusal))
+        if self._zero_touch is not None:
+            self._zero_touch.wake()
 
     # Sync runs
 

@@ -94,6 +94,8 @@ def decode_enrollment(body: bytes) -> Enrollment:
         enrollment = _enrollment.decode(body)
         if enrollment.device_id is not None:
             rules.check_id("device_id", enrollment.device_id)
+        if enrollment.site is not None:
+            rules.check_site(enrollment.site)
         return enrollment
     except _UNREADABLE as error:
         raise Problem(400, "invalid_enrollment", f"invalid enrollment: {_reason(error)}") from error

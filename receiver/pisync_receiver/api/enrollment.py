@@ -44,6 +44,7 @@ async def enroll(request: Request) -> Answer:
     submission = Enroll(
         code_hash=token_hash(normalized(wanted.code)),
         device_id=wanted.device_id,
+        site=wanted.site,
         fallback_device_id=f"pi-{secrets.token_hex(6)}",
         token_hash=token_hash(token),
         at_ms=services.now_ms(),

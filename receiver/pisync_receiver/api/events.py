@@ -46,7 +46,7 @@ async def post_events(request: Request) -> Answer:
     request.caller.check_is(batch.device_id)
     receipt = await services.intake.submit(batch, len(body))
     services.metrics.receipt(receipt.stored, receipt.duplicates, len(receipt.rejected))
-    return Answer(body=encode(receipt))
+    return Answer(body=encode(receipt), headers=services.announcement)
 
 
 @route(

@@ -119,10 +119,12 @@ class SyncEventRequest(Struct, frozen=True, kw_only=True):
 
 
 class Enrollment(Struct, frozen=True, kw_only=True):
-    """A code from an admin; the id the device would like, or none."""
+    """A code from an admin; the id the device would like, or none; the site it was prepared for."""
 
     code: Annotated[str, Meta(min_length=1, max_length=ID_CHARS)]
     device_id: Id | None = None
+    site: Site | None = None
+    """Taken if neither the code nor the device has a site; refused if the code is for another."""
 
 
 class Identity(Struct, frozen=True, kw_only=True):

@@ -77,7 +77,7 @@ async def post_sync_event(request: Request) -> Answer:
     )
     stored = await services.intake.submit(submission, len(body))
     services.metrics.sync_events.inc()
-    return Answer(status=201, body=encode(sync_event_record(stored)))
+    return Answer(status=201, body=encode(sync_event_record(stored)), headers=services.announcement)
 
 
 @route(

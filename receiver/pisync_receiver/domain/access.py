@@ -207,6 +207,11 @@ def _enroll(state: State, act: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
         return EnrollmentRefused("this code is unknown, expired, ended or used up; ask an admin for a new one")
     if code.device_id is not None and act.device_id not in (None, code.device_id):
         return EnrollmentRefused("this code was made for another device id; leave the id out, or ask for another code")
+    if code.site is not None and act.site not in (None, code.site):
+        return EnrollmentRefused(
+            f"this code is for the site {code.site!r}, and the device was prepared for {act.site!r}; correct the site "
+            "in its enrollment file, or make a code for that site"
+        )
     device_id = code.device_id or act.device_id or act.fallback_device_id
     if (known := state.tokens.get(act.token_hash)) is not None:
         return Enrolled(device_id=known.device_id or device_id, token=known)  # a repeat of this very submission
@@ -221,16 +226,18 @@ def _enroll(state: State, act: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
         )
     if not again:
         state.codes[code.code_hash] = replace(code, uses_left=code.uses_left - 1)
-    _admit(state, device or Device(device_id=device_id), code, act.at_ms)
+    _admit(state, device or Device(device_id=device_id), code, act)
     ending = _end_tokens(state, device_id, act)
     token = Token(scope="device", token_hash=act.token_hash, device_id=device_id, created_ms=act.at_ms)
     return Enrolled(device_id=device_id, token=_put_token(state, token), ending=ending)
 
 
-def _admit(state: State, device: Device, code: EnrollmentCode, at_ms: int) -> None:
-    if code.site is not None and code.site != device.site:
-        device = moved(device, code.site, at_ms)
-    state.put_device(replace(device, enrolled_ms=at_ms, code_id=code.id or None, retired_ms=None))
+def _admit(state: State, device: Device, code: EnrollmentCode, act: Enroll) -> None:
+    """The code's site wins; the device's own only gives a site to a device without one."""
+    site = code.site or device.site or act.site
+    if site is not None and site != device.site:
+        device = moved(device, site, act.at_ms)
+    state.put_device(replace(device, enrolled_ms=act.at_ms, code_id=code.id or None, retired_ms=None))
 
 
 # Devices.

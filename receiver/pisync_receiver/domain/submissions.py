@@ -161,6 +161,8 @@ class Enroll:
     """A fresh random id, for a device that asks for none with a code that names none."""
     token_hash: str
     at_ms: int
+    site: str | None = None
+    """The site that the device was prepared for."""
     overlap_ms: int = OVERLAP_MS
 
 

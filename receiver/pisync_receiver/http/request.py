@@ -17,12 +17,13 @@ import msgspec
 from starlette.types import Receive, Scope
 
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
+from pisync_common.wire import RECEIVER_HEADER
 from pisync_receiver.cache import Cache
 from pisync_receiver.domain.records import Page
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
-from pisync_receiver.http.responses import Answer, Disconnected, json_answer
+from pisync_receiver.http.responses import Answer, Disconnected, Headers, json_answer
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
@@ -216,6 +217,13 @@ class Services:
     exports: asyncio.Semaphore
     """Bounds the exports under way."""
     now_ms: Callable[[], int]
+    announcement: Headers = ()
+    """In answers to devices: the receiver's new address, if it has one."""
+
+
+def announcement(url: str | None) -> Headers:
+    """Return the header that asks devices to use another address."""
+    return () if url is None else ((RECEIVER_HEADER.lower().encode(), url.encode()),)
 
 
 class Request:

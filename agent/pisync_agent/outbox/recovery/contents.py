@@ -6,7 +6,7 @@ no newest version holds: an event's row is written once, and its checksum proves
 
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -64,14 +64,14 @@ class Contents:
                     self.newest.add(event.seq)
 
 
-def read_file(path: Path) -> Contents:
-    """Read a file, broken or not. Raises OSError."""
+def read_file(path: Path, *, after: int = 0) -> Contents:
+    """Read a file, broken or not; events up to `after` count as delivered. Raises OSError."""
     with Pages(path) as pages:
-        return read_pages(pages)
+        return read_pages(pages, after=after)
 
 
-def read_pages(pages: Pages) -> Contents:
-    """Read what the pages of a file hold."""
+def read_pages(pages: Pages, *, after: int = 0) -> Contents:
+    """Read what the pages of a file hold; events up to `after` count as delivered."""
     found = Contents(whole=pages.whole)
     states: list[Pointers] = []
     for number in pages.numbers():
@@ -84,7 +84,8 @@ def read_pages(pages: Pages) -> Contents:
             for key, letter in target.dead.items():
                 found.dead.setdefault(key, letter)
     if states:
-        found.state = min(states, key=lambda state: state.delivered)
+        state = min(states, key=lambda state: state.delivered)
+        found.state = replace(state, delivered=max(state.delivered, after))
     found.stream = found.state.stream if found.state else found.notes.get("stream", UNKNOWN)
     found.leaves.sort(key=lambda leaf: leaf[0])
     return found
