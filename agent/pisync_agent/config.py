@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from pisync_agent.errors import StoreUnusable
 from pisync_common.errors import SettingError
 from pisync_common.limits import MIB
 from pisync_common.settings import (
@@ -100,7 +101,7 @@ RETRY_CAP = Setting(
 )
 STOP_TIMEOUT = Setting(
     name="stop_timeout",
-    default="20s",
+    default="3s",
     parse=duration,
     metavar="TIME",
     help="how long a request in flight may take to finish when the service stops",
@@ -138,6 +139,17 @@ def folder(given: Path | str) -> Path:
         return path(str(given))
     except ValueError as error:
         raise SettingError(f"home = {str(given)!r}: {error}") from error
+
+
+def refuse_private(home: Path) -> None:
+    """Refuse to record into a folder of one's own beside the system's service. Raises StoreUnusable."""
+    if is_there(SYSTEM_HOME):
+        shared: Path = settings_from(argparse.Namespace(), {})[HOME]
+        if os.path.realpath(home) != os.path.realpath(shared):
+            raise StoreUnusable(
+                f"{home} is not the folder of this device's service, {shared}, and nothing delivers from it: nothing "
+                "was recorded. Record without naming a folder (--home, PISYNC_AGENT_HOME, the argument of Recorder)"
+            )
 
 
 def limits(settings: Settings) -> "OutboxLimits":

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,12 +19,14 @@ import pytest
 import build_packages
 import pisync_agent.config as agent_config
 import pisync_receiver.config as receiver_config
+from pisync_agent.outbox.outbox import open_outbox
 from pisync_common.settings import Setting, load
 from tests.packaging.machine import Machine, machine
 from tests.support.services import installed
 
 ROOT: Final = Path(__file__).parents[2]
 NEWER: Final = "99.0.0"
+RESTARTS: Final = 3
 NAMES: Final = ("pisync-agent", "pisync-receiver")
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg-deb")
@@ -418,3 +421,53 @@ def test_an_image_made_without_systemd_serves_from_its_first_boot(debian: Machin
 
     assert status(debian)["service"]
     assert debian.run("pisync", "record", "video.watched") == "1\n"
+
+
+RECORDING: Final = """
+import pathlib, sys
+from pisync_agent import Recorder
+number = 0
+with Recorder() as recorder:
+    while number < 100 or not pathlib.Path("/srv/enough").exists():
+        recorder.record("note.taken", data={"from": sys.argv[1], "n": number}, timeout=60)
+        number += 1
+print(number)
+"""
+
+
+def test_no_record_fails_through_restarts_kills_and_an_upgrade(
+    debian: Machine, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copy(newer(packages["pisync-agent"], tmp_path), debian.root / "srv/newer.deb")
+    debian.boot()
+    install(debian, "/srv/pisync-agent.deb")
+    debian.run("usermod", "--append", "--groups", "pisync", "kolibri")
+    socket = debian.run("stat", "--format=%i %a %U:%G", "/var/lib/pisync/agent.sock")
+    names = ("kolibri-1", "kolibri-2", "root-1")
+    with ThreadPoolExecutor() as pool:
+        recording = {
+            name: pool.submit(debian.run, "python3", "-c", RECORDING, name, user=name.partition("-")[0])
+            for name in names
+        }
+        for _ in range(RESTARTS):
+            debian.run("systemctl", "restart", "pisync-agent")
+            debian.run("systemctl", "kill", "--signal=KILL", "pisync-agent")
+        debian.run("systemctl", "stop", "pisync-agent")
+        install(debian, "/srv/newer.deb")
+        (debian.root / "srv/enough").touch()
+        recorded = {name: int(done.result()) for name, done in recording.items()}
+    assert debian.run("stat", "--format=%i %a %U:%G", "/var/lib/pisync/agent.sock") == socket
+    assert socket.split(maxsplit=1)[1] == "660 pisync:pisync\n"
+    assert f"pisync {NEWER}," in debian.run("journalctl", "--unit=pisync-agent")
+
+    debian.run("systemctl", "stop", "pisync-agent.socket")
+    assert debian.run("systemctl", "is-active", "pisync-agent", code=None) == "inactive\n"
+    refused = debian.run("pisync", "record", "note.taken", user="kolibri", code=5)
+    assert "the service of /var/lib/pisync is not running" in refused
+    assert "nothing was recorded. Start it: sudo systemctl start pisync-agent" in refused
+    outbox = open_outbox(debian.root / "var/lib/pisync")
+    found = [json.loads(body)["data"] for _, body in outbox.read(0, max_events=10**6, max_bytes=10**10)]
+    outbox.close()
+    assert sorted((each["from"], each["n"]) for each in found) == sorted(
+        (name, number) for name, count in recorded.items() for number in range(count)
+    )

@@ -22,7 +22,7 @@ from typing import Any, Final
 from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, NotEnrolled, OutboxFull, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.service.access import reach_hint
-from pisync_agent.service.lock import describe_holder
+from pisync_agent.service.lock import holder_of
 from pisync_common.unix_socket import LineClient
 
 RECORD: Final = "record"
@@ -103,11 +103,13 @@ def error_from(fields: object) -> AgentError:
 
 
 def not_answering(home: Path, outcome: str) -> NotAnswering:
-    """Return the error for a writer that runs and is silent; `outcome` says what became of the request."""
+    """Return the error for a writer that is silent; `outcome` says what became of the request."""
     who = "the service" if files.socket(home).exists() else "the writer of the outbox"
+    holder = holder_of(files.lock(home))
+    state = f"({holder}) runs but does not answer" if holder else "does not answer; it may be starting"
     return NotAnswering(
-        f"{who} in {home} ({describe_holder(files.lock(home))}) runs but does not answer: {outcome}. Everything "
-        "recorded before is kept. Try again in a moment; if it stays silent: sudo systemctl restart pisync-agent"
+        f"{who} in {home} {state}: {outcome}. Everything recorded before is kept. Try again in a moment; if it stays "
+        "silent: sudo systemctl restart pisync-agent"
     )
 
 

@@ -12,7 +12,6 @@ to that request.
 """
 
 import asyncio
-import contextlib
 import itertools
 import json
 import logging
@@ -29,7 +28,7 @@ from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.service import protocol
-from pisync_common import unix_socket
+from pisync_agent.service.listener import Listener
 from pisync_common.limits import KIB, MIB
 from pisync_common.unix_socket import LINE_BYTES
 
@@ -146,11 +145,14 @@ class LocalServer:
     _server: asyncio.Server | None = None
     _closed: bool = False
 
+    def __post_init__(self) -> None:
+        self._listener = Listener(self.path)
+
     async def start(self) -> None:
-        # The agent's group may record; the owner of the folder decides who may enter it.
-        listener = unix_socket.listen(self.path, mode=0o660)
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=listener, limit=CHUNK_BYTES, backlog=self.peers
+        """Raises LockHeld, OSError."""
+        # Not `start_unix_server`: from Python 3.13 on, it unlinks any socket when it closes, also systemd's.
+        self._server = await asyncio.start_server(
+            self._accept, sock=self._listener.open(), limit=CHUNK_BYTES, backlog=self.peers
         )
 
     def __len__(self) -> int:
@@ -166,8 +168,7 @@ class LocalServer:
         if self._server is not None:
             self._server.close()
             self._server = None
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            self._listener.remove()
 
     async def flushed(self) -> None:
         """Wait until every request is answered, and every answer has left this process."""

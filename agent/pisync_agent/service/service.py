@@ -45,8 +45,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 15.0
 """How often the service checks itself, unless systemd's watchdog asks for more."""
-FLUSH_S: Final = 2.0
-"""How long answers may take to leave when the service stops."""
+FLUSH_S: Final = 1.0
+"""How long answers may take to leave when the service stops; and then the outbox, to be closed."""
 ALIVE_S: Final = 3.0
 """How often a client that waits for a sync run gets progress, well within its patience (`protocol.ANSWER_S`)."""
 STARTING: Final = Progress(step="starting", events=0, of=0, bytes=0, speed_mbit=0.0, seconds_left=None)
@@ -175,12 +175,13 @@ class Service:
 
     async def _stop(self) -> None:
         """Accept no new connections, let the batch in flight end, answer waiting requests; serve others meanwhile."""
-        notify("STOPPING=1")
+        patience = self._settings[config.STOP_TIMEOUT]
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round((patience + 2 * FLUSH_S) * 1e6)}")
         log.info("stopping")
         self._server.stop_listening()
         self._scheduler.stop()
         try:
-            async with asyncio.timeout(self._settings[config.STOP_TIMEOUT]):
+            async with asyncio.timeout(patience):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("a request was still in flight; its events are sent again")
