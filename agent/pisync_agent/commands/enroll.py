@@ -29,6 +29,7 @@ Ask = Callable[[str | None], Identity]
 
 def enroll(arguments: argparse.Namespace) -> int:
     import pisync_agent.client as client  # httpx is imported only where it is needed
+    from pisync_agent.network.authorities import private_trust
 
     code = identities.checked_code(arguments.code)
     url = identities.checked_url(arguments.url, insecure_http=arguments.insecure_http)
@@ -45,7 +46,7 @@ def enroll(arguments: argparse.Namespace) -> int:
         )
 
     home = settings_of(arguments)[config.HOME]
-    ca = None if arguments.ca is None else _authority(arguments.ca, check=client.private_trust)
+    ca = None if arguments.ca is None else _authority(arguments.ca, check=private_trust)
     given = enroll_device(home, url, ask=ask, device_id=arguments.device_id, again=arguments.again, ca=ca)
     print(f"enrolled as {given.device_id} at {given.url}")
     return DONE

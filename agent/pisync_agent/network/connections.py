@@ -4,6 +4,9 @@ httpx limits each read and each write; a server that sends a byte now and then, 
 a request for ever. Here every operation on the network also ends with the deadline of the whole exchange, and what is
 read of an answer, head included, is bounded.
 
+A connection is kept for the next request as long as a gateway keeps it, unless this device's own address has changed. A
+request that meets a kept connection just being closed is sent once more. TLS resumes the session before.
+
 What goes wrong between this device and its proxy, a refused CONNECT included, is an httpx.ProxyError.
 """
 
@@ -11,11 +14,12 @@ import contextlib
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpcore
 import httpx
 
+from pisync_agent.network.authorities import public_trust
 from pisync_agent.network.proxies import Proxy
 from pisync_common.limits import KIB, MIB
 
@@ -24,8 +28,16 @@ MOST_READ: Final = 2 * MIB
 
 _PIECE: Final = 4 * KIB
 """Bytes written before the deadline is looked at again."""
-# Shorter than a server's idle time-out (uvicorn: 5 s), so that a request rarely meets a connection being closed.
-_KEPT_S: Final = 4.0
+_KEPT_S: Final = 110.0
+"""Shorter than the gateways' limit (`receiver/deploy`: 120 s), so that a request rarely meets a closing connection."""
+_UNSENT_BYTES: Final = 16 * KIB
+"""How much of a body the system takes that it cannot send yet. More would count as sent, and be lost with the link."""
+_LOST_MS: Final = 20_000
+"""Without an acknowledgement for so long, the connection is lost."""
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MS),
+)
 
 OnSecured = Callable[[bytes | None], None]
 """Called with the server's certificate after its TLS handshake, before anything else is sent."""
@@ -57,6 +69,10 @@ class Deadline:
         if left <= 0:
             raise httpcore.ReadTimeout("the exchange took too long") from TimeoutError()
         return left if timeout is None else min(left, timeout)
+
+    @property
+    def nothing_read(self) -> bool:
+        return self._read == 0
 
     def count_read(self, size: int) -> None:
         self._read += size
@@ -95,18 +111,36 @@ class Connections(httpx.BaseTransport):
             extensions=request.extensions,
         )
         self._backend.tunnels = url.scheme == "https"
+        if self._backend.has_moved():
+            self.abort()
         with _errors_of_httpx():
             try:
-                answer = self._pool.handle_request(sent)
+                answer = self._answer(sent)
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
                 if not self._backend.before_proxy:
                     raise
                 raise httpcore.ProxyError(str(error)) from error
         assert isinstance(answer.stream, Iterable)
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, self._backend))
+
+    def abort(self) -> None:
+        """Break the connection, and with it a request in progress. May be called from any thread."""
+        if self._backend.socket is not None:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own shutdown, which would end TLS under a thread that uses it.
+                socket.socket.shutdown(self._backend.socket, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._pool.close()
+
+    def _answer(self, request: httpcore.Request) -> httpcore.Response:
+        made = self._backend.made
+        try:
+            return self._pool.handle_request(request)
+        except (httpcore.NetworkError, httpcore.ProtocolError):
+            if self._backend.made > made or not self._backend.deadline.nothing_read:
+                raise
+            return self._pool.handle_request(request)  # the server was just closing the kept connection
 
 
 def peer_certificate(url: httpx.URL, *, proxy: Proxy | None, deadline: Deadline) -> bytes | None:
@@ -131,7 +165,7 @@ def peer_certificate(url: httpx.URL, *, proxy: Proxy | None, deadline: Deadline)
 
 def _through(proxy: Proxy, options: dict[str, Any]) -> httpcore.HTTPProxy:
     login = None if proxy.login is None else (proxy.login[0].encode(), proxy.login[1].encode())
-    trust = ssl.create_default_context() if proxy.scheme == "https" else None
+    trust = public_trust() if proxy.scheme == "https" else None
     url = httpcore.URL(scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target="/")
     return httpcore.HTTPProxy(url, proxy_auth=login, proxy_ssl_context=trust, **options)
 
@@ -142,6 +176,10 @@ class _Backend(httpcore.NetworkBackend):
     def __init__(self, proxy: Proxy | None, deadline: Deadline, on_secured: OnSecured | None) -> None:
         self.deadline = deadline
         self.round_trip_s = 0.0
+        self.made = 0
+        """Connections made so far."""
+        self.socket: socket.socket | None = None
+        """Of the newest connection."""
         self.tunnels = False
         """Whether a connection through the proxy is a tunnel to the server: it is for https."""
         self.before_proxy = False
@@ -149,6 +187,7 @@ class _Backend(httpcore.NetworkBackend):
         self._proxy = proxy
         self._on_secured = on_secured
         self._system = httpcore.SyncBackend()
+        self._session: ssl.SSLSession | None = None
 
     def connect_tcp(
         self,
@@ -163,11 +202,14 @@ class _Backend(httpcore.NetworkBackend):
         for address in _addresses(host, port):
             began = self.deadline.monotonic()
             try:
-                stream = self._system.connect_tcp(address, port, timeout=self.deadline.within(timeout))
+                stream = self._system.connect_tcp(
+                    address, port, timeout=self.deadline.within(timeout), socket_options=_OPTIONS
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
                 continue
             self.round_trip_s = self.deadline.monotonic() - began
+            self.made += 1
             secures_proxy = self._proxy is not None and self._proxy.scheme == "https"
             self.before_proxy = self.before_proxy and (secures_proxy or self.tunnels)
             return _Stream(stream, self, secures_proxy=secures_proxy)
@@ -178,6 +220,9 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Do the server's TLS handshake."""
         self.before_proxy = False
+        if self._session is not None:
+            context = cast(ssl.SSLContext, _Resuming(context, self._session))
+            self._session = None  # a session that fails is not tried again
         secure = stream.start_tls(context, name, self.deadline.within(timeout))
         if self._on_secured is not None:
             try:
@@ -195,6 +240,33 @@ class _Backend(httpcore.NetworkBackend):
         self.before_proxy = self.tunnels
         return _Stream(secure, self)
 
+    def remember_session(self) -> None:
+        """Keep the TLS session for the next handshake; TLS within the TLS of a proxy cannot resume."""
+        if isinstance(self.socket, ssl.SSLSocket) and (self._proxy is None or self._proxy.scheme != "https"):
+            self._session = self.socket.session
+
+    def has_moved(self) -> bool:
+        """Return whether this device would reach the other side from another address than it did."""
+        if self.socket is None or self.socket.fileno() < 0:
+            return False
+        try:
+            with socket.socket(self.socket.family, socket.SOCK_DGRAM) as probe:
+                probe.connect(self.socket.getpeername())
+                return probe.getsockname()[0] != self.socket.getsockname()[0]  # type: ignore[no-any-return]
+        except OSError:
+            return True
+
+
+class _Resuming:
+    """As much of a TLS context as a client's handshake needs, which resumes a session."""
+
+    def __init__(self, context: ssl.SSLContext, session: ssl.SSLSession) -> None:
+        self._context = context
+        self._session = session
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: str | None = None) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_hostname=server_hostname, session=self._session)
+
 
 class _Stream(httpcore.NetworkStream):
     """A connection whose every operation ends with the deadline."""
@@ -202,6 +274,7 @@ class _Stream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream, backend: _Backend, *, secures_proxy: bool = False) -> None:
         self._stream = stream
         self._deadline = backend.deadline
+        backend.socket = stream.get_extra_info("socket")
         self._secure = backend.secure_proxy if secures_proxy else backend.secure
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -228,8 +301,9 @@ class _Stream(httpcore.NetworkStream):
 class _Body(httpx.SyncByteStream):
     """An answer's body, its errors those of httpx."""
 
-    def __init__(self, answer: httpcore.Response) -> None:
+    def __init__(self, answer: httpcore.Response, backend: _Backend) -> None:
         self._answer = answer
+        self._backend = backend
 
     def __iter__(self) -> Iterator[bytes]:
         assert isinstance(self._answer.stream, Iterable)
@@ -237,6 +311,7 @@ class _Body(httpx.SyncByteStream):
             yield from self._answer.stream
 
     def close(self) -> None:
+        self._backend.remember_session()
         self._answer.close()
 
 

@@ -109,6 +109,16 @@ class SyncRunner:
         identity = self._identity
         return identity is not None and has_link(identity.host)
 
+    def link_lost(self) -> None:
+        """Break the connection: a request in flight would be waited for in vain."""
+        if (delivery := self._delivery) is not None:
+            delivery[1].client.abort()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._delivery is not None:
+            self._delivery[1].client.close()
+
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
         result = self._current().run(probe=probe, progress=progress)
@@ -118,11 +128,12 @@ class SyncRunner:
         return result
 
     def _current(self) -> Delivery:
-        """Return what delivers under the present identity; its connection is closed after each run."""
+        """Return what delivers under the present identity; its connection is kept from run to run."""
         identity = self._identity
         if identity is None:
             raise NotEnrolled("this device is not enrolled")
         if self._delivery is None or self._delivery[0] != identity:
+            self.close()
             client = ReceiverClient(identity, clock=self.clock)
             delivery = Delivery(
                 outbox=self.outbox, client=client, clock=self.clock, link=self.link, stopping=self.stopping

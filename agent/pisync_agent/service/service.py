@@ -146,6 +146,7 @@ class Service:
             stack.callback(self._server.close)
             await self._server.start()
             self._scheduler.start()
+            stack.callback(self._runner.link_lost)  # a request that outlived the stop timeout
             stack.callback(self._scheduler.stop)
             stack.callback(asyncio.create_task(self._tick_forever()).cancel)
             yield stack
@@ -250,6 +251,8 @@ class Service:
         before, self._linked = self._linked, self._runner.link()
         if self._linked and not before:
             self._scheduler.link_up()
+        elif before and not self._linked:
+            self._runner.link_lost()
 
     # Requests
 

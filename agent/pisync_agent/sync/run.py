@@ -79,12 +79,13 @@ class Delivery:
         bytes_before = self.client.bytes_sent
         linked = self.link()
         tracker = ProgressTracker(of=self.outbox.state().waiting, monotonic=self.clock.monotonic, on_progress=progress)
-        with closing(self.client):
-            failure = self._send(tracker, probe=probe or self._hello_due())
-            offline = _may_be_offline(failure, tracker) and not (linked and self.link())
-            if failure is not None and not offline:
-                tracker.errors[failure.kind] += 1
-            self._send_sync_events(tracker, failure, offline=offline, linked=linked, forced=probe)
+        failure = self._send(tracker, probe=probe or self._hello_due())
+        offline = _may_be_offline(failure, tracker) and not (linked and self.link())
+        if failure is not None and not offline:
+            tracker.errors[failure.kind] += 1
+        self._send_sync_events(tracker, failure, offline=offline, linked=linked, forced=probe)
+        if failure is not None:
+            self.client.close()
         return SyncResult(
             delivered=tracker.delivered,
             duplicates=tracker.duplicates,
