@@ -1,4 +1,6 @@
-"""HTTP to the receiver: one connection, kept from one request and one run to the next.
+"""HTTP to the receiver: a connection, kept from one request and one run to the next.
+
+Two threads may each make a request at the same time.
 
 - HTTP/1.1; redirects are not followed, cookies are not kept.
 - Proxies are taken from the environment (see `network.proxies`). Nothing else of the environment is used.
@@ -17,9 +19,11 @@ import json
 import os
 import secrets
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Final, Self
 
@@ -64,9 +68,9 @@ OnSent = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transfer:
-    """How much was sent in how much time: bodies, from their first byte to the beginning of the answer.
+    """How much was sent in how much time: bodies of batches, from their first byte to the beginning of the answer.
 
-    Less one round trip, in which the answer only travels.
+    Less one round trip, in which the answer only travels. Time in which two were sent counts once.
     """
 
     bytes: int = 0
@@ -106,6 +110,8 @@ class Wire:
         self.bytes_sent = 0
         self.transfer = Transfer()
         self.monotonic = clock.monotonic
+        self._lock = threading.Lock()
+        self._measured_until = 0.0
 
     def post(
         self,
@@ -127,13 +133,12 @@ class Wire:
             request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=sending)
             sending.head = head_size(request)
             response = http.send(request, stream=True)
-            if sending.complete and response.is_success:
+            if on_sent is not None and sending.complete and response.is_success:  # a batch
                 self._measure(sending)
             try:
                 return self._read(response, nonce)
             finally:
                 response.close()
-                http.cookies.clear()
         except httpx.TimeoutException as error:
             raise failures.timed_out(self._url.host) from error
         except httpx.ProxyError as error:
@@ -152,18 +157,24 @@ class Wire:
         if self._connections is not None:
             self._connections.close()
 
+    def count(self, sent: int) -> None:
+        with self._lock:
+            self.bytes_sent += sent
+
     def _opened(self) -> httpx.Client:
-        if self._http is None:
-            transport = self._transport
-            if transport is None:
-                transport = self._connections = self._connected()
-            self._http = httpx.Client(
-                transport=transport,
-                trust_env=False,
-                timeout=_TIMEOUTS,
-                headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
-            )
-        return self._http
+        with self._lock:
+            if self._http is None:
+                transport = self._transport
+                if transport is None:
+                    transport = self._connections = self._connected()
+                self._http = httpx.Client(
+                    transport=transport,
+                    trust_env=False,
+                    timeout=_TIMEOUTS,
+                    headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+                )
+                self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+            return self._http
 
     def _connected(self) -> Connections:
         try:
@@ -191,7 +202,10 @@ class Wire:
 
     def _measure(self, sending: "_Sending") -> None:
         round_trip = self._connections.round_trip_s if self._connections is not None else 0.0
-        self.transfer = self.transfer.plus(sending.size, self.monotonic() - sending.began - round_trip)
+        with self._lock:
+            now, before = self.monotonic(), self._measured_until
+            began = sending.began + round_trip if sending.began >= before else before
+            self.transfer, self._measured_until = self.transfer.plus(sending.size, now - began), now
 
     def _evidence(self, error: BaseException) -> Evidence:
         """Return what helps to explain a failure of https. Sends nothing over the connection that failed."""
@@ -226,7 +240,7 @@ def parsed_url(url: str) -> httpx.URL:
 
 
 class ReceiverClient:
-    """What the agent asks of its receiver. Not thread-safe."""
+    """What the agent asks of its receiver. Two threads may each make a request at the same time."""
 
     def __init__(
         self,
@@ -364,7 +378,7 @@ class _Sending(Iterable[bytes]):
         self._at_end()
 
     def _count(self, number: int) -> None:
-        self._wire.bytes_sent += number
+        self._wire.count(number)
         if self._on_sent is not None:
             self._on_sent(number)
 

@@ -110,9 +110,9 @@ class SyncRunner:
         return identity is not None and has_link(identity.host)
 
     def link_lost(self) -> None:
-        """Break the connection: a request in flight would be waited for in vain."""
+        """Note that the link is gone: a request in flight ends."""
         if (delivery := self._delivery) is not None:
-            delivery[1].client.abort()
+            delivery[1].link_lost()
 
     def close(self) -> None:
         """Close the connection."""
