@@ -112,7 +112,7 @@ def test_a_second_batch_that_fails_is_sent_again_alone(bench: Bench) -> None:
     result = bench.run()
 
     assert (result.delivered, result.waiting, result.failure) == (20, 0, None)
-    assert times_sent(bench) == Counter(upto(20) + [6, 7, 8, 9, 10])
+    assert times_sent(bench) == Counter([*upto(20), 6, 7, 8, 9, 10])
 
 
 def test_two_batches_that_fail_end_the_run_with_the_error_of_the_first(bench: Bench) -> None:

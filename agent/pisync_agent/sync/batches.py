@@ -23,12 +23,16 @@ AIM_S: Final = 10.0
 """About how long a request should take: an interruption costs no more than that."""
 FIRST_AIM_S: Final = 3.0
 """The same on a link that was interrupted, until it has held for a while: it may be gone again soon."""
+RETURN_S: Final = 1.0
+"""The same for the first request after an interruption: what gets through at once is safe."""
 HELD: Final = 8
 """A request aims at this fraction of the time for which the link has held, within these two."""
 PARALLEL: Final = 2
 """How many batches are in flight on a slow link: while the first is answered, the second keeps the line busy."""
 SLOW_S: Final = 0.5
 """A batch that takes longer makes the link a slow link."""
+STEADY_S: Final = 30.0
+"""For so long must a link have held after an interruption before two batches are risked at once."""
 
 _LEVEL: Final = 6
 _GZIP: Final = 31
@@ -51,6 +55,7 @@ class BatchSize:
         """Batches that may be in flight at once."""
         self._careful = 0
         self._held = 0.0
+        self._interrupted = False
         self._rate = 0.0
 
     def succeeded(self, *, events: int, bytes: int, seconds: float) -> None:
@@ -58,7 +63,8 @@ class BatchSize:
         seconds = max(seconds, 0.001)
         self._held += seconds
         self._rate = bytes / seconds
-        self.parallel = PARALLEL if seconds >= SLOW_S else 1
+        steady = not self._interrupted or self._held >= STEADY_S
+        self.parallel = PARALLEL if steady and seconds >= SLOW_S else 1
         aim = min(AIM_S, max(FIRST_AIM_S, self._held / HELD))
         factor = min(2.0, max(0.5, aim / seconds))
         if factor > 1.0:
@@ -76,9 +82,9 @@ class BatchSize:
 
     def interrupted(self) -> None:
         """Begin with short requests again after the link was gone, at the pace known from before."""
-        self._held = 0.0
+        self._held, self._interrupted, self.parallel = 0.0, True, 1
         if self._rate:
-            self.bytes = min(self.bytes, max(LEAST_BYTES, int(self._rate * FIRST_AIM_S)))
+            self.bytes = min(self.bytes, max(LEAST_BYTES, int(self._rate * RETURN_S)))
 
     def _grow(self, factor: float) -> None:
         if self._careful:
