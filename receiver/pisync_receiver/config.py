@@ -192,7 +192,7 @@ MAX_WAIT = Setting(
 )
 IDLE_TIMEOUT = Setting(
     name="idle_timeout",
-    default="75s",
+    default="150s",
     parse=duration,
     metavar="TIME",
     help="how long a connection may stay open without a request; longer than the gateway before it keeps one",

@@ -30,7 +30,7 @@ from pisync_agent.outbox.adoption import Source
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.recorder import Recorder
 from pisync_agent.service import protocol
-from pisync_agent.service.lock import describe_holder
+from pisync_agent.service.lock import holder_of
 from pisync_common import __version__
 from pisync_common.errors import LockHeld
 
@@ -145,8 +145,9 @@ def _unused(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            holder = holder_of(lock) or "another process"
             raise LockHeld(
-                f"{path} is in use by {describe_holder(lock)}; nothing was adopted. Stop it, then adopt again"
+                f"{path} is in use by {holder}; nothing was adopted. Stop it, then adopt again"
             ) from error
         yield
     finally:

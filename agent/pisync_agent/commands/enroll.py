@@ -31,6 +31,7 @@ def enroll(arguments: argparse.Namespace) -> int:
         raise WrongUsage("enroll needs the receiver's URL and --code CODE; a card that was moved needs --moved alone")
     import pisync_agent.client as client  # httpx is imported only where it is needed
     from pisync_agent.answers import RETRIED
+    from pisync_agent.network.authorities import private_trust
 
     code = identities.checked_code(arguments.code)
     url, *others = (
@@ -54,7 +55,7 @@ def enroll(arguments: argparse.Namespace) -> int:
         return given.at(url, *others)
 
     home = settings_of(arguments)[config.HOME]
-    ca = None if arguments.ca is None else read_authority(arguments.ca, check=client.private_trust)
+    ca = None if arguments.ca is None else read_authority(arguments.ca, check=private_trust)
     if sys.stderr.isatty():
         warn(f"asking {url} …")
     given = enroll_device(

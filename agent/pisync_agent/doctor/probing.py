@@ -82,7 +82,7 @@ class ProxyRefused(OSError):
 def trust_of(ca_file: str | None) -> ssl.SSLContext:
     """Return what the client trusts. Raises Unreachable for a CA file that cannot be used, Unsupported."""
     if ca_file is not None:
-        from pisync_agent.client import private_trust
+        from pisync_agent.network.authorities import private_trust
 
         return private_trust(ca_file)
     paths = ssl.get_default_verify_paths()

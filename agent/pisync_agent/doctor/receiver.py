@@ -42,7 +42,8 @@ def sign_in_text(reply: Reply, host: str) -> str | None:
     """Say how something answered in the receiver's place as sign-in pages do; None if nothing did."""
     if reply.answer is None:
         return "answers with what no receiver sends" if isinstance(reply.error, Unreachable) else None
-    return answers.sign_in(reply.answer.status, reply.answer.headers, host)
+    found = answers.sign_in(reply.answer.status, reply.answer.headers, host)
+    return found.what if found else None
 
 
 def check_sign_in(way: Way, direct: Reply, plain: Reply | None) -> Finding:

@@ -133,6 +133,16 @@ class SyncRunner:
         """Return what stands between this device and delivery."""
         return state_of(self.home, self.here)
 
+    def link_lost(self) -> None:
+        """Note that the link is gone: a request in flight ends."""
+        if (delivery := self._delivery) is not None:
+            delivery[1].link_lost()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._delivery is not None:
+            self._delivery[1].client.close()
+
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
         result = self._run_by_turns(probe=probe, progress=progress)
@@ -169,12 +179,13 @@ class SyncRunner:
                 self._identity, self._turn = moved, 0
 
     def _current(self) -> Delivery:
-        """Return what delivers under the present identity; its connection is closed after each run."""
+        """Return what delivers under the present identity; its connection is kept from run to run."""
         identity = self._identity
         if identity is None:
             raise NotEnrolled(self.enrollment().detail)
         identity = turned(identity, self._turn)
         if self._delivery is None or self._delivery[0] != identity:
+            self.close()
             client = ReceiverClient(identity, clock=self.clock)
             delivery = Delivery(
                 outbox=self.outbox, client=client, clock=self.clock, link=self.link, stopping=self.stopping

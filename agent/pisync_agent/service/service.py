@@ -152,6 +152,7 @@ class Service:
             stack.callback(self._server.close)
             await self._server.start()
             self._scheduler.start()
+            stack.callback(self._runner.link_lost)  # a request that outlived the stop timeout
             stack.callback(self._scheduler.stop)
             stack.callback(asyncio.create_task(self._tick_forever()).cancel)
             yield stack
@@ -259,6 +260,8 @@ class Service:
             self._scheduler.link_up()
             if self._zero_touch is not None:
                 self._zero_touch.wake()
+        elif before and not self._linked:
+            self._runner.link_lost()
 
     def _enroll_unattended(self, stack: AsyncExitStack) -> None:
         """Use an enrollment file that waits; `zero_touch` says how."""
