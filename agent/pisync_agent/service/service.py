@@ -29,6 +29,7 @@ from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.schedule import Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
 from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.ways_in import open_ways_in
 from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
@@ -148,6 +149,10 @@ class Service:
             await self._server.start()
             self._scheduler.start()
             stack.callback(self._scheduler.stop)
+            if kind == "service":
+                open_ways_in(
+                    stack, self._home, self._settings, server=self._server, outbox=self._outbox, status=self._status
+                )
             stack.callback(asyncio.create_task(self._tick_forever()).cancel)
             yield stack
 
