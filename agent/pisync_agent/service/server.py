@@ -158,7 +158,7 @@ class LocalServer:
         return sum(peer.held for peer in self._connected)
 
     async def record(self, events: Events) -> list[int | AgentError]:
-        """Record events that came another way; return each one's seq, or error. Raises what kept all of them out."""
+        """Record events that came another way; return the seq of each, or its error. Raises what kept all out."""
         with self._unanswered():
             answer = await self._submit(None, Message(do=protocol.RECORD, events=events))
         return protocol.record_results(answer, len(events))
