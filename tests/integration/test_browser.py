@@ -249,6 +249,8 @@ def test_a_refused_event_is_put_aside_with_its_reason(device: Device, context: B
     page.evaluate("play({ learner: 's-17' })")
     page.wait_for_function("failed.length === 1")
     assert "unknown field learner" in page.evaluate("failed[0]")
+    page.goto(site)
+    assert page.evaluate("import('/pisync.js').then(() => typeof window.PiSync)") == "function", "as a module, too"
 
 
 def test_a_browser_that_keeps_nothing_says_so_and_records_what_the_agent_has(

@@ -79,7 +79,7 @@ class Device:
     def __init__(self, home: Path, **limits: Any) -> None:
         self.outbox = open_outbox(home)
         self.local = LocalServer(path=home / "agent.sock", serve=partial(record, self.outbox))
-        self.failure: AgentError | None = None
+        self.failure: Exception | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.port = free_port()
@@ -196,6 +196,20 @@ def test_a_disk_that_takes_nothing_is_a_reason_to_repeat(serve: Serve, failure: 
         assert int(headers["retry-after"]) > 0
         device.failure = None
         assert (await client.ask())[0] == 200
+
+    serve(test)
+
+
+def test_a_fault_of_the_program_is_answered_and_its_text_is_not_logged(
+    serve: Serve, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(device: Device) -> None:
+        client = await device.connect()
+        device.failure = RuntimeError("s-17 wrote a note")
+        found, _, answer = await client.ask()
+        assert (found, answer["type"]) == (503, "urn:pisync:problem:store_unusable")
+        assert "RuntimeError" in caplog.text
+        assert "s-17" not in caplog.text + answer["detail"]
 
     serve(test)
 

@@ -17,6 +17,7 @@ from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import spool as spool_module
 from pisync_agent.service import spool_file
 from pisync_agent.service.decoding import Events
+from pisync_agent.service.inotify import FolderWatch
 from pisync_agent.service.server import LocalServer, record
 from pisync_agent.service.spool import Spool, make_folder
 from pisync_agent.service.spool_file import SpoolFile
@@ -266,3 +267,54 @@ def test_many_files_are_taken_page_by_page(device: Device, monkeypatch: pytest.M
 
     assert device.take()
     assert device.recorded() == list(range(10))
+
+
+def run_until_taken(device: Device, names: Sequence[str], *, poll_s: float) -> None:
+    """Run the spool, and rename files into the folder one after the other, each once the file before is taken."""
+
+    async def main() -> None:
+        device.spool.poll_s = poll_s
+        running = asyncio.ensure_future(device.spool.run_forever())
+        async with asyncio.timeout(60):
+            for n, name in enumerate(names):
+                while not device.folder.is_dir():  # noqa: ASYNC110 - the folder is made again after a poll
+                    await asyncio.sleep(0.001)
+                device.put(name, event(n))
+                while (device.folder / name).exists():  # noqa: ASYNC110 - so is a file taken
+                    await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+
+
+def test_a_file_is_taken_as_it_comes_without_polling(device: Device) -> None:
+    run_until_taken(device, ["a.ndjson", "b.ndjson", "c.ndjson"], poll_s=3600)
+
+    assert device.recorded() == [0, 1, 2]
+
+
+def test_a_folder_that_the_kernel_does_not_watch_is_polled(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(folder: Path) -> FolderWatch:
+        raise OSError("no watches left")
+
+    monkeypatch.setattr(spool_module, "FolderWatch", refuse)
+    run_until_taken(device, ["a.ndjson", "b.ndjson"], poll_s=0.01)
+
+    assert device.recorded() == [0, 1]
+
+
+def test_a_folder_that_was_removed_is_made_again(device: Device) -> None:
+    async def main() -> None:
+        device.spool.poll_s = 0.01
+        running = asyncio.ensure_future(device.spool.run_forever())
+        async with asyncio.timeout(60):
+            await asyncio.sleep(0)
+            device.folder.rmdir()
+            while not device.folder.is_dir():  # noqa: ASYNC110 - made again after a poll
+                await asyncio.sleep(0.001)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    asyncio.run(main())
+    assert stat.S_IMODE(device.folder.stat().st_mode) == 0o3770

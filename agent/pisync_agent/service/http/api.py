@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from pisync_agent.errors import AgentError
 from pisync_agent.service import protocol
-from pisync_agent.service.decoding import Events, decode, decode_events
+from pisync_agent.service.decoding import Events, decode, decode_events, unexpected
 from pisync_agent.service.http.access import Access
 from pisync_agent.service.http.messages import Answer, Head, error_problem, error_status, problem, problem_fields
 from pisync_common.models import Stamp
@@ -55,6 +55,8 @@ class Api:
             return await self._record(body)
         except AgentError as error:
             return error_problem(error)
+        except Exception as error:
+            return error_problem(unexpected(error))
 
     async def _record(self, body: bytes) -> Answer:
         try:
