@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -12,12 +13,15 @@ from pisync_common.limits import MIB
 from pisync_common.settings import (
     Setting,
     Settings,
+    boolean,
     choice,
     duration,
     find_file,
     flags_of,
+    integer,
     is_there,
     load,
+    optional,
     path,
     size,
     some_time,
@@ -32,6 +36,7 @@ SYSTEM_FILE: Final = Path("/etc/pisync/agent.toml")
 SYSTEM_HOME: Final = Path("/var/lib/pisync")
 """The folder of a system's service. Where it exists it is everyone's: a private outbox beside it is never delivered."""
 LEAST_QUEUE: Final = 1 * MIB
+_ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 
 
 def _default_home() -> str:
@@ -47,6 +52,15 @@ def _queue_size(value: str) -> int:
     if wanted < LEAST_QUEUE:
         raise ValueError("less than 1MiB")
     return wanted
+
+
+def _origins(value: str) -> frozenset[str]:
+    """Parse origins of web pages, separated by commas or spaces."""
+    found = frozenset(value.lower().replace(",", " ").split())
+    for origin in found:
+        if origin != "null" and not _ORIGIN.fullmatch(origin):
+            raise ValueError(f"{origin!r} is not an origin, such as http://127.0.0.1:8080 (without a path) or null")
+    return found
 
 
 HOME = Setting(
@@ -106,6 +120,27 @@ STOP_TIMEOUT = Setting(
     metavar="TIME",
     help="how long a request in flight may take to finish when the service stops",
 )
+HTTP_PORT = Setting(
+    name="http_port",
+    default="",
+    parse=optional(integer(1, 65535)),
+    metavar="PORT",
+    help="the port of 127.0.0.1 on which apps record over HTTP, such as 8747; empty: none",
+)
+HTTP_ORIGINS = Setting(
+    name="http_origins",
+    default="",
+    parse=_origins,
+    metavar="ORIGINS",
+    help="the origins of web pages that may record, such as http://127.0.0.1:8080; null is that of files",
+)
+HTTP_TOKEN = Setting(
+    name="http_token",
+    default="on",
+    parse=boolean,
+    metavar="ON|OFF",
+    help="whether HTTP needs the token in the agent's file http-token; off opens it to every user of the device",
+)
 LOG_LEVEL = Setting(
     name="log_level",
     default="info",
@@ -123,6 +158,9 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     RETRY_BASE,
     RETRY_CAP,
     STOP_TIMEOUT,
+    HTTP_PORT,
+    HTTP_ORIGINS,
+    HTTP_TOKEN,
     LOG_LEVEL,
 )
 

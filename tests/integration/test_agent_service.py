@@ -375,7 +375,6 @@ def test_a_line_beyond_the_limit_closes_its_connection(agent: AgentProcess) -> N
     [
         7,
         {},
-        {"type": "a.b"},
         {"type": "a.b", "stamp": []},
         {"type": "a.b", "stamp": [1, "b", 1, True], "data": "{"},
         {"type": "a.b", "stamp": [1, "b", 1, True], "data": '{"a": 1}, "seq": 7, "x": {}'},

@@ -288,11 +288,12 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
         debian.run("sh", "-c", f"cd && {line}", user="kolibri")
     assert debian.run("sh", "-c", f'cd && app/bin/python -c "{program}"', user="kolibri") == "4\n"
     assert "No module" in debian.run("/usr/bin/python3", "-c", "import tenacity", user="kolibri", code=1)
+    record_by_file_and_http(debian)
 
     debian.run("pisync", "sync")
     complete = json.loads(debian.run("pisync-receiver", "completeness", "pibox-1", "--json"))
     assert complete["complete"]
-    assert [stream["stored"] for stream in complete["streams"]] == [4]
+    assert [stream["stored"] for stream in complete["streams"]] == [6]
     assert not (debian.root / "home/pi/.local").exists()
     assert not (debian.root / "home/kolibri/.local").exists()
     owners = debian.run("find", "/var/lib/pisync", "!", "-user", "pisync", "-o", "-perm", "/o+rwx", "!", "-type", "d")
@@ -309,6 +310,30 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
     debian.run("systemctl", "stop", "pisync-receiver")
     debian.run("pisync", "record", "-", stdin='{"type": "video.watched"}\n' * 2)
     assert "with 2 events pending" in debian.run("apt-get", "remove", "-y", "pisync-agent")
+
+
+def record_by_file_and_http(debian: Machine) -> None:
+    """Record as the user kolibri in the ways of docs/apps.md: event 5 by a file, event 6 over HTTP."""
+    spool = "/var/lib/pisync/spool"
+    assert debian.run("stat", "--format=%a %U:%G", spool) == "3770 pisync:pisync\n"
+    write = f'umask 027; cd {spool}; echo \'{{"type": "note.taken"}}\' > .notes; mv .notes notes.ndjson'
+    debian.run("sh", "-c", f"{write}; while [ -e notes.ndjson ]; do sleep 0.1; done", user="kolibri")
+    assert status(debian)["last_seq"] == 5
+
+    settings = debian.root / "etc/pisync/agent.toml"
+    settings.write_text(settings.read_text().replace('#http_port = ""', "http_port = 8747"))
+    debian.run("systemctl", "restart", "pisync-agent")
+    post = (
+        "import time, urllib.request as http\n"
+        "token = open('/var/lib/pisync/http-token').read().strip()\n"
+        "request = http.Request('http://127.0.0.1:8747/v1/events', b'{\"type\": \"note.taken\"}')\n"
+        "request.add_header('Authorization', 'Bearer ' + token)\n"
+        "print(http.urlopen(request).read().decode())"
+    )
+    debian.run("sh", "-c", "until [ -e /var/lib/pisync/http-token ]; do sleep 0.1; done", user="kolibri")
+    assert '{"results":[{"seq":6}]}' in debian.run("python3", "-c", post, user="kolibri")
+    assert "PermissionError" in debian.run("python3", "-c", post, user="pi", code=1)
+    assert (debian.root / "usr/share/pisync-agent/pisync.js").read_text().endswith("})(window);\n")
 
 
 def recipe() -> list[str]:
@@ -415,7 +440,7 @@ def test_the_receiver_keeps_its_database_until_it_is_purged(
 def test_an_image_made_without_systemd_serves_from_its_first_boot(debian: Machine) -> None:
     install(debian, "/srv/pisync-agent.deb")
     assert debian.run("stat", "--format=%a %U:%G", "/var/lib/pisync") == "750 pisync:pisync\n"
-    assert list((debian.root / "var/lib/pisync").iterdir()) == []
+    assert [path.name for path in (debian.root / "var/lib/pisync").iterdir()] == ["spool"]
 
     debian.boot()
 

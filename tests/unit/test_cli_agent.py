@@ -30,6 +30,7 @@ from pisync_agent.errors import (
     StoreUnusable,
     Unreachable,
 )
+from pisync_agent.outbox.app_events import whole_event
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import LAST_RUN
 from pisync_agent.outbox.outbox import Outbox, open_outbox
@@ -230,7 +231,7 @@ def test_a_line_without_an_end_is_rejected_early(tmp_path: Path) -> None:
         Recorder(tmp_path / "home") as recorder,
         pytest.raises(InvalidEvent, match="line 2"),
     ):
-        record.record_lines(recorder, record.whole_event, source=source.fileno(), out=out)
+        record.record_lines(recorder, whole_event, source=source.fileno(), out=out)
 
     assert out.getvalue() == "1\n"
 

@@ -146,9 +146,7 @@ def _unused(path: Path) -> Iterator[None]:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = holder_of(lock) or "another process"
-            raise LockHeld(
-                f"{path} is in use by {holder}; nothing was adopted. Stop it, then adopt again"
-            ) from error
+            raise LockHeld(f"{path} is in use by {holder}; nothing was adopted. Stop it, then adopt again") from error
         yield
     finally:
         os.close(fd)

@@ -1,7 +1,11 @@
 """The messages on the agent's Unix socket, JSON, one a line, each with `do`; and the client's side of them.
 
-{"do": "record", "events": [fields of NewEvent, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
-    At most RECORD_EVENTS. Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
+docs/local-protocol.md describes `hello`, `record` and `status` for other languages; VERSION counts their versions.
+
+{"do": "hello"} → {"hello": {"protocol": VERSION, "agent": "0.3.0"}}
+{"do": "record", "events": [event, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
+    At most RECORD_EVENTS, each as the recorder writes it (the fields of NewEvent, with `stamp`) or as apps do (see
+    `app_events`). Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
 {"do": "read", "what": "state"} → {"read": {…}}; "events", "dead" and "runs" have "after", "limit" (and "all"): see
     `views`
@@ -25,6 +29,9 @@ from pisync_agent.service.access import reach_hint
 from pisync_agent.service.lock import holder_of
 from pisync_common.unix_socket import LineClient
 
+VERSION: Final = 1
+
+HELLO: Final = "hello"
 RECORD: Final = "record"
 STATUS: Final = "status"
 READ: Final = "read"

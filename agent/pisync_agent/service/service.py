@@ -27,10 +27,12 @@ from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import protocol, views
+from pisync_agent.service.decoding import unexpected
 from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.schedule import Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
-from pisync_agent.service.server import LocalServer, Request, record, unexpected
+from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.ways_in import open_ways_in
 from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
@@ -148,12 +150,16 @@ class Service:
             )
             self._runner.reload()
             self._scheduler = self._new_scheduler()
-            self._server = LocalServer(path=files.socket(self._home), serve=self._serve)
+            self._server = LocalServer(path=files.socket(self._home), serve=self._serve, stamp=self._clock.stamp)
             stack.callback(self._server.close)
             await self._server.start()
             self._scheduler.start()
             stack.callback(self._runner.link_lost)  # a request that outlived the stop timeout
             stack.callback(self._scheduler.stop)
+            if kind == "service":
+                open_ways_in(
+                    stack, self._home, self._settings, server=self._server, outbox=self._outbox, status=self._status
+                )
             stack.callback(asyncio.create_task(self._tick_forever()).cancel)
             yield stack
 
@@ -297,6 +303,8 @@ class Service:
 
     def _serve_one(self, request: Request) -> None:
         match request.do:
+            case protocol.HELLO:
+                request.answer({"hello": {"protocol": protocol.VERSION, "agent": __version__}})
             case protocol.STATUS:
                 request.answer({"status": self._status()})
             case protocol.READ:
@@ -309,7 +317,7 @@ class Service:
                 self._reload()
                 request.answer({"reloaded": True})
             case _:
-                raise protocol.BadMessage("unknown message")
+                raise protocol.BadMessage(request.fault or f"unknown message {request.do[:40]!r}")
 
     def _status(self) -> dict[str, object]:
         about = {
