@@ -19,7 +19,6 @@ from pisync_agent.client import ReceiverClient
 from pisync_agent.clock import Clock
 from pisync_agent.errors import AgentError, NotEnrolled
 from pisync_agent.identity import Identity
-from pisync_agent.outbox.models import LAST_RUN
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.service.schedule import Due, Schedule
 from pisync_agent.sync.connectivity import has_link
@@ -112,9 +111,8 @@ class SyncRunner:
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
         result = self._current().run(probe=probe, progress=progress)
-        if not result.offline:
-            note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
-            self.outbox.set_note(LAST_RUN, json.dumps(note))
+        note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
+        self.outbox.end_run(None if result.offline else json.dumps(note))
         return result
 
     def _current(self) -> Delivery:
