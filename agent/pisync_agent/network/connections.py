@@ -17,6 +17,7 @@ import httpcore
 import httpx
 
 from pisync_agent.network.proxies import Proxy
+from pisync_agent.network.throttle import Throttle
 from pisync_common.limits import KIB, MIB
 
 MOST_READ: Final = 2 * MIB
@@ -32,10 +33,11 @@ OnSecured = Callable[[bytes | None], None]
 
 
 class Deadline:
-    """When the exchange in progress must be over, and how much it has read."""
+    """When the exchange in progress must be over, how much it has read, and how fast it may send."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], throttle: Throttle | None = None) -> None:
         self.monotonic = monotonic
+        self.throttle = throttle
         self._until = float("inf")
         self._read = 0
 
@@ -211,6 +213,8 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for at in range(0, len(buffer), _PIECE):
+            if (throttle := self._deadline.throttle) is not None:
+                throttle.take(len(buffer[at : at + _PIECE]))
             self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
 
     def close(self) -> None:
