@@ -41,6 +41,7 @@ from pisync_agent.network.connections import Connections, Deadline, peer_certifi
 from pisync_agent.network.failures import Evidence
 from pisync_agent.network.proxies import Proxy, proxy_for
 from pisync_agent.network.sign_in import PROBE_S, sign_in_page
+from pisync_agent.network.throttle import Throttle
 from pisync_common import __version__
 from pisync_common.errors import RuleError
 from pisync_common.limits import KIB, MIB
@@ -94,6 +95,7 @@ class Wire:
         clock: Clock,
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
+        throttle: Throttle | None = None,
     ) -> None:
         self._address = url
         self._url = parsed_url(url)
@@ -101,7 +103,7 @@ class Wire:
         self._clock = clock
         self._transport = transport
         self._environ = environ
-        self._deadline = Deadline(clock.monotonic)
+        self._deadline = Deadline(clock.monotonic, throttle)
         self._http: httpx.Client | None = None
         self._connections: Connections | None = None
         self._proxy: Proxy | None = None
@@ -249,13 +251,21 @@ class ReceiverClient:
         clock: Clock,
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
+        throttle: Throttle | None = None,
     ) -> None:
         """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
         self.announced: str | None = None
         """The address that the receiver asked this device to use, in its last answer."""
         try:
-            self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
+            self._wire = Wire(
+                identity.url,
+                ca_file=identity.ca_file,
+                clock=clock,
+                transport=transport,
+                environ=environ,
+                throttle=throttle,
+            )
         except RuleError as error:
             raise NotEnrolled(f"{error}; enroll this device again (everything recorded is kept)") from error
 

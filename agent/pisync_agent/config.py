@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pisync_agent.errors import StoreUnusable
 from pisync_common.errors import SettingError
 from pisync_common.limits import MIB
+from pisync_common.quiet_hours import QuietHours, quiet_hours
 from pisync_common.settings import (
     Setting,
     Settings,
@@ -37,6 +38,11 @@ SYSTEM_HOME: Final = Path("/var/lib/pisync")
 """The folder of a system's service. Where it exists it is everyone's: a private outbox beside it is never delivered."""
 LEAST_QUEUE: Final = 1 * MIB
 _ORIGIN: Final = re.compile(r"[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+LEAST_RATE: Final = 4_000
+"""Bytes a second: twice the pace at which a request has taken too long (`client.SLOWEST_BYTES`)."""
+
+_RATE: Final = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,3})?) ?([km]bit)(?:/s)?")
+_RATE_UNITS: Final = {"kbit": 1_000, "mbit": 1_000_000}
 
 
 def _default_home() -> str:
@@ -63,6 +69,16 @@ def _origins(value: str) -> frozenset[str]:
     return found
 
 
+def _rate(value: str) -> float:
+    """Parse bits a second; return bytes a second."""
+    match = _RATE.fullmatch(value.strip().lower())
+    if match is None:
+        raise ValueError("not a rate, such as 64kbit or 1Mbit")
+    if (rate := float(match[1]) * _RATE_UNITS[match[2]] / 8) < LEAST_RATE:
+        raise ValueError("slower than 32kbit, at which requests would take too long")
+    return rate
+
+
 HOME = Setting(
     name="home",
     default=_default_home,
@@ -87,10 +103,41 @@ KEEP_DELIVERED = Setting(
 )
 SYNC_DELAY = Setting(
     name="sync_delay",
-    default="3s",
+    default="45s",
     parse=duration,
     metavar="TIME",
     help="how long a new event waits for others, to be sent together with them",
+)
+METERED_AUTO: Final = "auto"
+METERED_YES: Final = "yes"
+METERED_NO: Final = "no"
+METERED = Setting(
+    name="metered",
+    default=METERED_AUTO,
+    parse=choice(METERED_AUTO, METERED_YES, METERED_NO),
+    metavar="WHEN",
+    help="whether the link is paid for by its bytes: yes, no, or auto, which asks NetworkManager",
+)
+METERED_DELAY = Setting(
+    name="metered_delay",
+    default="15m",
+    parse=duration,
+    metavar="TIME",
+    help="how long a new event waits for others on a metered link; never less than sync_delay",
+)
+QUIET_HOURS = Setting[QuietHours | None](
+    name="quiet_hours",
+    default="",
+    parse=optional(quiet_hours),
+    metavar="HOURS",
+    help="when nothing is sent unless `pisync sync` asks for it, by the device's local time, such as 08:00-15:00",
+)
+MAX_RATE = Setting[float | None](
+    name="max_rate",
+    default="",
+    parse=optional(_rate),
+    metavar="RATE",
+    help="how fast events are sent at most, such as 64kbit or 1Mbit a second; empty for no limit",
 )
 SYNC_INTERVAL = Setting(
     name="sync_interval",
@@ -154,6 +201,10 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     MAX_QUEUE,
     KEEP_DELIVERED,
     SYNC_DELAY,
+    METERED,
+    METERED_DELAY,
+    QUIET_HOURS,
+    MAX_RATE,
     SYNC_INTERVAL,
     RETRY_BASE,
     RETRY_CAP,

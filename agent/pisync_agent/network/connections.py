@@ -22,6 +22,7 @@ import httpx
 
 from pisync_agent.network.authorities import public_trust
 from pisync_agent.network.proxies import Proxy
+from pisync_agent.network.throttle import Throttle
 from pisync_common.limits import KIB, MIB
 
 MOST_CONNECTIONS: Final = 2
@@ -46,10 +47,11 @@ OnSecured = Callable[[bytes | None], None]
 
 
 class Deadline(threading.local):
-    """When this thread's exchange must be over, and how much it has read."""
+    """When this thread's exchange must be over, how much it has read, and how fast it may send."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], throttle: Throttle | None = None) -> None:
         self.monotonic = monotonic
+        self.throttle = throttle
         self.before_proxy = False
         """Whether the exchange's connection has got no further than the proxy."""
         self.connected = False
@@ -299,6 +301,8 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for at in range(0, len(buffer), _PIECE):
+            if (throttle := self._deadline.throttle) is not None:
+                throttle.take(len(buffer[at : at + _PIECE]))
             self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
 
     def close(self) -> None:

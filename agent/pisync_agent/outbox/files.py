@@ -77,6 +77,17 @@ def tighten(home: Path) -> None:
                     os.chmod(entry.path, FILE_MODE)  # noqa: PTH101 - the entry may have bytes that are not UTF-8
 
 
+def lengthen(path: Path, size: int) -> None:
+    """Write zeros from the end of a file to `size`, and flush them. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        present = os.fstat(fd).st_size
+        os.pwrite(fd, bytes(max(0, size - present)), present)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_file(path: Path) -> None:
     """Flush a file to the disk."""
     _sync(path, os.O_RDWR)

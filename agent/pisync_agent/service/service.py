@@ -29,7 +29,8 @@ from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import protocol, views
 from pisync_agent.service.decoding import unexpected
 from pisync_agent.service.lock import writer_lock
-from pisync_agent.service.schedule import Schedule
+from pisync_agent.service.restraints import Restraints
+from pisync_agent.service.schedule import START_S, Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
 from pisync_agent.service.server import LocalServer, Request, record
 from pisync_agent.service.ways_in import open_ways_in
@@ -82,7 +83,7 @@ class Service:
         self._interrupted = False
         self._own: tuple[int, Show] | None = None
         self._own_end: Finished | None = None
-        self._linked = False
+        self._route: frozenset[str] = frozenset()
         self._run_until = math.inf
         self._zero_touch: ZeroTouch | None = None
 
@@ -147,6 +148,7 @@ class Service:
                 outbox=self._outbox,
                 clock=self._clock,
                 stopping=lambda: self._scheduler.stopping or self._clock.monotonic() >= self._run_until,
+                max_rate=self._settings[config.MAX_RATE],
             )
             self._runner.reload()
             self._scheduler = self._new_scheduler()
@@ -171,13 +173,17 @@ class Service:
                 now=self._clock.monotonic(),
                 delay=settings[config.SYNC_DELAY],
                 interval=settings[config.SYNC_INTERVAL],
-                first=settings[config.SYNC_DELAY] if self._kind == "service" else settings[config.SYNC_INTERVAL],
+                first=min(settings[config.SYNC_DELAY], START_S)
+                if self._kind == "service"
+                else settings[config.SYNC_INTERVAL],
+                metered_delay=settings[config.METERED_DELAY],
             ),
             wait_policy=RetryPolicy(base=settings[config.RETRY_BASE], cap=settings[config.RETRY_CAP]),
             notify=self._notify,
             monotonic=self._clock.monotonic,
             waiting=lambda: self._outbox.state().waiting,
             enrolled=self._runner.enrolled,
+            restraints=Restraints.from_settings(settings, self._clock),
         )
 
     async def _stop(self) -> None:
@@ -255,19 +261,19 @@ class Service:
         except OSError as error:
             log.info("cannot watch netlink link events (%s); polling instead", error)
             return
-        self._linked = self._runner.link()
+        self._route = self._runner.route()
         self._loop.add_reader(watch, self._on_link_event, watch)
         stack.callback(self._loop.remove_reader, watch)
 
     def _on_link_event(self, watch: LinkWatch) -> None:
         watch.drain()
-        before, self._linked = self._linked, self._runner.link()
-        if self._linked and not before:
+        before, self._route = self._route, self._runner.route()
+        if before - self._route:
+            self._runner.link_lost()
+        if self._route and self._route != before:
             self._scheduler.link_up()
             if self._zero_touch is not None:
                 self._zero_touch.wake()
-        elif before and not self._linked:
-            self._runner.link_lost()
 
     def _enroll_unattended(self, stack: AsyncExitStack) -> None:
         """Use an enrollment file that waits; `zero_touch` says how."""
@@ -291,7 +297,7 @@ class Service:
         if recordings:
             boottime_ms = self._clock.stamp().boottime_ms
             record(self._outbox, recordings, boottime_ms=boottime_ms, note=self._write_faults.note)
-            self._scheduler.recorded()
+            self._scheduler.recorded(sum(len(request.events or ()) for request in recordings))
         for request in requests:
             if request.events is None:
                 try:
