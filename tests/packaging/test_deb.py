@@ -22,6 +22,7 @@ import pisync_receiver.config as receiver_config
 from pisync_agent.outbox.outbox import open_outbox
 from pisync_common.settings import Setting, load
 from tests.packaging.machine import Machine, machine
+from tests.support.processes import wait_until
 from tests.support.services import installed
 
 ROOT: Final = Path(__file__).parents[2]
@@ -496,3 +497,66 @@ def test_no_record_fails_through_restarts_kills_and_an_upgrade(
     assert sorted((each["from"], each["n"]) for each in found) == sorted(
         (name, number) for name, count in recorded.items() for number in range(count)
     )
+
+
+PATIENT: Final = "from pisync_agent import Recorder; print(Recorder().record('note.taken', timeout=60))"
+
+
+def send(debian: Machine, signal: str, unit: str) -> None:
+    """Send a signal to a service's main process."""
+    pid = debian.run("systemctl", "show", "--property=MainPID", "--value", unit).strip()
+    debian.run("sh", "-c", f"kill -{signal} {pid}")
+
+
+def test_a_device_enrolls_by_its_boot_file_and_outlives_what_a_school_does_to_it(debian: Machine) -> None:
+    """From an image with an enrollment file, over a killed, a hung and a stopped service, to the card in another Pi."""
+    for name in NAMES:
+        install(debian, f"/srv/{name}.deb")
+    code = debian.run("pisync-receiver", "enrollment", "create").split()[-1]
+    boot = debian.root / "boot/firmware/pisync-enroll.toml"
+    boot.parent.mkdir(parents=True)
+    boot.write_bytes(f'receiver = "http://127.0.0.1:8080"\r\ncode = "{code}"\r\ndevice_id = "pibox-1"\r\n'.encode())
+    watchdog = debian.root / "etc/systemd/system/pisync-agent.service.d/watchdog.conf"
+    watchdog.parent.mkdir(parents=True)
+    watchdog.write_text("[Service]\nWatchdogSec=3s\n")
+    machine_id = debian.root / "etc/machine-id"
+    machine_id.write_text("a" * 32 + "\n")
+    for user in ("kolibri", "pi"):
+        debian.run("usermod", "--append", "--groups", "pisync", user)
+
+    debian.boot()
+    wait_until(lambda: status(debian)["enrolled"], "the device enrolls")
+    assert status(debian)["device_id"] == "pibox-1"
+    assert not boot.exists()
+    assert debian.run("grep", "-rl", code, "/boot", "/etc", "/run", "/tmp", "/var/lib/pisync", code=1) == ""
+    assert code not in debian.run("journalctl")
+
+    for seq, user in enumerate(("root", "kolibri", "pi"), start=1):
+        assert debian.run("pisync", "record", "note.taken", user=user) == f"{seq}\n"
+    send(debian, "KILL", "pisync-agent")
+    assert debian.run("python3", "-c", PATIENT, user="pi") == "4\n"
+    send(debian, "STOP", "pisync-agent")
+    assert debian.run("python3", "-c", PATIENT, user="pi") == "5\n"
+    assert int(debian.run("systemctl", "show", "--property=NRestarts", "--value", "pisync-agent")) >= 2
+
+    send(debian, "STOP", "pisync-receiver")
+    debian.run("sh", "-c", "pisync sync >/dev/null 2>&1 &")
+    wait_until(lambda: status(debian)["syncing"], "a request waits for the receiver")
+    debian.run("systemctl", "stop", "pisync-agent.socket", "pisync-agent.service")
+    shown = debian.run("systemctl", "show", "--property=Result,TimeoutStopUSec", "pisync-agent")
+    assert sorted(shown.split()) == ["Result=success", "TimeoutStopUSec=5s"]  # later than that, it would be "timeout"
+
+    debian.power_off()
+    machine_id.write_text("b" * 32 + "\n")
+    debian.boot()
+    moved = status(debian)
+    assert (moved["enrolled"], moved["enrollment"]["kind"]) == (False, "moved")
+    assert "another machine" in debian.run("pisync", "doctor", code=None)
+    assert debian.run("pisync", "record", "note.taken", user="kolibri") == "6\n"
+    assert "enroll --moved" in debian.run("pisync", "sync", code=4)
+
+    debian.run("pisync", "enroll", "--moved")
+    debian.run("pisync", "sync")
+    complete = json.loads(debian.run("pisync-receiver", "completeness", "pibox-1", "--json"))
+    assert complete["complete"]
+    assert [stream["stored"] for stream in complete["streams"]] == [6]
