@@ -67,7 +67,7 @@ def test_a_missing_log_is_noticed_and_the_rest_transferred(home: Path) -> None:
         assert seqs(outbox) == list(range(1, 41))
         assert "the log is missing, with 2 committed frames" in state.salvaged[-1].reason
         assert "events recorded after it may be missing" in state.salvaged[-1].reason
-        assert state.sync_events_waiting == 1, "the receiver is told"
+        assert state.sync_events_waiting == 1, "the receiver learns of it"
         assert outbox.append(events(1)) == [41], "of a new stream: no seq names two events"
     assert inspect(home).fault is None
 

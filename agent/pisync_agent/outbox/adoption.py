@@ -42,7 +42,7 @@ class Source:
         newest = self._newest_text()
         self.stream = self._stream(newest)
         self.name = f"{self.stream[:_STREAM_CHARS]}:{_digest(newest)}"
-        """Names this outbox among the adopted ones: copies of one card with different events have different names."""
+        """Identifies what is adopted: copies of one card with different events have different names."""
 
     @property
     def delivered(self) -> int:

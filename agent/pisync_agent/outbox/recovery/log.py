@@ -242,7 +242,7 @@ def _committed(head: bytes) -> int:
 
 def _index_head(index: Path) -> bytes | None:
     """Return both copies of the index's header and the number of frames written back; None if it is not intact."""
-    if not index.exists() or _is_open_here(index):
+    if not index.is_file() or _is_open_here(index):
         return None
     head = index.read_bytes()[: 2 * _INDEX_HEADER + 4]
     one, two = head[:_INDEX_HEADER], head[_INDEX_HEADER : 2 * _INDEX_HEADER]
