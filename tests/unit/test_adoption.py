@@ -1,5 +1,6 @@
 """Adopting another outbox: what is taken from it, once, whatever state it is in."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+import pisync_agent.commands.adopt as commands
 import pisync_agent.outbox.adopted as adopted
 from pisync_agent.commands import cli
 from pisync_agent.commands.usage import DONE, PENDING, UNUSABLE, WRONG_USAGE
@@ -20,8 +22,10 @@ from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.pointers import checksum
 from pisync_agent.recorder import Recorder
+from pisync_agent.service import protocol
 from pisync_agent.service.lock import writer_lock
 from pisync_common.models import Origin
+from pisync_common.streams import INTERRUPTED
 from pisync_common.times import from_ms
 from tests.support.outboxes import STAMP, bodies, deliver, event, events, opened, receipt, seqs
 
@@ -243,6 +247,35 @@ def test_a_full_outbox_says_how_to_go_on(old: Outbox, home: Path, capsys: pytest
     assert found["adopted"] > 0
     assert found["adopted_before"] > 0
     assert sorted(numbers(home)) == list(range(1, 1001))
+
+
+def test_ctrl_c_says_how_to_go_on(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.append(events(5))
+    monkeypatch.setattr(commands, "GROUP", 2)
+    record_many, calls = Recorder.record_many, itertools.count(1)
+
+    def interrupted(self: Recorder, *arguments: Any, **more: Any) -> list[Any]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return record_many(self, *arguments, **more)
+
+    monkeypatch.setattr(Recorder, "record_many", interrupted)
+    error = adopt(closed(old), home, capsys, code=INTERRUPTED)
+    assert "2 of 5 events are adopted, and nothing of the source was changed. Adopt it again" in error
+    found = adopt(old.path.parent, home, capsys)
+    assert (found["adopted"], found["adopted_before"]) == (3, 2)
+
+
+def test_a_service_of_another_version_is_asked_for_nothing(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one would not know that an event is adopted, and record it twice."""
+    old.append(events(1))
+    monkeypatch.setattr(protocol, "live_status", lambda socket: {"version": "0.2.0"})
+    assert "is still version 0.2.0" in adopt(closed(old), home, capsys, code=UNUSABLE)
+    assert not home.exists()
 
 
 def test_the_own_outbox_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
