@@ -2,7 +2,7 @@
 
 {"do": "record", "events": [fields of NewEvent, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
     At most RECORD_EVENTS. Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
-    An event with `adopted_from`: [source, seq] is recorded once; its repeat is answered by 0.
+    An event with `adopted_from` is recorded once; its repeat is answered by 0.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
 {"do": "read", "what": "state"} → {"read": {…}}; "events" and "dead" have "after", "limit" (and "all"): see `views`
 {"do": "sync"} → {"progress": {…}}, any number of times and at least every few seconds, then {"result": {…}}
