@@ -26,6 +26,8 @@ class AgentError(PiSyncError):
     """Any error that the agent shows to its user."""
 
     code: ClassVar[str] = "agent_error"
+    fault: str | None = None
+    """What is wrong with the outbox's files, where that is known: a `faults.Fault`."""
     uncertain: bool = False
     """Whether the event may have been recorded all the same; its text says so, too."""
 

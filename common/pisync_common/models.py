@@ -39,6 +39,8 @@ class Origin:
 
     stream: str
     seq: int
+    device_id: str | None = None
+    """Whose stream it is, if that is another device's."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

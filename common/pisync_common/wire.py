@@ -63,7 +63,7 @@ def encode_event(
         head["occurred_at"] = format_ms(occurred_at_ms)
         head |= stamp_fields(stamp, at="recorded_at")
     if origin is not None:
-        head["origin"] = {"stream": origin.stream, "seq": origin.seq}
+        head["origin"] = origin_fields(origin)
     text = dumps(head)
     return text if data is None else f'{text[:-1]},"data":{data}}}'
 
@@ -120,6 +120,12 @@ def encode_sync_event(event: SyncEvent) -> bytes:
     if event.errors:
         fields["errors"] = dict(event.errors)
     return dumps(fields).encode()
+
+
+def origin_fields(origin: Origin) -> dict[str, object]:
+    """Return an origin as JSON fields."""
+    whose: dict[str, object] = {} if origin.device_id is None else {"device_id": origin.device_id}
+    return whose | {"stream": origin.stream, "seq": origin.seq}
 
 
 def stamp_fields(stamp: Stamp, *, at: str) -> dict[str, object]:

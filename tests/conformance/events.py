@@ -5,6 +5,7 @@ from random import Random
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from pisync_common.times import format_ms
 from pisync_receiver.domain.records import MISSING_RANGES, REJECTIONS, EventFilter
@@ -152,3 +153,18 @@ class EventConformance:
         assert [row.estimated_at for row in rows] == [format_ms(NOON + 1000 * seq) for seq in range(1, 1503)]
         assert [row.quality for row in rows] == ["corrected"] * 1500 + ["synced"] * 2
         assert [row.boot_id for row in rows] == ["boot-1"] * 1502
+
+    def test_an_event_of_another_devices_stream_is_recognised(self, store: BlockingStore) -> None:
+        """An adopted card: what it had delivered, though it never read the receipt, is stored once."""
+        send(store, batch([event(seq, note=str(seq)) for seq in (1, 2)], device="old", stream="card"))
+        adopted = [event(seq, note=str(seq), origin=("card", seq, "old")) for seq in (1, 2, 3)]
+
+        first = send(store, batch(adopted, device="new"))
+        again = send(store, batch([replace(each, seq=each.seq + 3) for each in adopted], device="new"))
+        third = send(store, batch(adopted, device="third"))
+
+        assert [(each.stored, each.duplicates) for each in (first, again, third)] == [(1, 2), (0, 3), (0, 3)]
+        other = send(store, batch([event(1, note="other", origin=("card", 1, "old"))], device="fourth"))
+        assert other.stored == 1, "other content is another event"
+        found = {(row.device_id, row.seq) for row in stored(store, device=None)}
+        assert found == {("old", 1), ("old", 2), ("new", 3), ("fourth", 1)}

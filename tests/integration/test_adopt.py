@@ -44,7 +44,7 @@ def record_and_kill(self, *arguments, **more):
 Recorder.record_many = record_and_kill
 sys.exit(cli.main(["adopt", source, "--json"]))
 """
-"""Adopt; after a number of groups kill a process, or this one, when the group is stored and its answer not used."""
+"""Adopt; after a number of groups kill another process, or itself, when the group is stored and its answer not used."""
 
 
 def adopt_and_kill(agent: AgentProcess, source: Path, groups: int, pid: int = 0) -> "subprocess.CompletedProcess[str]":

@@ -29,6 +29,7 @@ def test_a_failing_card_is_reported_without_an_app(tmp_path: Path, reads: bool) 
             again = agent.json("status", code=4 if reads else 5)
 
             assert found["write_fault"]["code"] == "store_unusable"
+            assert found["write_fault"]["fault"] == ("read_only" if reads else "disk_failed")
             assert again["write_fault"]["since_ms"] == found["write_fault"]["since_ms"]
             assert again["write_fault"]["count"] > found["write_fault"]["count"]
             assert "recording fails since" in text

@@ -30,12 +30,13 @@ def event(
     occurred_ms: int = NOON,
     recorded_ms: int | None = None,
     boot: tuple[str, int] | None = None,
-    origin: tuple[str, int] | None = None,
+    origin: tuple[str, int] | tuple[str, int, str] | None = None,
     **fields: Any,
 ) -> Event:
     """Build an event; another `note` is other content.
 
-    `boot` is its boot id and boot time, `origin` the stream and seq that it was carried from.
+    `boot` is its boot id and boot time, `origin` the stream and seq that it was carried from, and the
+    device if that was another.
     """
     boot_id, boottime_ms = boot or (None, None)
     defaults: dict[str, Any] = {
@@ -51,7 +52,8 @@ def event(
     given = defaults | fields
     if "content" not in given:
         given["content"] = event_hash(*map(given.get, _HASHED), data=given["data"])
-    place = None if origin is None else Origin(stream=origin[0], seq=origin[1])
+    stream, at, *whose = origin or ("", 0)
+    place = None if origin is None else Origin(stream=str(stream), seq=int(at), device_id=next(map(str, whose), None))
     return Event(seq=seq, occurred_ms=occurred_ms, recorded_ms=recorded_ms, origin=place, **given)
 
 

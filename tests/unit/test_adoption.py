@@ -1,5 +1,6 @@
 """Adopting another outbox: what is taken from it, once, whatever state it is in."""
 
+import itertools
 import json
 import os
 import shutil
@@ -11,17 +12,22 @@ from typing import Any
 
 import pytest
 
+import pisync_agent.commands.adopt as commands
+import pisync_agent.identity as identities
 import pisync_agent.outbox.adopted as adopted
 from pisync_agent.commands import cli
 from pisync_agent.commands.usage import DONE, PENDING, UNUSABLE, WRONG_USAGE
 from pisync_agent.errors import InvalidEvent
+from pisync_agent.identity import Identity
 from pisync_agent.outbox.adoption import Source
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.pointers import checksum
 from pisync_agent.recorder import Recorder
+from pisync_agent.service import protocol
 from pisync_agent.service.lock import writer_lock
 from pisync_common.models import Origin
+from pisync_common.streams import INTERRUPTED
 from pisync_common.times import from_ms
 from tests.support.outboxes import STAMP, bodies, deliver, event, events, opened, receipt, seqs
 
@@ -73,6 +79,26 @@ def test_an_adopted_event_keeps_all_but_its_number(old: Outbox, home: Path, caps
         after = [json.loads(body) for body in bodies(own, 1)]
     for number, (one, other) in enumerate(zip(before, after, strict=True), 1):
         assert other == one | {"seq": number + 1, "origin": {"stream": found["stream"], "seq": number}}
+
+
+@pytest.mark.parametrize(("here", "named"), [("pibook-1", None), ("pibook-2", "pibook-1"), (None, "pibook-1")])
+def test_an_origin_names_the_device_if_it_is_another(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str], here: str | None, named: str | None
+) -> None:
+    """The receiver knows the events that a device delivered under that device's name."""
+    old.append(events(1))
+    home.mkdir()
+    for folder, device_id in ((closed(old), "pibook-1"), (home, here)):
+        if device_id is not None:
+            identities.save(
+                folder, Identity(url="https://example.org", device_id=device_id, token="pisync_d_" + "x" * 43)
+            )
+
+    adopt(old.path.parent, home, capsys)
+
+    with closing(opened(home)) as own:
+        (body,) = bodies(own)
+    assert json.loads(body)["origin"].get("device_id") == named
 
 
 def test_an_event_that_was_transferred_before_keeps_its_origin(
@@ -245,6 +271,35 @@ def test_a_full_outbox_says_how_to_go_on(old: Outbox, home: Path, capsys: pytest
     assert sorted(numbers(home)) == list(range(1, 1001))
 
 
+def test_ctrl_c_says_how_to_go_on(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old.append(events(5))
+    monkeypatch.setattr(commands, "GROUP", 2)
+    record_many, calls = Recorder.record_many, itertools.count(1)
+
+    def interrupted(self: Recorder, *arguments: Any, **more: Any) -> list[Any]:
+        if next(calls) == 2:
+            raise KeyboardInterrupt
+        return record_many(self, *arguments, **more)
+
+    monkeypatch.setattr(Recorder, "record_many", interrupted)
+    error = adopt(closed(old), home, capsys, code=INTERRUPTED)
+    assert "2 of 5 events are adopted, and nothing of the source was changed. Adopt it again" in error
+    found = adopt(old.path.parent, home, capsys)
+    assert (found["adopted"], found["adopted_before"]) == (3, 2)
+
+
+def test_a_service_of_another_version_is_asked_for_nothing(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older one would not know that an event is adopted, and record it twice."""
+    old.append(events(1))
+    monkeypatch.setattr(protocol, "live_status", lambda socket: {"version": "0.2.0"})
+    assert "is still version 0.2.0" in adopt(closed(old), home, capsys, code=UNUSABLE)
+    assert not home.exists()
+
+
 def test_the_own_outbox_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with closing(opened(home)) as own:
         own.append(events(1))
@@ -296,7 +351,7 @@ def test_a_stream_whose_name_is_lost_has_a_name_of_its_own(old: Outbox) -> None:
 
 
 def adopted_event(number: int, source: str, seq: int) -> NewEvent:
-    fields = event(number).fields() | {"origin": ["old", seq], "adopted_from": [source, seq]}
+    fields = event(number).fields() | {"origin": ["old", seq, None], "adopted_from": [source, seq, None]}
     return NewEvent.from_fields(fields)
 
 
@@ -317,7 +372,10 @@ def test_what_is_noted_is_bounded(home: Path, monkeypatch: pytest.MonkeyPatch) -
             assert isinstance(result, InvalidEvent)
 
 
-@pytest.mark.parametrize("place", [["s"], ["s", 0], ["s", None], ["s", True], ["", 1], [1, 1], "s", {"stream": "s"}])
+@pytest.mark.parametrize(
+    "place",
+    [["s", 1], ["s", 0, None], ["s", None, None], ["s", True, None], ["", 1, None], [1, 1, None], ["s", 1, ""], "s"],
+)
 def test_a_place_from_another_process_is_checked(place: object) -> None:
     for name in ("origin", "adopted_from"):
         with pytest.raises(InvalidEvent):

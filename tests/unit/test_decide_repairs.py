@@ -122,7 +122,7 @@ def test_learned_boots_are_few_and_hide_no_boot_that_sent() -> None:
 
 
 def test_a_learned_boot_is_no_clone() -> None:
-    """A clock that lied about being synchronised puts a boot beside the one that sends."""
+    """A clock that lied about being synchronised puts a boot beside the boot that sends."""
     store = MemoryStore()
     store.run(later([right(1)]))
     lying = event(2, occurred_ms=NOON + 30 * HOUR, boot=("c", MINUTE), clock_synced=True)

@@ -23,11 +23,11 @@ def test_a_fault_is_kept_from_its_first_commit_to_its_last() -> None:
     faults.note(StoreUnusable("disk I/O error"))
     clock.seconds = 9.0
     faults.note(OutboxFull("no room"))
-    assert faults.fields() == {"code": "outbox_full", "detail": "no room", "since_ms": 7000, "count": 2}
+    assert faults.fields() == {"code": "outbox_full", "fault": None, "detail": "no room", "since_ms": 7000, "count": 2}
     faults.note(None)
     assert faults.fields() is None
     faults.note(StoreUnusable("again"))
-    assert faults.fields() == {"code": "store_unusable", "detail": "again", "since_ms": 9000, "count": 1}
+    assert faults.fields() == {"code": "store_unusable", "fault": None, "detail": "again", "since_ms": 9000, "count": 1}
 
 
 def test_it_is_logged_at_first_then_hourly_then_at_its_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import pisync_agent.config as config
+import pisync_agent.identity as identities
 from pisync_agent.commands.command import OUTBOX, Command, add_json
 from pisync_agent.commands.formatting import count
 from pisync_agent.commands.sync import Meter
 from pisync_agent.commands.usage import DONE, PENDING, WrongUsage, acting_as_owner
-from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
+from pisync_agent.errors import AgentError, InvalidEvent, NotEnrolled, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.outbox.adopted import ADOPTED_BEFORE
 from pisync_agent.outbox.adoption import Source
@@ -68,7 +69,7 @@ def adopt(arguments: argparse.Namespace) -> int:
     home, given = settings[config.HOME], Path(arguments.source).absolute()
     path = _database(given, home)
     _check_service(home)
-    with _unused(path), files.errors(path), Source(path) as source:
+    with _unused(path), files.errors(path), Source(path, _other_device(path.parent, home)) as source:
         outcome = Outcome(
             source=str(path),
             stream=source.stream,
@@ -120,6 +121,23 @@ def _database(given: Path, home: Path) -> Path:
         if path.exists() and own.exists() and path.samefile(own):
             raise WrongUsage(f"{given} is the outbox of this device's service already; name another folder")
     return path.resolve()
+
+
+def _other_device(folder: Path, home: Path) -> str | None:
+    """Return the id under which the source was enrolled; None if that is this device's own, or cannot be read.
+
+    With it the receiver recognises events whose receipt the source never read.
+    """
+    there, here = (_device_id(each) for each in (folder, home))
+    return there if there != here else None
+
+
+def _device_id(folder: Path) -> str | None:
+    try:
+        known = identities.load(folder)
+    except NotEnrolled:
+        return None
+    return None if known is None else known.device_id
 
 
 def _check_service(home: Path) -> None:

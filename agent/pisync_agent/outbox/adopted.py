@@ -52,7 +52,7 @@ class Adopted:
             return _numbers(text(row[0]))
         noted = integer(self._connection.execute(queries()["count_notes"], (_PREFIX, _END)).fetchone()[0])
         if noted + len(self._sources) >= SOURCES_MAX:
-            raise InvalidEvent(f"{SOURCES_MAX:,} outboxes were adopted into this one, the most there may be")
+            raise InvalidEvent(f"{SOURCES_MAX:,} outboxes were adopted here, the most there may be")
         return Numbers()
 
 

@@ -28,9 +28,13 @@ _USER_VERSION: Final = slice(60, 64)
 
 
 class Source:
-    """The database file at `path`. Close it. Raises OSError, or StoreUnusable for what is no outbox, or a newer one."""
+    """The database file at `path`, and the device that it is from if that is another. Close it.
 
-    def __init__(self, path: Path) -> None:
+    Raises OSError; StoreUnusable for what is no outbox, or of a newer version.
+    """
+
+    def __init__(self, path: Path, device_id: str | None = None) -> None:
+        self._device_id = device_id
         self._pages = Pages(path)
         try:
             version = int.from_bytes(self._pages.page(1)[_USER_VERSION], "big")
@@ -42,7 +46,7 @@ class Source:
         newest = self._newest_text()
         self.stream = self._stream(newest)
         self.name = f"{self.stream[:_STREAM_CHARS]}:{_digest(newest)}"
-        """Names this outbox among the adopted ones: copies of one card with different events have different names."""
+        """Identifies what is adopted: copies of one card with different events have different names."""
 
     @property
     def delivered(self) -> int:
@@ -109,7 +113,7 @@ class Source:
         try:
             return NewEvent.from_body(
                 body,
-                origin=Origin(stream=self.stream, seq=seq),
+                origin=Origin(stream=self.stream, seq=seq, device_id=self._device_id),
                 adopted_from=Origin(stream=self.name, seq=seq),
             )
         except InvalidEvent as error:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pisync_agent.errors import StoreUnusable
+from pisync_agent.outbox.faults import Fault
 from pisync_common import sqlite
 from pisync_common.errors import NotDurable
 from pisync_common.queries import load_queries
@@ -55,15 +56,19 @@ def check_ours(connection: Connection, path: Path) -> None:
     found, latest = version(connection), max(migrations())
     tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()}
     if tables and "pointers" not in tables:
-        raise StoreUnusable(
+        foreign = StoreUnusable(
             f"{path} is another program's database. Nothing was changed, and nothing was recorded in it. "
             "Move it away, or name another home."
         )
+        foreign.fault = Fault.FOREIGN
+        raise foreign
     if found > latest:
-        raise StoreUnusable(
+        newer = StoreUnusable(
             f"{path} has schema version {found}, written by a newer PiSync; this version supports {latest}. "
             "Install the newer PiSync again; nothing was changed."
         )
+        newer.fault = Fault.NEWER_VERSION
+        raise newer
 
 
 def migrate(connection: Connection, path: Path) -> None:

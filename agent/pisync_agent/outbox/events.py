@@ -90,7 +90,7 @@ class NewEvent:
             fields["follows"] = True
         for name in ("origin", "adopted_from"):
             if (place := getattr(self, name)) is not None:
-                fields[name] = [place.stream, place.seq]
+                fields[name] = [place.stream, place.seq, place.device_id]
         return fields
 
     @classmethod
@@ -125,7 +125,7 @@ class NewEvent:
         """
         try:
             recorded = json.loads(body)
-            first = recorded.get("origin") or {"stream": origin.stream, "seq": origin.seq}
+            first = {"device_id": origin.device_id} | (recorded.get("origin") or wire.origin_fields(origin))
             fields = {name: recorded.get(name) for name in ("type", "id", "learner_id", "object_id")}
             own_time = recorded.get("recorded_at") is not None
             fields |= {
@@ -135,8 +135,8 @@ class NewEvent:
                 ],
                 "occurred_at_ms": parse_ms(recorded["occurred_at"]) if own_time else None,
                 "data": None if recorded.get("data") is None else wire.dumps(recorded["data"]),
-                "origin": [first["stream"], first["seq"]],
-                "adopted_from": [adopted_from.stream, adopted_from.seq],
+                "origin": [first["stream"], first["seq"], first["device_id"]],
+                "adopted_from": [adopted_from.stream, adopted_from.seq, None],
             }
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InvalidEvent(f"not an event's text: {error!r:.200}") from error
@@ -236,13 +236,15 @@ def _place(value: object) -> Origin | None:
     """Return a place that another process sent; raise RuleError or TypeError."""
     if value is None:
         return None
-    if not isinstance(value, list) or len(value) != 2:
-        raise TypeError("a place is a stream and a seq")
-    stream, seq = value
+    if not isinstance(value, list) or len(value) != 3:
+        raise TypeError("a place is a stream, a seq and a device")
+    stream, seq, device_id = value
     _check_integer("seq", seq, 1, SEQ_MAX)
     if seq is None:
-        raise TypeError("a place is a stream and a seq")
-    return Origin(stream=rules.check_id("stream", stream), seq=seq)
+        raise TypeError("a place has a seq")
+    if device_id is not None:
+        rules.check_id("device_id", device_id)
+    return Origin(stream=rules.check_id("stream", stream), seq=seq, device_id=device_id)
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:

@@ -9,11 +9,33 @@ import errno
 import os
 import sqlite3
 import stat
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from pisync_agent.errors import AgentError, OutboxFull, StoreUnusable
 from pisync_common.sqlite import ERRORS
+
+
+class Fault(StrEnum):
+    """What is wrong with the outbox's files: stable names, for programs."""
+
+    FULL = "full"
+    READ_ONLY = "read_only"
+    DISK_FAILED = "disk_failed"
+    DISK_GONE = "disk_gone"
+    NOT_PERMITTED = "not_permitted"
+    DAMAGED = "damaged"
+    """The service salvages it when it starts."""
+    LOG_MISSING = "log_missing"
+    """Damage, too: the newest events were in the log."""
+    NEWER_VERSION = "newer_version"
+    FOREIGN = "foreign"
+    """Another program's database."""
+    MOVED = "moved"
+    BUSY = "busy"
+    OTHER = "other"
+
 
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT)
 _DAMAGED_NAMES: Final = ("SQLITE_CORRUPT", "SQLITE_NOTADB", "SQLITE_FORMAT", "SQLITE_TOOBIG", "SQLITE_IOERR_SHORT_READ")
@@ -28,6 +50,7 @@ _DAMAGED_TEXTS: Final = (
     "no such index",
     "unsupported file format",
 )
+_BUSY_NAMES: Final = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")
 _UNCLEAR_NAMES: Final = ("SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_PERM", "SQLITE_AUTH")
 """Errors of SQLite that the file system can explain."""
 
@@ -49,6 +72,15 @@ _WORDS: Final = {
     errno.ENOMEM: ("there is no memory left", "Close some programs, then try again."),
 }
 """By errno: what is wrong, and what to do."""
+_FAULTS: Final = {
+    errno.EROFS: Fault.READ_ONLY,
+    errno.EIO: Fault.DISK_FAILED,
+    errno.ENXIO: Fault.DISK_GONE,
+    errno.ENODEV: Fault.DISK_GONE,
+    errno.ENOENT: Fault.DISK_GONE,
+    errno.EACCES: Fault.NOT_PERMITTED,
+    errno.EPERM: Fault.NOT_PERMITTED,
+}
 
 
 def is_full(error: BaseException) -> bool:
@@ -85,6 +117,25 @@ def explained(path: Path, error: Exception, *, reading: bool = False) -> AgentEr
     `reading` says that nothing was to be written. OutboxFull where there is no room, StoreUnusable otherwise.
     """
     path, number = _cause(path, error, writing=not reading)
+    told = _explained(path, error, number, reading=reading)
+    told.fault = _fault(error, number)
+    return told
+
+
+def _fault(error: Exception, number: int | None) -> Fault:
+    name = getattr(error, "sqlite_errorname", "") or ""
+    if number in _FULL or is_full(error):
+        return Fault.FULL
+    if number is not None:
+        return _FAULTS.get(number, Fault.OTHER)
+    if is_damage(error):
+        return Fault.DAMAGED
+    if name == "SQLITE_READONLY_DBMOVED":
+        return Fault.MOVED
+    return Fault.BUSY if name.startswith(_BUSY_NAMES) else Fault.OTHER
+
+
+def _explained(path: Path, error: Exception, number: int | None, *, reading: bool) -> AgentError:
     if number in _FULL or is_full(error):
         return _full(path, number, reading=reading)
     what, advice = _words(path, error, number, reading=reading)
@@ -172,7 +223,7 @@ def _words(path: Path, error: Exception, number: int | None, *, reading: bool) -
     name = getattr(error, "sqlite_errorname", "") or ""
     if name == "SQLITE_READONLY_DBMOVED":
         return "the file was moved or deleted while it was open", "Put it back, or start the service again."
-    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_PROTOCOL")):
+    if name.startswith(_BUSY_NAMES):
         return "another process has it locked", "Try again; if it stays so, stop that process."
     return "SQLite failed", _CHECK
 

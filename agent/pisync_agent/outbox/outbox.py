@@ -22,7 +22,7 @@ from pisync_agent.outbox import disk, event_rows, files, pointers, space, sync_e
 from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent, behind_refused
-from pisync_agent.outbox.faults import explained, is_full
+from pisync_agent.outbox.faults import Fault, explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
 from pisync_agent.outbox.models import CHECKED, LAST_RUN, OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
@@ -378,11 +378,13 @@ class Outbox:
         if not is_full(error):  # a quota
             return explained(self.path, error)
         state = read_state(self._file.connection, self._pointers(), self._file.disk.most)
-        return OutboxFull(
+        full = OutboxFull(
             f"the outbox is full ({state.bytes_used / MIB:.1f} of {state.bytes_max / MIB:.1f} MiB, "
             f"{state.waiting} events pending): nothing was recorded, everything recorded before is kept. "
             "Sync this device (`pisync sync`), or free space on its disk, then try again."
         )
+        full.fault = Fault.FULL
+        return full
 
 
 def _size(events: Sequence[NewEvent]) -> int:

@@ -6,6 +6,7 @@ docs/local-protocol.md describes `hello`, `record` and `status` for other langua
 {"do": "record", "events": [event, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
     At most RECORD_EVENTS, each as the recorder writes it (the fields of NewEvent, with `stamp`) or as apps do (see
     `app_events`). Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
+    An event with `adopted_from` is recorded once; its repeat is answered by 0.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
 {"do": "read", "what": "state"} → {"read": {…}}; "events", "dead" and "runs" have "after", "limit" (and "all"): see
     `views`

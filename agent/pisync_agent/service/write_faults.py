@@ -62,7 +62,13 @@ class WriteFaults:
         fault = self._fault
         if fault is None:
             return None
-        return {"code": fault.code, "detail": str(fault), "since_ms": self._since_ms, "count": self._count}
+        return {
+            "code": fault.code,
+            "fault": fault.fault,
+            "detail": str(fault),
+            "since_ms": self._since_ms,
+            "count": self._count,
+        }
 
     def _note_success(self) -> None:
         self._worked_at = self._monotonic()

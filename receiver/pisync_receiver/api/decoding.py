@@ -18,7 +18,16 @@ from pisync_common.errors import RuleError
 from pisync_common.limits import BATCH_EVENTS, DATA_BYTES, DATA_DEPTH
 from pisync_common.models import ERROR_CODES, Origin, Stamp
 from pisync_common.times import parse_ms
-from pisync_receiver.api.schemas import Agent, Batch, Enrollment, ProgressEvent, Sent, Seq, SyncEventRequest
+from pisync_receiver.api.schemas import (
+    Agent,
+    Batch,
+    CarriedFrom,
+    Enrollment,
+    ProgressEvent,
+    Sent,
+    Seq,
+    SyncEventRequest,
+)
 from pisync_receiver.domain.content import body_hash, event_hash
 from pisync_receiver.domain.submissions import Event, EventBatch, InvalidEvent
 from pisync_receiver.errors import Problem
@@ -282,8 +291,14 @@ def _event_of(event: ProgressEvent) -> Event:
         event.boottime_ms,
         event.clock_synced,
         data,
-        None if origin is None else Origin(stream=rules.check_id("origin.stream", origin.stream), seq=origin.seq),
+        None if origin is None else _origin(origin),
     )
+
+
+def _origin(given: CarriedFrom) -> Origin:
+    stream = rules.check_id("origin.stream", given.stream)
+    device_id = None if given.device_id is None else rules.check_id("origin.device_id", given.device_id)
+    return Origin(stream=stream, seq=given.seq, device_id=device_id)
 
 
 def _data(raw: Raw) -> str | None:

@@ -74,6 +74,8 @@ class CarriedFrom(Struct, frozen=True, kw_only=True, gc=False):
 
     stream: Id
     seq: Seq
+    device_id: Id | None = None
+    """Whose stream it is, if that is another device's."""
 
 
 class ProgressEvent(Struct, frozen=True, kw_only=True, gc=False):

@@ -15,6 +15,7 @@ from msgspec.structs import replace
 from pisync_common.limits import RECEIPT_RANGES
 from pisync_common.models import Receipt, Rejection
 from pisync_common.times import format_ms
+from pisync_common.wire import origin_fields
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import CARRIED, CONFLICT, STORED, Place, Version
 from pisync_receiver.domain.repairs import repair
@@ -136,7 +137,7 @@ class Reconciler:
             if (place := self._state.stored_at(key)) is not None:
                 return place
         if origin is not None:
-            place = (device_id, origin.stream, origin.seq)
+            place = (origin.device_id or device_id, origin.stream, origin.seq)
             for version in self._state.versions(place)[:1]:
                 if version.kind in (STORED, CARRIED) and version.content == event.content:
                     return place
@@ -289,6 +290,6 @@ def body_of(event: Event) -> str:
         "clock_synced": event.clock_synced,
     }
     if event.origin is not None:
-        fields["origin"] = {"stream": event.origin.stream, "seq": event.origin.seq}
+        fields["origin"] = origin_fields(event.origin)
     text = msgspec.json.encode({name: value for name, value in fields.items() if value is not None}).decode()
     return text if event.data is None else f'{text[:-1]},"data":{event.data}}}'

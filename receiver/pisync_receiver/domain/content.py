@@ -62,7 +62,8 @@ def keys_of(device_id: str, event: Event) -> list[tuple[str, bytes]]:
     """The keys under which the event may be stored already: its app's id, and where it was first recorded."""
     keys = [] if event.event_id is None else [id_key(device_id, event)]
     if event.origin is not None:
-        keys.append(origin_key(device_id, event.origin.stream, event.origin.seq, event.content))
+        origin = event.origin
+        keys.append(origin_key(origin.device_id or device_id, origin.stream, origin.seq, event.content))
     return keys
 
 
@@ -77,7 +78,7 @@ def id_key(device_id: str, event: Event) -> tuple[str, bytes]:
 
 
 def origin_key(device_id: str, stream: str, seq: int, content: bytes) -> tuple[str, bytes]:
-    """The key of an event that was first recorded at another place of the same device."""
+    """The key of an event that was first recorded at another place, of this device or another."""
     return device_id, _hash(b"at:%d:%b:" % (seq, stream.encode()) + content)
 
 

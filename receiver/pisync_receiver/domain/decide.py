@@ -217,7 +217,7 @@ def _versions(facts: Facts, batches: _Batches) -> list[tuple[str, str, Sequence[
         for batch in group:
             for event in batch.events:
                 if event.origin is not None:
-                    wanted[device_id, event.origin.stream].add(event.origin.seq)
+                    wanted[event.origin.device_id or device_id, event.origin.stream].add(event.origin.seq)
     return [(device_id, stream, sorted(seqs)) for (device_id, stream), seqs in sorted(wanted.items()) if seqs]
 
 

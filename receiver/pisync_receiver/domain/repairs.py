@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from pisync_common.errors import RuleError
 from pisync_common.times import parse_ms
 from pisync_receiver.domain.facts import Facts, Place, StreamName
-from pisync_receiver.domain.rows import EarlierEvent, Repaired, StoredEvent
+from pisync_receiver.domain.rows import EarlierEvent, Repaired, StoredEvent, Stream
 from pisync_receiver.domain.state import Account, State
 from pisync_receiver.domain.submissions import EventBatch
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS, CORRECTED, ESTIMATED, epochs, occurred
@@ -34,10 +34,11 @@ def wanted(facts: Facts, batches: Iterable[EventBatch]) -> list[tuple[str, str, 
         row = facts.streams.get(name)
         if not batch.events or row is None:
             continue
-        account = Account(row, ())
-        if (boot := _taught(account, batch)) is not None:
-            found[*name, _first(batch)] = boot
-        elif name not in begun and (left := account.unrepaired()):
+        if new := _new_boots(row, batch):
+            first = min(batch.events, key=_seq)
+            if first.boot_id in new and first.boot_id in _began(Account(row, ()), batch):
+                found[*name, first.seq] = first.boot_id
+        elif name not in begun and (left := Account(row, ()).unrepaired()):
             boot, _, upto = left[-1]
             found[*name, upto + 1] = boot
         begun.add(name)
@@ -46,36 +47,26 @@ def wanted(facts: Facts, batches: Iterable[EventBatch]) -> list[tuple[str, str, 
 
 def repair(state: State, account: Account, batch: EventBatch) -> None:
     """Remember the boots that a batch says the beginning of, and correct estimates that stand before it."""
-    if not batch.events:
-        return
-    taught = _taught(account, batch)
-    for boot, epoch_ms in _learned(account, batch).items():
-        if boot == taught:
-            account.learn(boot, epoch_ms, _first(batch) - 1)
-        elif batch.sent is None or boot != batch.sent.boot_id:
-            account.learn(boot, epoch_ms, 0)
+    if new := _new_boots(account.row, batch):
+        began = _began(account, batch)
+        first = min(batch.events, key=_seq)
+        for boot, epoch_ms in began.items():
+            if boot in new:  # of a boot that begins within the batch, nothing is stored
+                account.learn(boot, epoch_ms, first.seq - 1 if boot == first.boot_id else 0)
     for boot, epoch_ms, upto in account.unrepaired():
         place = (batch.device_id, batch.stream, upto + 1)
         if place in state.facts.earlier or place[:2] not in state.facts.streams:
             _correct(state, account, place, (boot, epoch_ms))
 
 
-def _first(batch: EventBatch) -> int:
-    return min(event.seq for event in batch.events)
+def _new_boots(row: Stream, batch: EventBatch) -> set[str]:
+    """Return the boots of the events that the stream's row does not have."""
+    boots = {event.boot_id for event in batch.events}
+    return {boot for boot in boots if boot is not None and f'"{boot}"' not in row.boots}
 
 
-def _taught(account: Account, batch: EventBatch) -> str | None:
-    """Return the boot of the batch's first event if the batch is the first to say when it began."""
-    boot = min(batch.events, key=_seq).boot_id
-    if boot is None or f'"{boot}"' in account.row.boots:
-        return None
-    return boot if boot in _learned(account, batch) else None
-
-
-def _learned(account: Account, batch: EventBatch) -> dict[str, int]:
-    known = account.known_boots()
-    began = epochs(batch.events, batch.sent, batch.received_ms, known)
-    return {boot: epoch_ms for boot, epoch_ms in began.items() if boot not in known}
+def _began(account: Account, batch: EventBatch) -> dict[str, int]:
+    return epochs(batch.events, batch.sent, batch.received_ms, account.known_boots())
 
 
 def _correct(state: State, account: Account, place: Place, began: tuple[str, int]) -> None:

@@ -16,6 +16,7 @@ from pisync_agent.outbox.events import seq_of
 from pisync_agent.outbox.models import QueuedSyncEvent
 from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.pointers import Pointers, checksum
+from pisync_agent.outbox.recovery.log import missing_frames
 from pisync_agent.outbox.recovery.sqlite_pages import Pages, Row, Version
 from pisync_common.limits import SEQ_MAX
 
@@ -67,7 +68,9 @@ class Contents:
 def read_file(path: Path, *, after: int = 0) -> Contents:
     """Read a file, broken or not; events up to `after` count as delivered. Raises OSError."""
     with Pages(path) as pages:
-        return read_pages(pages, after=after)
+        found = read_pages(pages, after=after)
+    found.whole = found.whole and not missing_frames(path)
+    return found
 
 
 def read_pages(pages: Pages, *, after: int = 0) -> Contents:

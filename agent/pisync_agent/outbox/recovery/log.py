@@ -221,16 +221,36 @@ def committed_by_index(index: Path, salt: bytes) -> int:
 
     SQLite writes the number after the frames are on the disk: so there were at least as many. Raises OSError.
     """
-    if not index.exists() or _is_open_here(index):
-        return 0
-    head = index.read_bytes()[: 2 * _INDEX_HEADER]
-    one, two = head[:_INDEX_HEADER], head[_INDEX_HEADER:]
-    if len(two) < _INDEX_HEADER or one != two or one[32:40] != salt:
-        return 0
+    head = _index_head(index)
+    return 0 if head is None or head[32:40] != salt else _committed(head)
+
+
+def missing_frames(path: Path) -> int:
+    """Return how many committed frames a database lacks whose log is missing, as its index says; 0 if it cannot tell.
+
+    Raises OSError.
+    """
+    log, index = (path.with_name(path.name + ending) for ending in ("-wal", "-shm"))
+    head = None if log.exists() and log.stat().st_size > WAL_HEADER else _index_head(index)
+    written = b"" if head is None else head[2 * _INDEX_HEADER :]
+    return 0 if head is None or len(written) < 4 else max(0, _committed(head) - int.from_bytes(written, sys.byteorder))
+
+
+def _committed(head: bytes) -> int:
+    return int.from_bytes(head[16:20], sys.byteorder)
+
+
+def _index_head(index: Path) -> bytes | None:
+    """Return both copies of the index's header and the number of frames written back; None if it is not intact."""
+    if not index.is_file() or _is_open_here(index):
+        return None
+    head = index.read_bytes()[: 2 * _INDEX_HEADER + 4]
+    one, two = head[:_INDEX_HEADER], head[_INDEX_HEADER : 2 * _INDEX_HEADER]
     order = "<" if sys.byteorder == "little" else ">"
-    if checksum(one[:40], order, (0, 0)) != struct.unpack(f"{order}2I", one[40:48]):
-        return 0
-    return int.from_bytes(one[16:20], sys.byteorder)
+    intact = len(two) == _INDEX_HEADER and one == two
+    if not intact or checksum(one[:40], order, (0, 0)) != struct.unpack(f"{order}2I", one[40:48]):
+        return None
+    return head
 
 
 def _is_open_here(path: Path) -> bool:

@@ -26,7 +26,7 @@ from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.recovery import swap
 from pisync_agent.outbox.recovery.contents import Contents, Found, events
-from pisync_agent.outbox.recovery.log import WAL_HEADER, committed_by_index, read_log
+from pisync_agent.outbox.recovery.log import WAL_HEADER, committed_by_index, missing_frames, read_log
 from pisync_agent.outbox.recovery.sqlite_pages import Pages
 from pisync_common import sqlite
 from pisync_common.limits import MIB
@@ -35,6 +35,9 @@ from pisync_common.sqlite import ERRORS, Connect, Connection, transaction
 
 CHECKED_WHOLE_BYTES: Final = 1 * MIB
 """A file up to this size is checked page by page when it is opened; a larger one where it matters most."""
+
+MISSING_LOG: Final = "the log is missing"
+"""How the reason begins where that is the damage."""
 
 _CHUNK: Final = 500
 """Events written in one transaction."""
@@ -54,7 +57,8 @@ def hidden_damage(path: Path) -> str | None:
     """
     log = read_log(files.companion(path, "-wal"))
     if log is None:
-        return None
+        lost = missing_frames(path)
+        return f"{MISSING_LOG}, with {lost} committed frames that the file does not have" if lost else None
     if not path.exists() or path.stat().st_size == 0:
         return "the database file is empty, its log is not"
     if not log.header_intact:
