@@ -585,4 +585,4 @@ def test_budget_of_the_doctor_keeps_its_promise() -> None:
     """Less than 15 s in all: the examination, and the start of the program."""
     from pisync_agent.doctor import examination
 
-    assert examination.TOTAL_S <= 12
+    assert examination.TOTAL_S <= 10

@@ -192,14 +192,14 @@ def test_enrollment(found: dict[str, Any], verdict: Verdict, words: list[str]) -
     the(verdict, service.check_enrollment(subject(**found)), *words)
 
 
-def test_damaged_identity_is_told_from_a_hidden_identity(tmp_path: Path) -> None:
+def test_damaged_identity_differs_from_a_hidden_identity(tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{")
     found = subject(tmp_path, identity=None, identity_fault="identity.json is damaged", state=None)
 
     the(Verdict.BAD, service.check_enrollment(found), "is damaged", "pisync enroll")
 
 
-def test_stranger_is_told_how_to_be_let_in() -> None:
+def test_stranger_learns_how_to_be_let_in() -> None:
     the(Verdict.WARN, service.check_socket(subject(live=None, barred="may not ask")), "adduser", "may not ask")
 
 
