@@ -471,6 +471,44 @@ def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
     assert files.database(home).read_bytes() == before
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask systemd for it")
+@pytest.mark.parametrize(
+    ("fix", "program", "words"),
+    [
+        ("start-service", "systemctl", "enable --now pisync-agent"),
+        ("restart-service", "systemctl", "restart pisync-agent"),
+        ("ntp", "timedatectl", "set-ntp true"),
+    ],
+)
+def test_repairs_by_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: str, program: str, words: str
+) -> None:
+    """Stands for systemd: a program that notes how it was called, and one that fails."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+    (tmp_path / program).write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    (tmp_path / program).chmod(0o755)
+    wanted = Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix=fix)
+
+    assert repair(tmp_path, wanted).done
+    assert asked.read_text().strip() == words
+
+    (tmp_path / program).write_text("#!/bin/sh\necho Unit not found. >&2; exit 5\n")
+    failed = repair(tmp_path, wanted)
+    assert not failed.done
+    assert "Unit not found." in failed.text
+
+
+def test_repair_that_needs_root_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = repair(
+        tmp_path, Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix="start-service")
+    )
+
+    assert not found.done
+    assert found.text == "start the service: sudo pisync doctor --fix"
+
+
 # Networks that lead nowhere
 
 
