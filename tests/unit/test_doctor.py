@@ -102,7 +102,9 @@ def test_kernel_log(line: str, device: str, verdict: Verdict) -> None:
     the(verdict, machine.check_kernel(["usb 1-1: new device", line], device))
 
 
-def test_kernel_log_that_may_not_be_read_is_skipped() -> None:
+def test_kernel_log_that_may_not_be_read_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "kernel's log")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "sudo pisync doctor")
 
 
@@ -154,6 +156,7 @@ def test_strays_name_the_folder_and_the_command() -> None:
         ({}, {"ActiveState": "active", "SubState": "running"}, Verdict.OK, None, ["process 7"]),
         ({"live": None}, {"UnitFileState": "enabled"}, Verdict.BAD, "start-service", ["systemctl start"]),
         ({"live": None}, {"UnitFileState": "disabled"}, Verdict.BAD, "start-service", ["enable --now"]),
+        ({"live": None}, {"UnitFileState": "masked"}, Verdict.BAD, None, ["unmask"]),
         ({"live": None}, {"LoadState": "not-found"}, Verdict.BAD, None, ["Install the package"]),
         ({"live": None, "home": HOME}, None, Verdict.WARN, None, ["pisync run"]),
         ({"live": {"kind": "sync"}}, None, Verdict.BAD, "start-service", ["does not run"]),
