@@ -84,7 +84,8 @@ DOCTOR: Final = Command(
     example="doctor",
     arguments=_arguments,
     more=(
-        "Run it with sudo: some lines need an administrator. It takes less than 15 seconds, whatever is broken.\n"
-        "0 means that there is nothing to do, though there may be warnings; 1 that there is something else to do."
+        "Run it with sudo: some lines need an administrator. It takes less than 15\n"
+        "seconds, whatever is broken. 0 means that there is nothing to do, though there\n"
+        "may be warnings; 1 that there is something else to do."
     ),
 )
