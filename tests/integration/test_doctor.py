@@ -328,6 +328,37 @@ def test_proxy_that_wants_a_login(tmp_path: Path) -> None:
     assert "asks for a user name" in found["tls"].summary
 
 
+def test_receiver_behind_a_proxy(tmp_path: Path) -> None:
+    with RawServer(answering(READY)) as proxy:
+        around = replace(
+            QUIET, environ={"http_proxy": f"http://localhost:{proxy.port}"}, resolve=lambda *_: ["127.0.0.1"]
+        )
+        found = examined(enrolled(tmp_path / "device", "http://pisync.invalid/base"), around)
+
+    assert found["receiver"].verdict is Verdict.OK
+    assert proxy.requests[0].startswith(b"GET http://pisync.invalid/base/readyz HTTP/1.1")
+
+
+def test_certificate_is_read_through_a_proxys_tunnel(tmp_path: Path, authority: Authority) -> None:
+    with RawServer(answering(READY), tls=authority.server()) as server:
+
+        def tunnel(peer: Peer) -> None:
+            peer.request()
+            peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+            peer.join(server.port)
+
+        with RawServer(tunnel) as proxy:
+            around = replace(
+                QUIET, environ={"https_proxy": f"http://localhost:{proxy.port}"}, resolve=lambda *_: ["127.0.0.1"]
+            )
+            home = enrolled(tmp_path / "device", "https://pisync.invalid", ca_file=authority.certificate)
+            found = examined(home, around)
+
+    assert proxy.requests[0].startswith(b"CONNECT pisync.invalid:443 HTTP/1.1")
+    assert "Hostname mismatch" in found["tls"].summary
+    assert found["tls"].evidence[0] == "issued by A school"
+
+
 def test_proxy_that_cannot_be_used(tmp_path: Path) -> None:
     around = replace(QUIET, environ={"ALL_PROXY": "socks5://proxy.example"})
     found = examined(enrolled(tmp_path / "device", "https://pisync.invalid"), around)
@@ -462,13 +493,49 @@ def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
     os.utime(home / ".identity.json.0123abcd", (0, 0))
     with AgentProcess(home) as agent:
         done = agent.json("doctor", "--fix", code=3)
-    left = examined(home)["folder"]
-    done["fixed"].append({"fix": left.fix, "done": repair(home, left).done})
     assert {each["fix"]: each["done"] for each in done["fixed"]} == {"modes": True, "leftovers": True}
     assert examined(home)["folder"].verdict is Verdict.OK
     assert (home / "notes.txt").stat().st_uid == 54_321
     assert not (home / ".identity.json.0123abcd").exists()
     assert files.database(home).read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask systemd for it")
+@pytest.mark.parametrize(
+    ("fix", "program", "words"),
+    [
+        ("start-service", "systemctl", "enable --now pisync-agent"),
+        ("restart-service", "systemctl", "restart pisync-agent"),
+        ("ntp", "timedatectl", "set-ntp true"),
+    ],
+)
+def test_repairs_by_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: str, program: str, words: str
+) -> None:
+    """Stands for systemd: a program that notes how it was called, then a program that fails."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+    (tmp_path / program).write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    (tmp_path / program).chmod(0o755)
+    wanted = Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix=fix)
+
+    assert repair(tmp_path, wanted).done
+    assert asked.read_text().strip() == words
+
+    (tmp_path / program).write_text("#!/bin/sh\necho Unit not found. >&2; exit 5\n")
+    failed = repair(tmp_path, wanted)
+    assert not failed.done
+    assert "Unit not found." in failed.text
+
+
+def test_repair_that_needs_root_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = repair(
+        tmp_path, Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix="start-service")
+    )
+
+    assert not found.done
+    assert found.text == "start the service: sudo pisync doctor --fix"
 
 
 # Networks that lead nowhere
@@ -585,4 +652,4 @@ def test_budget_of_the_doctor_keeps_its_promise() -> None:
     """Less than 15 s in all: the examination, and the start of the program."""
     from pisync_agent.doctor import examination
 
-    assert examination.TOTAL_S <= 12
+    assert examination.TOTAL_S <= 10

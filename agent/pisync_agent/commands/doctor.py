@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import Command, add_json
@@ -34,14 +34,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     return code
 
 
-def examination(home: Path) -> Mapping[str, Any]:
-    """Return what `doctor --json` prints, for other commands."""
-    from pisync_agent.doctor import report
-
-    findings, repaired = _examined(home, None, fix=False)
-    return report.fields(findings, repaired, code=exit_code(findings), version=__version__)
-
-
 def exit_code(findings: "Sequence[Finding]") -> int:
     """Return the exit code of the most severe bad finding; warnings alone are none."""
     from pisync_agent.doctor.findings import Effect, effect
@@ -62,11 +54,15 @@ def _examined(home: Path, show: Callable[[str], None] | None, *, fix: bool) -> "
 
     on_step = show or (lambda check: None)
     findings = examine(home, on_step=on_step)
-    wanted = {each.fix: each for each in findings if each.fix is not None} if fix else {}
-    repaired = [repair(home, each) for each in wanted.values()]
-    if any(each.done for each in repaired):
+    repaired: dict[str, Repaired] = {}
+    while fix:  # each repair once: what is mended may have hidden something else
+        wanted = {each.fix: each for each in findings if each.fix is not None and each.fix not in repaired}
+        made = {name: repair(home, each) for name, each in wanted.items()}
+        repaired |= made
+        if not any(each.done for each in made.values()):
+            break
         findings = examine(home, on_step=on_step)
-    return findings, repaired
+    return findings, list(repaired.values())
 
 
 def _progress() -> Callable[[str], None]:
@@ -88,7 +84,8 @@ DOCTOR: Final = Command(
     example="doctor",
     arguments=_arguments,
     more=(
-        "Run it with sudo: some lines need an administrator. It takes less than 15 seconds, whatever is broken.\n"
-        "0 means that there is nothing to do, though there may be warnings; 1 that there is something else to do."
+        "Run it with sudo: some lines need an administrator. It takes less than 15\n"
+        "seconds, whatever is broken. 0 means that there is nothing to do, though there\n"
+        "may be warnings; 1 that there is something else to do."
     ),
 )
