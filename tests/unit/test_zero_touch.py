@@ -243,6 +243,23 @@ def test_a_file_is_forgotten_once_the_device_is_enrolled(tmp_path: Path) -> None
     wait_until(lambda: not (tmp_path / PENDING).exists(), "the code is deleted")
 
 
+def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
+    identities.path(tmp_path).write_text("{")
+    store_pending(tmp_path, WANTED)
+
+    assert zero(tmp_path, Receiver(), threading.Event())._attempt(1) is None
+    assert identities.load(tmp_path) is not None
+
+
+def test_a_corrected_file_gives_another_id(boot: Path, tmp_path: Path) -> None:
+    for pattern, device_id in (("wrong-{serial}", "wrong-10000000a1b2c3d4"), ("r-{serial}", "r-10000000a1b2c3d4")):
+        boot.write_text(f"{TEXT}device_id = '{pattern}'")
+        take(boot, tmp_path)
+        receiver = Receiver(Unreachable("no answer", kind="dns"))
+        zero(tmp_path, receiver, threading.Event())._attempt(1)
+        assert [asked for _, asked in receiver.asked] == [device_id]
+
+
 def test_without_a_file_there_is_no_thread(tmp_path: Path) -> None:
     before = threading.active_count()
     zero(tmp_path, Receiver(), threading.Event()).wake()

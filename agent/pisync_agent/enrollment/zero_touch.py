@@ -156,7 +156,7 @@ class ZeroTouch:
         try:
             if (wanted := load_pending(self.home)) is None:
                 return None
-            identity = identities.load(self.home) or self._enroll(wanted)
+            identity = self._identity() or self._enroll(wanted)
         except Refused as error:
             return self._note("refused", f"the enrollment file's code was refused: {error}", wait + REFUSED_S)
         except RuleError as error:
@@ -169,6 +169,11 @@ class ZeroTouch:
             (self.home / PENDING).unlink(missing_ok=True)
             note_state(self.home, None)
         self.enrolled()
+        return None
+
+    def _identity(self) -> Identity | None:
+        with contextlib.suppress(NotEnrolled):  # a damaged identity is replaced
+            return identities.load(self.home)
         return None
 
     def _enroll(self, wanted: EnrollFile) -> Identity:
