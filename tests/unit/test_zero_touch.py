@@ -190,18 +190,35 @@ def test_it_is_tried_until_the_receiver_answers(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == [identities.FILE]
 
 
-def test_a_refused_code_waits_long_and_a_link_ends_the_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_code_waits_long_and_another_file_ends_the_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store_pending(tmp_path, WANTED)
     receiver, done = Receiver(Refused("the code has expired", kind="auth")), threading.Event()
     unattended = zero(tmp_path, receiver, done)
     unattended.wake()
     wait_until(lambda: state_of(tmp_path, HERE).kind == "refused", "the refusal is noted")
     assert "the code has expired" in state_of(tmp_path, HERE).detail
+    for _ in range(3):
+        unattended.link_up()
+    assert not unattended._woken
     assert len(receiver.asked) == 1
 
     unattended.wake()
     assert done.wait(30)
     assert CODE not in caplog.text
+
+
+def test_a_link_ends_the_wait_for_a_receiver_that_was_away(tmp_path: Path) -> None:
+    store_pending(tmp_path, WANTED)
+    receiver, done = Receiver(Unreachable("no answer", kind="dns")), threading.Event()
+    unattended = zero(tmp_path, receiver, done, delays=3600.0)
+    unattended.wake()
+    wait_until(lambda: state_of(tmp_path, HERE).detail.endswith("no answer"), "the first attempt failed")
+    unattended.link_up()
+
+    assert done.wait(30)
+    assert len(receiver.asked) == 2
 
 
 def test_the_waits_are_those_of_the_policy(tmp_path: Path) -> None:
