@@ -83,8 +83,12 @@ AGENT: Final = Package(
     settings=agent_config.SETTINGS,
     settings_file="agent.toml",
     active={"home": "/var/lib/pisync"},
-    # For `import pisync_agent` in Debian's own Python: the recorder alone, without the libraries of the service.
-    files={"usr/lib/python3/dist-packages/pisync-agent.pth": "/usr/lib/pisync-agent\n"},
+    files={
+        # For `import pisync_agent` in Debian's own Python: the recorder alone, without the libraries of the service.
+        "usr/lib/python3/dist-packages/pisync-agent.pth": "/usr/lib/pisync-agent\n",
+        # For web pages, which take a copy of it.
+        "usr/share/pisync-agent/pisync.js": (ROOT / "agent/pisync_agent/web/pisync.js").read_text(),
+    },
 )
 RECEIVER: Final = Package(
     name="pisync-receiver",

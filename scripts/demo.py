@@ -56,14 +56,28 @@ class Day:
         self.receiver = opened.enter_context(ReceiverProcess(folder / "receiver"))
         self.token = self.receiver.admin_token()
         code = self.receiver.enrollment_code("--uses", "3", "--site", SITE)
-        self.devices = [self._enrolled(name, folder, code, opened) for name in ("pibook-01", "pibook-02", "pibox-01")]
-        say(f"receiver at {self.receiver.url}; {', '.join(d.name for d in self.devices)} enrolled at the depot")
+        self.devices = [self._unpacked(name, folder, opened) for name in ("pibook-01", "pibook-02", "pibox-01")]
+        chapter(f"At the depot: a receiver at {self.receiver.url}, and three devices")
+        *books, box = self.devices
+        for device in books:
+            device.agent.enroll(device.link.url, code, device_id=device.name)
+            say(f"{device.name}$ pisync enroll {device.link.url} --code {code} --device-id {device.name}")
+        self._enroll_by_file(box, folder / "pisync-enroll.toml", code)
 
-    def _enrolled(self, name: str, folder: Path, code: str, opened: ExitStack) -> Device:
+    def _unpacked(self, name: str, folder: Path, opened: ExitStack) -> Device:
         link = opened.enter_context(FaultProxy("127.0.0.1", self.receiver.port))
         agent = opened.enter_context(AgentProcess(folder / name, environ={"PISYNC_AGENT_RETRY_BASE": "10m"}))
-        agent.enroll(link.url, code, device_id=name)
         return Device(name, agent, link)
+
+    def _enroll_by_file(self, device: Device, file: Path, code: str) -> None:
+        """What happens at boot where this file is on the boot partition, without a person and a keyboard."""
+        file.write_text(f'receiver = "{device.link.url}"\ncode = "{code}"\ndevice_id = "{device.name}"\n')
+        say(f"{device.name}: {file.name} is on its card's boot partition", file.read_text())
+        device.agent.command("enroll-file", str(file))
+        device.agent.start()
+        wait_until(lambda: bool(device.agent.status()["enrolled"]), f"{device.name} enrolls")
+        say(f"{device.name}: switched on; enrolled as {device.agent.status()['device_id']}, and the file is gone")
+        device.agent.stop()
 
     # Morning
 
@@ -133,6 +147,8 @@ class Day:
         self._connect(box, bad_gateway={"/api/events"})
         for _ in range(3):
             self._sync(box)
+        say(f"{box.name}: what is wrong? A technician asks")
+        say(f"{box.name}$ pisync doctor", box.agent.run("doctor").stdout)
 
     def _connect(self, device: Device, **faults: object) -> None:
         device.link.change(rate=40_000)

@@ -50,6 +50,16 @@ class Answer:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class SignIn:
+    """A sign-in page, or a filter, that answered in the receiver's place."""
+
+    what: str
+    """What it did, after the words "plain HTTP"."""
+    host: str = ""
+    """Where it redirects to; empty if it does not."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Problem:
     """The receiver's own description of an error."""
 
@@ -210,7 +220,8 @@ def fault(answer: Answer) -> DeliveryError:
     """Return what an answer outside 200-299 means."""
     status, problem = answer.status, problem_of(answer)
     if status < 400:
-        return portal(f"it redirects ({status}{_redirect_host(answer)})")
+        host = redirect_host(answer)
+        return portal(f"it redirects ({status}{f', to {host}' if host else ''})", host=host)
     if status == 511:
         return portal("the network requires a sign-in (511)")
     if status in (401, 403):
@@ -236,13 +247,19 @@ def problem_of(answer: Answer) -> Problem | None:
     return Problem(code=kind.removeprefix(problems.PREFIX), detail=printable(document.get("detail")))
 
 
-def portal(what: str) -> Unreachable:
-    """Return the error for an answer that came from something else than the receiver."""
+def portal(what: str, *, host: str = "") -> Unreachable:
+    """Return the error for an answer that came from something else than the receiver, which redirects to `host`."""
     return Unreachable(
         f"something between this device and the receiver answered in its place: {what}. {KEPT}; {RETRIED}. "
-        "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
+        f"{to_sign_in(host)}",
         kind="portal",
     )
+
+
+def to_sign_in(host: str) -> str:
+    """Say what to do about a sign-in page, at `host` if that is known."""
+    browser = f"Open a browser and sign in at {host}" if host else "Open any web page on this network"
+    return f"{browser}: it may require a sign-in, or its filter may have to allow the receiver"
 
 
 def too_large(status: int) -> Unreachable:
@@ -259,16 +276,16 @@ def bad_answer(what: str, error: Exception | None = None) -> BadAnswer:
     )
 
 
-def sign_in(status: int, headers: Mapping[str, str], host: str) -> str | None:
+def sign_in(status: int, headers: Mapping[str, str], host: str) -> SignIn | None:
     """Return what `http://HOST/healthz` was answered, if a sign-in page or a filter answers so and no receiver."""
     answer = Answer(status=status, headers=headers, body=b"")
-    to = _redirect_host(answer)
+    to = redirect_host(answer)
     if status == 511:
-        return "asks for a sign-in (511)"
-    if 300 <= status < 400 and to and to != f", to {printable(host)}":
-        return f"redirects ({status}{to})"
+        return SignIn(what="asks for a sign-in (511)")
+    if 300 <= status < 400 and to not in ("", printable(host)):
+        return SignIn(what=f"redirects ({status}, to {to})", host=to)
     if 200 <= status < 300 and answer.content_type == "text/html":
-        return f"answers with a web page ({status})"
+        return SignIn(what=f"answers with a web page ({status})")
     return None
 
 
@@ -309,13 +326,12 @@ def _retry_after(answer: Answer) -> float | None:
     return parse_retry_after(answer.headers.get("retry-after"), now)
 
 
-def _redirect_host(answer: Answer) -> str:
-    """Name only the host: the rest of such an address may name a user."""
+def redirect_host(answer: Answer) -> str:
+    """Return where an answer redirects to: only the host, for the rest of such an address may name a user."""
     try:
-        host = urlsplit(answer.headers.get("location", "")).hostname
+        return printable(urlsplit(answer.headers.get("location", "")).hostname)
     except ValueError:
         return ""
-    return f", to {printable(host)}" if host else ""
 
 
 def printable(text: object) -> str:

@@ -1,8 +1,10 @@
-"""HTTP to the receiver: one connection, kept alive through a run.
+"""HTTP to the receiver: a connection, kept from one request and one run to the next.
+
+Two threads may each make a request at the same time.
 
 - HTTP/1.1; redirects are not followed, cookies are not kept.
 - Proxies are taken from the environment (see `network.proxies`). Nothing else of the environment is used.
-- A named CA file is the only authority trusted; without one it is those of the system, or else httpx's own.
+- A named CA file is the only authority trusted; without one it is those of the system (see `network.authorities`).
 - Sent bytes are counted as they are handed to the connection, request line and headers included (TLS adds about 1%).
 - Each request has a random nonce in its head, which the receiver echoes: no other answer is believed, such as an old
   one from a proxy's cache.
@@ -13,14 +15,15 @@
 Errors are DeliveryErrors; no message, and no log line, contains the token.
 """
 
-import contextlib
 import json
 import os
 import secrets
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Final, Self
 
@@ -32,10 +35,13 @@ from pisync_agent.answers import Answer
 from pisync_agent.clock import RELEASED_MS, Clock
 from pisync_agent.errors import DeliveryError, NotEnrolled
 from pisync_agent.identity import Identity, bad_url, checked_url
+from pisync_agent.network.authorities import no_trust, private_trust, public_trust
 from pisync_agent.network.certificates import read_certificate
 from pisync_agent.network.connections import Connections, Deadline, peer_certificate
 from pisync_agent.network.failures import Evidence
 from pisync_agent.network.proxies import Proxy, proxy_for
+from pisync_agent.network.sign_in import PROBE_S, sign_in_page
+from pisync_agent.network.throttle import Throttle
 from pisync_common import __version__
 from pisync_common.errors import RuleError
 from pisync_common.limits import KIB, MIB
@@ -54,8 +60,7 @@ SLOWEST_BYTES: Final = 2 * KIB
 """A body has a second more for each of these: the slowest link that is worth using."""
 ANSWER_BYTES: Final = 1 * MIB
 
-_PROBE_S: Final = 5.0
-_PLAIN_PORT: Final = 80
+_PORTS: Final = {"http": 80, "https": 443}
 _CHUNK_BYTES: Final = 16 * KIB
 _TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
 
@@ -64,9 +69,9 @@ OnSent = Callable[[int], None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Transfer:
-    """How much was sent in how much time: bodies, from their first byte to the beginning of the answer.
+    """How much was sent in how much time: bodies of batches, from their first byte to the beginning of the answer.
 
-    Less one round trip, in which the answer only travels.
+    Less one round trip, in which the answer only travels. Time in which two were sent counts once.
     """
 
     bytes: int = 0
@@ -90,6 +95,7 @@ class Wire:
         clock: Clock,
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
+        throttle: Throttle | None = None,
     ) -> None:
         self._address = url
         self._url = parsed_url(url)
@@ -97,7 +103,7 @@ class Wire:
         self._clock = clock
         self._transport = transport
         self._environ = environ
-        self._deadline = Deadline(clock.monotonic)
+        self._deadline = Deadline(clock.monotonic, throttle)
         self._http: httpx.Client | None = None
         self._connections: Connections | None = None
         self._proxy: Proxy | None = None
@@ -106,6 +112,8 @@ class Wire:
         self.bytes_sent = 0
         self.transfer = Transfer()
         self.monotonic = clock.monotonic
+        self._lock = threading.Lock()
+        self._measured_until = 0.0
 
     def post(
         self,
@@ -127,37 +135,48 @@ class Wire:
             request = http.build_request("POST", f"{self._url}{path}", headers={**sized, **headers}, content=sending)
             sending.head = head_size(request)
             response = http.send(request, stream=True)
-            if sending.complete and response.is_success:
+            if on_sent is not None and sending.complete and response.is_success:  # a batch
                 self._measure(sending)
             try:
                 return self._read(response, nonce)
             finally:
                 response.close()
-                http.cookies.clear()
         except httpx.TimeoutException as error:
             raise failures.timed_out(self._url.host) from error
         except httpx.ProxyError as error:
             raise failures.proxy_failed(error, str(self._proxy or "the proxy")) from error
         except (httpx.TransportError, OSError, UnicodeError) as error:
-            raise failures.no_answer(error, self._url.host, self._evidence(error)) from error
+            port = self._url.port or _PORTS[self._url.scheme]
+            raise failures.no_answer(error, self._url.host, port, self._evidence(error)) from error
+
+    def abort(self) -> None:
+        """Break the connection, and with it a request in progress. May be called from any thread."""
+        if (connections := self._connections) is not None:
+            connections.abort()
 
     def close(self) -> None:
-        if self._http is not None:
-            self._http.close()
-            self._http = self._connections = None
+        """Close the connection; TLS is resumed when the next request opens another."""
+        if self._connections is not None:
+            self._connections.close()
+
+    def count(self, sent: int) -> None:
+        with self._lock:
+            self.bytes_sent += sent
 
     def _opened(self) -> httpx.Client:
-        if self._http is None:
-            transport = self._transport
-            if transport is None:
-                transport = self._connections = self._connected()
-            self._http = httpx.Client(
-                transport=transport,
-                trust_env=False,
-                timeout=_TIMEOUTS,
-                headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
-            )
-        return self._http
+        with self._lock:
+            if self._http is None:
+                transport = self._transport
+                if transport is None:
+                    transport = self._connections = self._connected()
+                self._http = httpx.Client(
+                    transport=transport,
+                    trust_env=False,
+                    timeout=_TIMEOUTS,
+                    headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
+                )
+                self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
+            return self._http
 
     def _connected(self) -> Connections:
         try:
@@ -168,10 +187,8 @@ class Wire:
 
     def _trust(self) -> ssl.SSLContext:
         if self._url.scheme == "http":
-            return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # loads no authorities: that would cost time for nothing
-        if self._ca_file is not None:
-            return private_trust(self._ca_file)
-        return ssl.create_default_context() if _system_has_authorities() else httpx.create_ssl_context(trust_env=False)
+            return no_trust()
+        return public_trust() if self._ca_file is None else private_trust(self._ca_file)
 
     def _read(self, response: httpx.Response, nonce: str) -> Answer:
         body = bytearray()
@@ -187,37 +204,31 @@ class Wire:
 
     def _measure(self, sending: "_Sending") -> None:
         round_trip = self._connections.round_trip_s if self._connections is not None else 0.0
-        self.transfer = self.transfer.plus(sending.size, self.monotonic() - sending.began - round_trip)
-
-    # Evidence for a message about TLS
+        with self._lock:
+            now, before = self.monotonic(), self._measured_until
+            began = sending.began + round_trip if sending.began >= before else before
+            self.transfer, self._measured_until = self.transfer.plus(sending.size, now - began), now
 
     def _evidence(self, error: BaseException) -> Evidence:
-        """Return what helps to explain a failure of TLS. Sends nothing over the connection that failed."""
+        """Return what helps to explain a failure of https. Sends nothing over the connection that failed."""
         facts = Evidence(now=self._clock.stamp(), known_ms=self.known_ms)
-        failed = failures.tls_failure(error)
-        if failed is None or self._transport is not None:
+        if self._transport is not None or self._url.scheme == "http" or not failures.is_suspicious(error):
             return facts
+        failed = failures.tls_failure(error)
+        if failed is not None:
+            self._forget_trust()
         if isinstance(failed, ssl.SSLCertVerificationError):
-            self._deadline.begin(_PROBE_S)
+            self._deadline.begin(PROBE_S)
             der = peer_certificate(self._url, proxy=self._proxy, deadline=self._deadline)
             facts = replace(facts, certificate=None if der is None else read_certificate(der))
-        return replace(facts, sign_in=self._sign_in()) if self._proxy is None else facts
+        if self._proxy is None:
+            facts = replace(facts, sign_in=sign_in_page(self._url, agent=AGENT, deadline=self._deadline))
+        return facts
 
-    def _sign_in(self) -> str | None:
-        """Ask for a sign-in page where a receiver would not answer so: over plain HTTP. Return what it answered."""
-        self._deadline.begin(_PROBE_S)
-        trust = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        url = self._url.copy_with(scheme="http", port=_PLAIN_PORT, raw_path=b"/healthz")
-        with contextlib.closing(Connections(trust=trust, proxy=None, deadline=self._deadline)) as connections:
-            try:
-                timeouts = httpx.Timeout(_PROBE_S).as_dict()
-                request = httpx.Request("GET", url, headers={"User-Agent": AGENT}, extensions={"timeout": timeouts})
-                response = connections.handle_request(request)
-            except (httpx.TransportError, OSError, UnicodeError):
-                return None
-            headers = {name.lower(): value for name, value in response.headers.items()}
-            response.close()
-        return answers.sign_in(response.status_code, headers, self._url.host)
+    def _forget_trust(self) -> None:
+        """Load the authorities again for the next request: they may have been renewed since."""
+        self.close()
+        self._http = self._connections = None
 
 
 def parsed_url(url: str) -> httpx.URL:
@@ -231,7 +242,7 @@ def parsed_url(url: str) -> httpx.URL:
 
 
 class ReceiverClient:
-    """What the agent asks of its receiver. Not thread-safe."""
+    """What the agent asks of its receiver. Two threads may each make a request at the same time."""
 
     def __init__(
         self,
@@ -240,13 +251,21 @@ class ReceiverClient:
         clock: Clock,
         transport: httpx.BaseTransport | None = None,
         environ: Mapping[str, str] = os.environ,
+        throttle: Throttle | None = None,
     ) -> None:
         """Raises NotEnrolled if the identity's address cannot be used."""
         self.identity = identity
         self.announced: str | None = None
         """The address that the receiver asked this device to use, in its last answer."""
         try:
-            self._wire = Wire(identity.url, ca_file=identity.ca_file, clock=clock, transport=transport, environ=environ)
+            self._wire = Wire(
+                identity.url,
+                ca_file=identity.ca_file,
+                clock=clock,
+                transport=transport,
+                environ=environ,
+                throttle=throttle,
+            )
         except RuleError as error:
             raise NotEnrolled(f"{error}; enroll this device again (everything recorded is kept)") from error
 
@@ -279,6 +298,10 @@ class ReceiverClient:
         answer = self._post("/api/sync-event", body, {"Idempotency-Key": key}, seconds=min(SHORT_S, ANSWER_S))
         with _masked(self.identity.token):
             answers.check_sync_event(answer, device_id=self.device_id)
+
+    def abort(self) -> None:
+        """Break the connection, and with it a request in progress. May be called from any thread."""
+        self._wire.abort()
 
     def close(self) -> None:
         """Close the connection; the next request opens another."""
@@ -334,14 +357,6 @@ def enroll(
         raise answers.portal("the answer is not an identity") from None
 
 
-def private_trust(ca_file: str) -> ssl.SSLContext:
-    """Trust the authorities in one PEM file and no others. Raises Unreachable (tls) if the file cannot be used."""
-    try:
-        return ssl.create_default_context(cafile=ca_file)
-    except (OSError, ssl.SSLError) as error:
-        raise failures.bad_ca_file(ca_file, error) from error
-
-
 def head_size(request: httpx.Request) -> int:
     """Return the bytes of a request's line and headers on the wire."""
     line = len(request.method) + 1 + len(request.url.raw_path) + len(" HTTP/1.1\r\n")
@@ -375,7 +390,7 @@ class _Sending(Iterable[bytes]):
         self._at_end()
 
     def _count(self, number: int) -> None:
-        self._wire.bytes_sent += number
+        self._wire.count(number)
         if self._on_sent is not None:
             self._on_sent(number)
 
@@ -388,8 +403,3 @@ def _masked(secret: str) -> Iterator[None]:
     except DeliveryError as error:
         error.args = tuple(str(each).replace(secret, "…") for each in error.args)
         raise
-
-
-def _system_has_authorities() -> bool:
-    paths = ssl.get_default_verify_paths()
-    return any(Path(place).exists() for place in (paths.cafile, paths.capath) if place)

@@ -1,14 +1,16 @@
 """What learning apps call: `Recorder.record` returns an event's seq once a power cut can no longer lose it.
 
-Where the service runs, events go to it through its socket: it is the one writer, and it commits together what several
-apps send together. Where it does not run, the recorder takes the writer's lock for each group and writes itself, by
-the same code. Threads of one process share a commit, and a message, in either case.
+Where the service is installed, events go to it through its socket: it is the one writer, and it commits together what
+several apps send together. systemd holds the socket while the service restarts, so a recorder waits for it. Where
+nothing listens, the recorder takes the writer's lock for each group and writes itself, by the same code. Threads of one
+process share a commit, and a message, in either case.
 
 **Neither lost nor doubled.** If the connection breaks after a message was sent and before its answer, it is unknown
-whether the events were stored. They are sent again, to the service or to the outbox directly, marked `retried`. An
-event with an `id` of its own is found by that. An event without one has an `attempt`, 63 random bits made when it is
-first sent; they are stored in the event's own row (9 bytes on its page, no index, no second page to write), and a
-retried event is looked for among the newest 100,000 before it is recorded. An event that was never sent has none.
+whether the events were stored. They are sent again, marked `retried`: to the service, or to the outbox directly where
+nothing listens any more. An event with an `id` of its own is found by that. An event without one has an `attempt`, 63
+random bits made when it is first sent; they are stored in the event's own row (9 bytes on its page, no index, no second
+page to write), and a retried event is looked for among the newest 100,000 before it is recorded. An event that was
+never sent has none.
 
 **Never without end.** Each call has a timeout, whatever the service and other writers do. A message carries the
 caller's deadline, and the service refuses what it reads later; so an event whose message the service had not read
@@ -30,7 +32,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from pisync_agent.clock import Clock, SystemClock
-from pisync_agent.config import HOME, folder, settings_from
+from pisync_agent.config import HOME, folder, refuse_private, settings_from
 from pisync_agent.config import limits as outbox_limits
 from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, StoreUnusable
 from pisync_agent.group_commit import GroupCommit, OutOfTime
@@ -38,7 +40,7 @@ from pisync_agent.outbox import files
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_agent.outbox.outbox import Outbox, open_outbox
-from pisync_agent.service import protocol
+from pisync_agent.service import access, protocol
 from pisync_common.errors import LockHeld
 from pisync_common.limits import MIB
 from pisync_common.single_writer import WriterLock
@@ -214,11 +216,16 @@ class Recorder:
         return [[next(answers) for _ in each] for each in submitted]
 
     def _store(self, entries: Sequence[_Entry], deadline: float) -> list[int | AgentError]:
-        """Store through the service if it runs, else directly; repeat until either has answered. Raises OutOfTime."""
+        """Store through the service if one listens, else directly; repeat until either has answered. Raises OutOfTime.
+
+        After a broken connection the service is asked again: systemd holds its socket while it restarts.
+        """
         tries = 0
         while True:
+            served = True
             try:
-                if self._connected(deadline):
+                served = self._connected(deadline)
+                if served:
                     return self._ask(entries, deadline)
             except TimeoutError as error:
                 raise OutOfTime from error
@@ -226,21 +233,28 @@ class Recorder:
                 for entry in entries:
                     entry.uncertain = True
             left = deadline - self._clock.monotonic()
-            try:
-                return self._store_directly([_event(entry) for entry in entries])
-            except LockHeld as error:  # by a service that is starting, or by another recorder for a moment
-                if left <= 0:
-                    raise OutOfTime from error
-            except AgentError as error:
-                if not any(entry.uncertain for entry in entries):
-                    raise
-                if left <= 0 or not isinstance(error, StoreUnusable):  # else the service may be back in a moment
-                    told = type(error)(f"the service ended: {_MAYBE}. Without it, now: {error}")
-                    told.uncertain = True
-                    raise told from error
+            if not served and (results := self._try_directly(entries, last=left <= 0)) is not None:
+                return results
+            if left <= 0:
+                raise OutOfTime
             tries += 1
             jitter = os.urandom(1)[0] / 255
             self._sleep(jitter * min(_POLL_S[1], _POLL_S[0] * 2**tries, left))
+
+    def _try_directly(self, entries: Sequence[_Entry], *, last: bool) -> list[int | AgentError] | None:
+        """Store directly; return None where it may work in a moment, and this is not the last try."""
+        try:
+            return self._store_directly([_event(entry) for entry in entries])
+        except LockHeld:  # by a service that is starting, or by another recorder for a moment
+            return None
+        except AgentError as error:
+            if not any(entry.uncertain for entry in entries):
+                raise
+            if not last and isinstance(error, StoreUnusable):  # the service may be back in a moment
+                return None
+            told = type(error)(f"the service ended: {_MAYBE}. Without it, now: {error}")
+            told.uncertain = True
+            raise told from error
 
     # Through the service
 
@@ -293,7 +307,8 @@ class Recorder:
 
     def _store_directly(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
         """Raises LockHeld if another process is writing."""
-        with files.errors(self._home):
+        refuse_private(self._home)
+        with files.errors(self._home), access.needs_service(self._home):
             files.make_folder(self._home)
             self._lock.acquire(wait=False)
         try:
@@ -354,7 +369,7 @@ def _weight(event: NewEvent) -> int:
 
 def _with_attempt(event: NewEvent) -> NewEvent:
     """Give the event an attempt if it has neither an attempt nor an id of its own."""
-    if event.id is not None or event.attempt is not None:
+    if event.id is not None or event.attempt is not None or event.adopted_from is not None:
         return event
     return dataclasses.replace(event, attempt=int.from_bytes(os.urandom(8)) >> 1)
 

@@ -1,6 +1,8 @@
 """The command lines of both programs: commands of one word or two, each with an example."""
 
 import argparse
+import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -19,6 +21,13 @@ class Command(Protocol):
 
 
 C = TypeVar("C", bound=Command)
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Asks for the terminal's width itself: argparse imports `shutil` for it, for every flag that is added."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_columns() - 2)
 
 
 def build(
@@ -40,7 +49,7 @@ def build(
         usage=f"{program} [-h] [--version] COMMAND ...",
         description=description,
         epilog=epilog,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"{program} {__version__}")
@@ -75,6 +84,16 @@ def _described(about: str, epilog: str) -> dict[str, Any]:
     return {
         "description": f"{about[0].upper()}{about[1:]}.",
         "epilog": epilog,
-        "formatter_class": argparse.RawDescriptionHelpFormatter,
+        "formatter_class": HelpFormatter,
         "allow_abbrev": False,
     }
+
+
+def _columns() -> int:
+    stated = os.environ.get("COLUMNS", "")
+    if stated.isascii() and stated.isdigit() and int(stated):
+        return int(stated)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno() if sys.__stdout__ else 1).columns or 80
+    except (OSError, ValueError):
+        return 80

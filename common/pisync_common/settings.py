@@ -12,9 +12,8 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from pisync_common.errors import SettingError
 from pisync_common.limits import LARGEST_GIB, LONGEST_DAYS, MIB
@@ -41,8 +40,8 @@ _URL_PASSWORD = re.compile(r"(?<=://)([^/?#\s]*?):([^/?#\s]*)@")
 _URL_SECRET = re.compile(r"(?i)([?&](?:password|passwd|token|secret|key)=)[^&#\s]*")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Setting(Generic[T]):
+# Named tuples: to import `dataclasses` takes a quarter of the time of `pisync status`.
+class Setting(NamedTuple, Generic[T]):
     """One setting. Its `name` is the TOML key; `--a-b` and `<PREFIX>A_B` follow from it."""
 
     name: str
@@ -70,8 +69,7 @@ class Setting(Generic[T]):
         return self.default if isinstance(self.default, str) else self.default()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Described:
+class Described(NamedTuple):
     """A setting as `config` shows it, with secrets masked."""
 
     name: str
@@ -79,8 +77,7 @@ class Described:
     source: str
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Given:
+class _Given(NamedTuple):
     """A value as text, and its source."""
 
     text: str

@@ -39,6 +39,17 @@ def address(path: Path) -> Iterator[str]:
         os.close(folder)
 
 
+def is_served(path: Path) -> bool:
+    """Return whether a process listens at `path`."""
+    try:
+        LineClient(path, timeout=0.0).close()
+    except TimeoutError:  # its queue of new connections is full
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def listen(path: Path, *, mode: int) -> socket.socket:
     """Return a listening socket at `path`, with `mode` as its permissions.
 

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from platformdirs import user_data_dir
 
 from pisync_common.errors import SettingError
+from pisync_common.quiet_hours import QuietHours, quiet_hours
 from pisync_common.settings import (
     Setting,
     Settings,
@@ -27,7 +28,7 @@ from pisync_common.settings import (
     some_time,
     users_folder,
 )
-from pisync_receiver.alerts.rules import QuietHours, quiet_hours, time_zone
+from pisync_receiver.alerts.rules import time_zone
 from pisync_receiver.cache import redis_url
 from pisync_receiver.http.forwarded import networks
 from pisync_receiver.store.address import SQLITE, Address, address
@@ -192,7 +193,7 @@ MAX_WAIT = Setting(
 )
 IDLE_TIMEOUT = Setting(
     name="idle_timeout",
-    default="75s",
+    default="150s",
     parse=duration,
     metavar="TIME",
     help="how long a connection may stay open without a request; longer than the gateway before it keeps one",

@@ -8,8 +8,9 @@ import pytest
 
 from pisync_common.times import format_ms
 from pisync_receiver.domain.records import MISSING_RANGES, REJECTIONS, EventFilter
+from pisync_receiver.domain.submissions import EventBatch
 from tests.support.blocking import BlockingStore, counts, data_of, send, stored, stored_seqs, stream_row, streams
-from tests.support.submissions import NOON, batch, event, invalid
+from tests.support.submissions import DAY, MINUTE, NOON, batch, event, invalid, stamp
 
 
 class EventConformance:
@@ -130,3 +131,24 @@ class EventConformance:
         send(store, batch([event(1, learner_id=learner_id), 2]))
         (row,) = store.events(EventFilter(learner_id=learner_id)).rows
         assert (row.seq, row.learner_id) == (1, learner_id)
+
+    def test_a_later_batch_improves_what_was_estimated(self, store: BlockingStore) -> None:
+        """The clock was synchronised in mid-session, and the session was delivered in a later boot."""
+
+        def session(seqs: range, *, synced: bool) -> EventBatch:
+            began = NOON if synced else 1_500_000_000_000
+            events = [
+                event(seq, occurred_ms=began + 1000 * seq, boot=("boot-1", 1000 * seq), clock_synced=synced)
+                for seq in seqs
+            ]
+            return batch(events, sent=stamp("boot-2", MINUTE), received_ms=NOON + DAY)
+
+        send(store, session(range(1, 1501), synced=False))
+        assert {row.quality for row in stored(store)} == {"estimated"}
+        send(store, session(range(1501, 1502), synced=True))
+        send(store, session(range(1502, 1503), synced=True))
+
+        rows = sorted(stored(store), key=lambda row: row.seq)
+        assert [row.estimated_at for row in rows] == [format_ms(NOON + 1000 * seq) for seq in range(1, 1503)]
+        assert [row.quality for row in rows] == ["corrected"] * 1500 + ["synced"] * 2
+        assert [row.boot_id for row in rows] == ["boot-1"] * 1502

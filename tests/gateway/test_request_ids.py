@@ -5,7 +5,6 @@ An answer is believed for PiSync's own nonce. `X-Request-Id` belongs to gateways
 
 import http.client
 import os
-import shutil
 import subprocess
 import threading
 import uuid
@@ -18,8 +17,7 @@ from typing import Any, Final
 import pytest
 
 from tests.support.processes import AgentProcess, ReceiverProcess, free_port, listens, wait_until
-
-_PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+from tests.support.services import installed
 
 NGINX: Final = """
 daemon off;
@@ -89,10 +87,8 @@ def code(receiver: ReceiverProcess) -> str:
 
 @contextmanager
 def program(name: str, rules: str, folder: Path, receiver: ReceiverProcess) -> Iterator[str]:
-    """nginx or HAProxy before the receiver; its address. Skips the test where the program is not installed."""
-    found = shutil.which(name, path=_PATH)
-    if found is None:
-        pytest.skip(f"{name} is not installed")
+    """nginx or HAProxy before the receiver; its address. See `installed`."""
+    found = installed(name)
     port = free_port()
     config = folder / f"{name}.conf"
     text = (NGINX if name == "nginx" else HAPROXY) % {"port": port, "rules": rules, "receiver": receiver.port}

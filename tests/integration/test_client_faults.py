@@ -19,6 +19,7 @@ from pisync_agent.client import ReceiverClient, Transfer, enroll
 from pisync_agent.clock import SystemClock
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
 from pisync_agent.identity import Identity
+from pisync_agent.network import sign_in
 from pisync_common.models import Stamp
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from pisync_common.times import parse_ms
@@ -626,7 +627,7 @@ def test_a_sign_in_page_that_intercepts_tls_is_recognized(
     authority: Authority, monkeypatch: pytest.MonkeyPatch, answer: bytes | None, code: str, said: str
 ) -> None:
     plain = RawServer(answering(answer or b""))
-    monkeypatch.setattr(clients, "_PLAIN_PORT", plain.port if answer else 1)
+    monkeypatch.setattr(sign_in, "PLAIN_PORT", plain.port if answer else 1)
     with plain, RawServer(answering(http(200, RECEIPT)), tls=authority.server()) as server:
         error = failure(server.url)
 
@@ -642,7 +643,7 @@ def test_a_sign_in_page_in_place_of_tls_is_recognized(monkeypatch: pytest.Monkey
         peer.wait()
 
     with RawServer(talk) as port, RawServer(answering(http(302, location="http://login.example/"))) as plain:
-        monkeypatch.setattr(clients, "_PLAIN_PORT", plain.port)
+        monkeypatch.setattr(sign_in, "PLAIN_PORT", plain.port)
         error = failure(port.url.replace("http:", "https:"), ca_file=authority.certificate)
 
     assert error.kind == "portal"

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +15,7 @@ import pytest
 
 from tests.support.postgres import fresh_database, needs_postgres
 from tests.support.processes import ReceiverProcess
+from tests.support.services import installed, missing, root
 
 ROOT = Path(__file__).parents[2]
 OWNER = 54_321
@@ -128,27 +128,23 @@ def test_a_second_receiver_says_which_one_serves(tmp_path: Path) -> None:
     assert re.search(r"in use by pisync-receiver serve \(process \d+\); nothing was changed", second.stderr)
 
 
-needs_root = pytest.mark.skipif(
-    os.geteuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv, to be two users"
-)
-
-
 @pytest.fixture
 def open_folder() -> Iterator[Path]:
-    """A folder that every user can reach, which pytest's are not."""
+    """A folder that every user can reach, which pytest's are not, where this test can be two users."""
+    root("being two users")
+    installed("setpriv")
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
         yield Path(name)
 
 
-@needs_root
 def test_root_leaves_files_that_the_service_can_use(open_folder: Path) -> None:
     school = School(open_folder)
     school.state.mkdir(mode=0o700)
     os.chown(school.state, OWNER, OWNER)
     school.home.chmod(0o777)
     if school.run("--version", prefix=AS_OWNER).returncode:
-        pytest.skip("another user cannot run this Python")
+        missing("another user cannot run this Python")
     tokens = [school.token()]
     assert owners(school) == {OWNER}
     with school.serving(prefix=AS_OWNER) as url:
@@ -162,7 +158,6 @@ def test_root_leaves_files_that_the_service_can_use(open_folder: Path) -> None:
     assert school.databases() == [school.state / "receiver.db"]
 
 
-@needs_root
 def test_root_makes_no_folder(tmp_path: Path) -> None:
     school = School(tmp_path)
     done = school.run("token", "create", "--scope", "admin")

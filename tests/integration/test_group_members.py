@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.service import views
+from pisync_agent.service import history, views
 from tests.support.outboxes import event, opened, receipt
 from tests.support.processes import DEADLINE_SECONDS, wait_until
+from tests.support.services import missing, root
 
 AGENT, MEMBER, OTHER = 54_400, 54_401, 54_402
 ROOT = Path(__file__).parents[2]
@@ -80,14 +81,13 @@ class Device:
 @pytest.fixture
 def device() -> Iterator[Device]:
     """A device with 3 events delivered, of which event 2 was rejected, and 250 pending."""
-    if os.geteuid() != 0:
-        pytest.skip("acting as several users needs root")
+    root("acting as several users")
     folder = Path(tempfile.mkdtemp())
     folder.chmod(0o755)
     made = Device(folder)
     if not made.python:
         shutil.rmtree(folder)
-        pytest.skip("no other user can run the agent from here")
+        missing("no other user can run the agent from here")
     outbox = opened(made.home)
     outbox.append([event(number, size=100) for number in range(253)])
     outbox.settle(receipt(outbox, 3, rejected=[(2, "invalid_event")]), [1, 2, 3])
@@ -120,6 +120,18 @@ def test_a_member_sees_the_status_and_the_queue(device: Device) -> None:
     assert "2  invalid_event: because" in dead_text
     for output in (json.dumps(found), listed.stdout, text, dead.stdout, dead_text):
         assert not any(secret in output for secret in (*SECRETS, "psd_secret"))
+
+
+def test_a_member_sees_the_last_runs(device: Device) -> None:
+    for number in range(1, 151):
+        history.append(device.home, {"at_ms": number, "delivered": number})
+    device.own()
+    device.start()
+
+    done = device.run("history", "--json", "--limit", "120")
+
+    assert [run["delivered"] for run in json.loads(done.stdout)] == list(range(150, 30, -1)), done.stderr
+    assert device.run("history", user=OTHER, groups=()).returncode == 5
 
 
 def test_a_member_may_not_read_an_event_and_is_sent_to_the_agents_user(device: Device) -> None:
@@ -181,3 +193,22 @@ def test_the_service_bounds_its_pages(tmp_path: Path) -> None:
         assert [row["seq"] for row in page] == list(range(1, views.PAGE + 1))
         assert [row["seq"] for row in rest] == list(range(201, 251))
         assert len(json.dumps(page)) < 100_000
+
+
+def test_the_doctor_shows_each_user_what_that_user_may_see(device: Device) -> None:
+    def seen(user: int, groups: Sequence[int]) -> dict[str, str]:
+        done = device.run("doctor", "--json", user=user, groups=groups)
+        assert not [secret for secret in (*SECRETS[:3], "psd_secret") if secret in done.stdout]
+        return {each["check"]: f"{each['verdict']}: {each['summary']}" for each in json.loads(done.stdout)["findings"]}
+
+    device.start()
+    agent, member, other = seen(AGENT, []), seen(MEMBER, [AGENT]), seen(OTHER, [])
+
+    assert agent["outbox"].startswith("ok: sound")
+    assert {found["enrollment"] for found in (agent, member)} == {"ok: enrolled as pi-1 at https://192.0.2.1"}
+    assert member["outbox"] == "skipped: not checked: only the agent's user may read the file: sudo pisync doctor"
+    assert member["rejected"].startswith("bad: 1 event was rejected")
+    assert agent["service"].startswith("ok: running")
+    assert other["service"] == "skipped: not checked: this user may not ask it: sudo pisync doctor"
+    assert other["socket"].startswith("warn: This user may not use the service")
+    assert other["enrollment"].startswith("skipped")

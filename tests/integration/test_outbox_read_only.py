@@ -1,22 +1,21 @@
 """A read-only card: looking still works, writing says what is wrong, and it works on when the card can be written."""
 
-import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from pisync_agent.commands import status
+from pisync_agent.commands import status, status_text
 from pisync_agent.errors import OutboxFull, StoreUnusable
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.outbox.reader import OutboxReader
 from tests.support.ext4 import ext4_disk
 from tests.support.outboxes import deliver, events, receipt, seqs
 from tests.support.processes import AgentProcess
-from tests.support.small_disk import small_disk, use_up
+from tests.support.services import root
+from tests.support.small_disk import read_only_view, small_disk, use_up
 
 SIZE = 8 * 1024 * 1024
 
@@ -29,18 +28,6 @@ def disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
 
 def mount(*arguments: str) -> None:
     subprocess.run(["mount", *arguments], check=True)
-
-
-@contextmanager
-def read_only_view(folder: Path, place: Path) -> Iterator[Path]:
-    """`folder` as a reader sees it while its file system is read-only; others still write it."""
-    place.mkdir()
-    mount("--bind", str(folder), str(place))
-    try:
-        mount("-o", "remount,bind,ro", str(place))
-        yield place
-    finally:
-        subprocess.run(["umount", str(place)], check=True)
 
 
 def contents(home: Path) -> tuple[int, int, int, list[int], str | None]:
@@ -66,9 +53,9 @@ def test_a_card_that_went_read_only_after_a_clean_stop_can_be_read(disk: Path) -
     expected = contents(home)
     mount("-o", "remount,ro", str(disk))
     assert contents(home) == expected
-    assert "recording fails: the card's file system is read-only" in status.text(status.collect(home))
+    assert "recording fails: the card's file system is read-only" in status_text.text(status.collect(home))
     mount("-o", "remount,rw", str(disk))
-    assert "read-only" not in status.text(status.collect(home))
+    assert "read-only" not in status_text.text(status.collect(home))
     outbox = open_outbox(home)
     assert outbox.append(events(1)) == [21]
     outbox.close()
@@ -172,8 +159,7 @@ def test_a_full_disk_can_be_looked_at(disk: Path) -> None:
 
 
 def test_used_up_inodes_are_named_and_hinder_no_outbox_in_use(tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    root("mounting")
     disk = tmp_path / "disk"
     disk.mkdir()
     mount("-t", "tmpfs", "-o", f"size={SIZE},nr_inodes=40", "none", str(disk))

@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.devices import MadeUpDevice
 from tests.support.processes import ReceiverProcess
+from tests.support.services import installed
 
 
 @pytest.fixture
@@ -96,8 +97,7 @@ class TestFirstStart:
 
 @pytest.mark.parametrize("name", ["pisync-receiver", "pisync-receiver@", "pisync-worker"])
 def test_the_unit_file_is_understood_by_systemd(tmp_path: Path, name: str) -> None:
-    if (verifier := shutil.which("systemd-analyze")) is None:
-        pytest.skip("systemd is not installed")
+    verifier = installed("systemd-analyze")
     unit = Path(__file__).parents[2] / f"receiver/systemd/{name}.service"
     text = unit.read_text().replace("/usr/bin/pisync-receiver", shutil.which("true") or "/bin/true")
     copy = tmp_path / unit.name.replace("@.", "@1.")

@@ -1,7 +1,6 @@
 """The rules and the dashboard name only metrics that a real Prometheus scrapes from a real receiver."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -16,18 +15,11 @@ import yaml
 
 from tests.support.postgres import fresh_database, needs_postgres
 from tests.support.processes import ReceiverProcess, free_port, wait_until
+from tests.support.services import installed
 from tests.worker.database import WorkerDatabase
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "receiver/deploy"
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/bin"
-
-
-def program(name: str) -> str:
-    found = shutil.which(name, path=_PATH)
-    if found is None:
-        pytest.skip(f"{name} is not installed, so rules and metrics were not checked with it")
-    return found
 
 
 def named() -> dict[str, set[str]]:
@@ -49,14 +41,15 @@ def test_promtool_accepts_the_files(arguments: tuple[str, ...], tmp_path: Path) 
     for file in (DEPLOY / "prometheus").iterdir():
         shutil.copy(file, tmp_path)
     (tmp_path / "token").write_text("psv_")
-    done = subprocess.run([program("promtool"), *arguments], cwd=tmp_path, capture_output=True, text=True, check=False)
+    command = [installed("promtool"), *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Prometheus that has scraped a receiver, which is in use."""
-    found = program("prometheus")
+    found = installed("prometheus")
     folder: Path = tmp_path_factory.mktemp("prometheus")
     own = free_port()
     with (

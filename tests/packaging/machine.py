@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.support.services import installed, missing, root
 
 SUITE: Final = "bookworm"
 CONTENT: Final = "systemd-sysv,dbus,python3,adduser"
@@ -50,7 +50,7 @@ class Machine:
         until = time.monotonic() + DEADLINE_S
         while self._state() not in ("running", "degraded"):
             if self._container.poll() is not None:
-                pytest.skip(f"systemd-nspawn does not work here: {self.console.read_text().strip()}")
+                missing(f"systemd-nspawn does not work here: {self.console.read_text().strip()}")
             assert time.monotonic() < until, f"the machine does not boot:\n{self.console.read_text()}"
             time.sleep(0.05)
 
@@ -93,26 +93,25 @@ class Machine:
 
 @contextlib.contextmanager
 def machine(folder: Path) -> Iterator[Machine]:
-    """A new machine, not booted, with its disk in `folder`. Skips the test where none can be made."""
-    if os.geteuid() != 0:
-        pytest.skip("a machine under systemd needs root")
-    if missing := [program for program in PROGRAMS if shutil.which(program) is None]:
-        pytest.skip(f"not installed: {', '.join(missing)}")
+    """A new machine, not booted, with its disk in `folder`."""
+    root("a machine under systemd")
+    for program in PROGRAMS:
+        installed(program)
     base = debian_root()
     for name in ("changes", "work", "root"):
         (folder / name).mkdir(parents=True)
         (folder / name).chmod(0o755)
-    root = folder / "root"
+    place = folder / "root"
     options = f"lowerdir={base},upperdir={folder / 'changes'},workdir={folder / 'work'}"
-    mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(root)]
+    mount = ["mount", "-t", "overlay", "-o", options, "overlay", str(place)]
     if (done := subprocess.run(mount, capture_output=True, text=True, check=False)).returncode:
-        pytest.skip(f"an overlay cannot be mounted here: {done.stderr.strip()}")
-    made = Machine(root)
+        missing(f"an overlay cannot be mounted here: {done.stderr.strip()}")
+    made = Machine(place)
     try:
         yield made
     finally:
         made.power_off()
-        subprocess.run(["umount", "--lazy", str(root)], check=True)
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def debian_root() -> Path:
@@ -133,6 +132,6 @@ def debian_root() -> Path:
                 stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False,
             )  # fmt: skip
             if done.returncode:
-                pytest.skip(f"mmdebstrap cannot make Debian's {SUITE}: {done.stderr.strip()[-500:]}")
+                missing(f"mmdebstrap cannot make Debian's {SUITE}: {done.stderr.strip()[-500:]}")
             making.rename(root)
     return root

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,11 +19,14 @@ import pytest
 import build_packages
 import pisync_agent.config as agent_config
 import pisync_receiver.config as receiver_config
+from pisync_agent.outbox.outbox import open_outbox
 from pisync_common.settings import Setting, load
 from tests.packaging.machine import Machine, machine
+from tests.support.services import installed
 
 ROOT: Final = Path(__file__).parents[2]
 NEWER: Final = "99.0.0"
+RESTARTS: Final = 3
 NAMES: Final = ("pisync-agent", "pisync-receiver")
 
 pytestmark = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="there is no dpkg-deb")
@@ -200,8 +204,7 @@ def test_a_development_version_comes_before_its_release() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lintian_has_no_complaint(trees: dict[str, Path], tmp_path: Path, name: str) -> None:
-    if shutil.which("lintian") is None:
-        pytest.skip("there is no lintian")
+    installed("lintian")
     # Its complaints about compiled libraries are overridden as a whole, and looking into them takes it 20 s.
     shutil.copytree(trees[name], tmp_path / "tree", ignore=shutil.ignore_patterns("*.so*"))
     sums = tmp_path / "tree/DEBIAN/md5sums"
@@ -285,11 +288,12 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
         debian.run("sh", "-c", f"cd && {line}", user="kolibri")
     assert debian.run("sh", "-c", f'cd && app/bin/python -c "{program}"', user="kolibri") == "4\n"
     assert "No module" in debian.run("/usr/bin/python3", "-c", "import tenacity", user="kolibri", code=1)
+    record_by_file_and_http(debian)
 
     debian.run("pisync", "sync")
     complete = json.loads(debian.run("pisync-receiver", "completeness", "pibox-1", "--json"))
     assert complete["complete"]
-    assert [stream["stored"] for stream in complete["streams"]] == [4]
+    assert [stream["stored"] for stream in complete["streams"]] == [6]
     assert not (debian.root / "home/pi/.local").exists()
     assert not (debian.root / "home/kolibri/.local").exists()
     owners = debian.run("find", "/var/lib/pisync", "!", "-user", "pisync", "-o", "-perm", "/o+rwx", "!", "-type", "d")
@@ -301,6 +305,35 @@ def test_two_commands_install_and_enroll_and_every_user_records(debian: Machine)
         "/etc/pisync/receiver.toml": "640 root:pisync-receiver",
     }.items():
         assert debian.run("stat", "--format=%a %U:%G", path) == f"{mode}\n"
+
+    # What is pending now, not what was when the last run ended.
+    debian.run("systemctl", "stop", "pisync-receiver")
+    debian.run("pisync", "record", "-", stdin='{"type": "video.watched"}\n' * 2)
+    assert "with 2 events pending" in debian.run("apt-get", "remove", "-y", "pisync-agent")
+
+
+def record_by_file_and_http(debian: Machine) -> None:
+    """Record as the user kolibri in the ways of docs/apps.md: event 5 by a file, event 6 over HTTP."""
+    spool = "/var/lib/pisync/spool"
+    assert debian.run("stat", "--format=%a %U:%G", spool) == "3770 pisync:pisync\n"
+    write = f'umask 027; cd {spool}; echo \'{{"type": "note.taken"}}\' > .notes; mv .notes notes.ndjson'
+    debian.run("sh", "-c", f"{write}; while [ -e notes.ndjson ]; do sleep 0.1; done", user="kolibri")
+    assert status(debian)["last_seq"] == 5
+
+    settings = debian.root / "etc/pisync/agent.toml"
+    settings.write_text(settings.read_text().replace('#http_port = ""', "http_port = 8747"))
+    debian.run("systemctl", "restart", "pisync-agent")
+    post = (
+        "import time, urllib.request as http\n"
+        "token = open('/var/lib/pisync/http-token').read().strip()\n"
+        "request = http.Request('http://127.0.0.1:8747/v1/events', b'{\"type\": \"note.taken\"}')\n"
+        "request.add_header('Authorization', 'Bearer ' + token)\n"
+        "print(http.urlopen(request).read().decode())"
+    )
+    debian.run("sh", "-c", "until [ -e /var/lib/pisync/http-token ]; do sleep 0.1; done", user="kolibri")
+    assert '{"results":[{"seq":6}]}' in debian.run("python3", "-c", post, user="kolibri")
+    assert "PermissionError" in debian.run("python3", "-c", post, user="pi", code=1)
+    assert (debian.root / "usr/share/pisync-agent/pisync.js").read_text().endswith("})(window);\n")
 
 
 def recipe() -> list[str]:
@@ -407,9 +440,59 @@ def test_the_receiver_keeps_its_database_until_it_is_purged(
 def test_an_image_made_without_systemd_serves_from_its_first_boot(debian: Machine) -> None:
     install(debian, "/srv/pisync-agent.deb")
     assert debian.run("stat", "--format=%a %U:%G", "/var/lib/pisync") == "750 pisync:pisync\n"
-    assert list((debian.root / "var/lib/pisync").iterdir()) == []
+    assert [path.name for path in (debian.root / "var/lib/pisync").iterdir()] == ["spool"]
 
     debian.boot()
 
     assert status(debian)["service"]
     assert debian.run("pisync", "record", "video.watched") == "1\n"
+
+
+RECORDING: Final = """
+import pathlib, sys
+from pisync_agent import Recorder
+number = 0
+with Recorder() as recorder:
+    while number < 100 or not pathlib.Path("/srv/enough").exists():
+        recorder.record("note.taken", data={"from": sys.argv[1], "n": number}, timeout=60)
+        number += 1
+print(number)
+"""
+
+
+def test_no_record_fails_through_restarts_kills_and_an_upgrade(
+    debian: Machine, packages: dict[str, Path], tmp_path: Path
+) -> None:
+    shutil.copy(newer(packages["pisync-agent"], tmp_path), debian.root / "srv/newer.deb")
+    debian.boot()
+    install(debian, "/srv/pisync-agent.deb")
+    debian.run("usermod", "--append", "--groups", "pisync", "kolibri")
+    socket = debian.run("stat", "--format=%i %a %U:%G", "/var/lib/pisync/agent.sock")
+    names = ("kolibri-1", "kolibri-2", "root-1")
+    with ThreadPoolExecutor() as pool:
+        recording = {
+            name: pool.submit(debian.run, "python3", "-c", RECORDING, name, user=name.partition("-")[0])
+            for name in names
+        }
+        for _ in range(RESTARTS):
+            debian.run("systemctl", "restart", "pisync-agent")
+            debian.run("systemctl", "kill", "--signal=KILL", "pisync-agent")
+        debian.run("systemctl", "stop", "pisync-agent")
+        install(debian, "/srv/newer.deb")
+        (debian.root / "srv/enough").touch()
+        recorded = {name: int(done.result()) for name, done in recording.items()}
+    assert debian.run("stat", "--format=%i %a %U:%G", "/var/lib/pisync/agent.sock") == socket
+    assert socket.split(maxsplit=1)[1] == "660 pisync:pisync\n"
+    assert f"pisync {NEWER}," in debian.run("journalctl", "--unit=pisync-agent")
+
+    debian.run("systemctl", "stop", "pisync-agent.socket")
+    assert debian.run("systemctl", "is-active", "pisync-agent", code=None) == "inactive\n"
+    refused = debian.run("pisync", "record", "note.taken", user="kolibri", code=5)
+    assert "the service of /var/lib/pisync is not running" in refused
+    assert "nothing was recorded. Start it: sudo systemctl start pisync-agent" in refused
+    outbox = open_outbox(debian.root / "var/lib/pisync")
+    found = [json.loads(body)["data"] for _, body in outbox.read(0, max_events=10**6, max_bytes=10**10)]
+    outbox.close()
+    assert sorted((each["from"], each["n"]) for each in found) == sorted(
+        (name, number) for name, count in recorded.items() for number in range(count)
+    )

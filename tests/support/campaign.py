@@ -16,7 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import DEVNULL
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from tests.support.fault_proxy import FaultProxy
 from tests.support.ledger import Ledger, RecordingApp
@@ -138,13 +138,24 @@ class Verdict:
 def campaign(folder: Path, *, seed: int, events: int, devices: int = 3, postgres: bool = False) -> Verdict:
     """Play one round of at least `events` acknowledged events, in an empty folder."""
     began = time.monotonic()
-    with school(folder, seed=seed, devices=devices, postgres=postgres) as round_:
+    with school(folder, seed=seed, devices=devices, postgres=postgres, kind=Round) as round_:
         round_.play(events)
         return round_.verdict(seed, began)
 
 
+R = TypeVar("R", bound="Round")
+
+
 @contextmanager
-def school(folder: Path, *, seed: int, devices: int, postgres: bool) -> Iterator["Round"]:
+def school(
+    folder: Path,
+    *,
+    seed: int,
+    devices: int,
+    postgres: bool = False,
+    kind: "type[R]",
+    agent_kind: type[AgentProcess] = AgentProcess,
+) -> Iterator[R]:
     with ExitStack() as opened:
         url = opened.enter_context(fresh_database()) if postgres else None
         receiver = opened.enter_context(
@@ -153,10 +164,10 @@ def school(folder: Path, *, seed: int, devices: int, postgres: bool) -> Iterator
         backups: Backups = SqliteBackups(receiver) if url is None else PostgresBackups(url)
         ledger = Ledger(folder / "ledger.ndjson")
         opened.callback(ledger.close)
-        round_ = Round(folder, receiver, backups, ledger, random.Random(seed))
+        round_ = kind(folder, receiver, backups, ledger, random.Random(seed))
         for number in range(1, devices + 1):
             link = opened.enter_context(FaultProxy("127.0.0.1", receiver.port))
-            agent = opened.enter_context(AgentProcess(folder / f"device-{number}", *SETTINGS))
+            agent = opened.enter_context(agent_kind(folder / f"device-{number}", *SETTINGS))
             device = Device(name=f"pibook-{number}", agent=agent, link=link)
             agent.enroll(link.url, receiver.enrollment_code(), device_id=device.name)
             agent.start()

@@ -1,12 +1,11 @@
 """A certificate authority for tests, by the openssl command: certificates of any age for names of this machine."""
 
-import shutil
 import ssl
 import subprocess
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.support.services import installed
 
 _CONFIG: Final = """
 [ca]
@@ -35,11 +34,10 @@ subjectKeyIdentifier = hash
 
 
 class Authority:
-    """Signs what it is asked to. `certificate` is the PEM file to trust. Skips the test where there is no openssl."""
+    """Signs what it is asked to. `certificate` is the PEM file to trust."""
 
     def __init__(self, folder: Path) -> None:
-        if shutil.which("openssl") is None:
-            pytest.skip("the openssl command makes the certificates")
+        installed("openssl")
         self._folder = folder
         folder.mkdir(parents=True)
         (folder / "openssl.cnf").write_text(_CONFIG.format(folder=folder))

@@ -17,7 +17,6 @@ blocks counted (measured: one cut of twenty). Without power there is no such pro
 
 import fcntl
 import os
-import shutil
 import struct
 import subprocess
 from collections.abc import Iterator
@@ -25,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-import pytest
+from tests.support.services import installed, missing, root
 
 SIZE: Final = 64 * 1024 * 1024
 
@@ -45,6 +44,12 @@ class Ext4Disk:
         self.image = folder / "image-0"
         self.powered = True
         self._restarts = 0
+
+    def bytes_written(self) -> int:
+        """Return what the disk was given to write so far, as the kernel counts it: blocks of files, journal, tables."""
+        device = self.path.stat().st_dev
+        counted = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}/stat").read_text().split()
+        return int(counted[6]) * 512
 
     def cut_power(self) -> None:
         """From now on nothing reaches the disk."""
@@ -78,11 +83,9 @@ class Ext4Disk:
 
 @contextmanager
 def ext4_disk(folder: Path) -> Iterator[Ext4Disk]:
-    """An empty disk, made in `folder`. Skips the test where none is available."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
-    if shutil.which(_MKFS[0]) is None:
-        pytest.skip(f"there is no {_MKFS[0]}")
+    """An empty disk, made in `folder`."""
+    root("mounting")
+    installed(_MKFS[0])
     disk = Ext4Disk(folder)
     disk.path.mkdir()
     with disk.image.open("wb") as image:
@@ -91,7 +94,7 @@ def ext4_disk(folder: Path) -> Iterator[Ext4Disk]:
     try:
         done = disk.mount()
         if done.returncode != 0:
-            pytest.skip(f"mounting ext4 on a loop device is not allowed here: {done.stderr.strip()}")
+            missing(f"mounting ext4 on a loop device is not allowed here: {done.stderr.strip()}")
         yield disk
     finally:
         disk.unmount()

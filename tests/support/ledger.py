@@ -123,6 +123,10 @@ class RecordingApp:
         """SIGKILL to the process that records, `after` seconds into its next order."""
         self.wait_for_order()
         time.sleep(after)
+        self.cut()
+
+    def cut(self) -> None:
+        """SIGKILL to the process, at once, if there is one."""
         with self._changing:
             if self._process is not None:
                 self._process.kill()
@@ -139,9 +143,7 @@ class RecordingApp:
     def discard(self) -> None:
         self._ended.set()
         self._work.set()
-        with self._changing:
-            if self._process is not None:
-                self._process.kill()
+        self.cut()
         self._thread.join(120)
 
     def _run(self) -> None:

@@ -128,6 +128,13 @@ class MemoryStore:
             after = [best_ms for seq, best_ms in stored if seq > last][:1]
             self.served += len(before) + len(after)
             facts.neighbours[device_id, stream] = (next(iter(before), None), next(iter(after), None))
+        for device_id, stream, below, boot, limit in wanted.earlier:
+            before = sorted(seq for name, at, seq in self.events if (name, at) == (device_id, stream) and seq < below)
+            found = [self.events[device_id, stream, seq] for seq in reversed(before)]
+            found = [] if found and found[0].boot_id != boot else found
+            names = tables.EarlierEvent.__struct_fields__
+            earlier = [tables.EarlierEvent(*(getattr(row, name) for name in names)) for row in found[:limit]]
+            facts.earlier[device_id, stream, below] = self._served(earlier)
         for device_id, at_ms in wanted.late_successes:
             failures = [row for row in self.sync_events.values() if row.device_id == device_id and row.total_errors]
             times = sorted(row.at_ms for row in failures if row.at_ms > at_ms)[:FAILURES_COUNTED]
@@ -161,6 +168,9 @@ class MemoryStore:
         self.devices |= {row.device_id: row for row in changes.devices}
         self.streams |= {(row.device_id, row.stream): row for row in changes.streams}
         _insert_all(self.events, changes.events, width=3)
+        for fixed in changes.repaired:
+            place = (fixed.device_id, fixed.stream, fixed.seq)
+            self.events[place] = replace(self.events[place], best_ms=fixed.best_ms, quality=fixed.quality)
         _insert_all(self.event_keys, changes.event_keys, width=2)
         _insert_all(self.carried, changes.carried, width=3)
         _insert_all(self.rejected, changes.rejected, width=4)

@@ -1,16 +1,14 @@
 """A real PgBouncer in transaction mode between a worker and PostgreSQL."""
 
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from tests.support.processes import free_port, listens, wait_until
+from tests.support.services import installed
 
 _CONFIG = """
 [databases]
@@ -27,10 +25,8 @@ default_pool_size = 3
 
 @contextmanager
 def pgbouncer(host: str, server_port: int, user: str) -> Iterator[int]:
-    """Give the port of a PgBouncer before this server; skip the test if PgBouncer is not installed."""
-    program = shutil.which("pgbouncer", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if program is None:
-        pytest.skip("pgbouncer is not installed")
+    """Give the port of a PgBouncer before this server; see `installed`."""
+    program = installed("pgbouncer")
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "pgbouncer.ini"

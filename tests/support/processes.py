@@ -151,7 +151,8 @@ class AgentProcess(Program):
     program: tuple[str, ...] = (sys.executable, "-m", "pisync_agent")
 
     def __init__(self, home: Path, *arguments: str, environ: Mapping[str, str] | None = None) -> None:
-        super().__init__(home.with_name(home.name + ".log"), {"PISYNC_AGENT_HOME": str(home)} | dict(environ or {}))
+        own = {"PISYNC_AGENT_HOME": str(home), "PISYNC_AGENT_SYNC_DELAY": "3s"}  # tests need not wait as devices do
+        super().__init__(home.with_name(home.name + ".log"), own | dict(environ or {}))
         self.home = home
         self.socket = home / "agent.sock"
         self._arguments = arguments

@@ -1,22 +1,20 @@
 """A small file system of its own, where root may mount one: for what happens on a full disk."""
 
-import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
+from tests.support.services import missing, root
 
 
 @contextmanager
 def small_disk(folder: Path, *, size: int, kinds: Sequence[str] = ("ext4", "tmpfs")) -> Iterator[Path]:
     """Mount a file system of `size` bytes at `folder`/disk: the first of `kinds` that is available here.
 
-    ext4 is in a file and needs a loop device. Skips the test where none can be mounted.
+    ext4 is in a file and needs a loop device.
     """
-    if os.geteuid() != 0:
-        pytest.skip("mounting needs root")
+    root("mounting")
     place = folder / "disk"
     place.mkdir(parents=True)
     for kind in kinds:
@@ -24,11 +22,23 @@ def small_disk(folder: Path, *, size: int, kinds: Sequence[str] = ("ext4", "tmpf
         if done.returncode == 0:
             break
     else:
-        pytest.skip(f"mounting is not allowed here: {done.stderr.strip()}")
+        missing(f"mounting is not allowed here: {done.stderr.strip()}")
     try:
         yield place
     finally:
         subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+@contextmanager
+def read_only_view(folder: Path, place: Path) -> Iterator[Path]:
+    """`folder` as a reader sees it while its file system is read-only; others still write it. Needs root."""
+    place.mkdir()
+    subprocess.run(["mount", "--bind", str(folder), str(place)], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True)
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
 
 
 def use_up(disk: Path) -> Path:

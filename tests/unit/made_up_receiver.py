@@ -62,6 +62,11 @@ class MadeUpReceiver:
     def paths(self) -> list[str]:
         return [request.url.path for request in self.requests]
 
+    @staticmethod
+    def seqs_of(request: httpx.Request) -> list[int]:
+        """Return the seqs of a batch."""
+        return [event["seq"] for event in json.loads(gzip.decompress(request.content))["events"]]
+
     def watermark(self, stream: str) -> int:
         mark = 0
         while mark + 1 in self.streams.get(stream, {}):

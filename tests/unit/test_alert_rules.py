@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pisync_common.quiet_hours import QuietHours, quiet_hours
 from pisync_receiver.alerts.notices import notices
-from pisync_receiver.alerts.rules import Crossing, QuietHours, Rules, quiet_hours, time_zone
+from pisync_receiver.alerts.rules import Crossing, Rules, time_zone
 
 NAIROBI = ZoneInfo("Africa/Nairobi")
 RULES = Rules(quiet_hours=None, zone=UTC, digest_over=2)

@@ -20,7 +20,7 @@ PACKAGES = {
 EXTRAS = {"aio_pika", "apprise", "psycopg", "psycopg_pool", "redis"}
 THIRD_PARTY = {
     "pisync_common": set(),
-    "pisync_agent": {"httpcore", "httpx", "platformdirs", "tenacity"},
+    "pisync_agent": {"h11", "httpcore", "httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "httpx", "msgspec", "platformdirs", "prometheus_client", "starlette", "uvicorn", "uvloop",
         # Of further extras; the contracts say where each may be imported, a test below that nothing else needs them.
@@ -89,6 +89,7 @@ def test_the_contracts_hold(copy: Path) -> None:
             "import sqlite3",
             "sqlite3 only in",
         ),
+        ("agent/pisync_agent/errors.py", "import h11", "h11 only in the agent's HTTP"),
         ("agent/pisync_agent/errors.py", "import msgspec", "the receiver's libraries stay in the receiver"),
         ("receiver/pisync_receiver/intake.py", "import psycopg", "PostgreSQL's driver only in its store"),
         ("receiver/pisync_receiver/intake.py", "import redis", "Redis only in the cache"),

@@ -30,6 +30,7 @@ from pisync_agent.errors import (
     StoreUnusable,
     Unreachable,
 )
+from pisync_agent.outbox.app_events import whole_event
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import LAST_RUN
 from pisync_agent.outbox.outbox import Outbox, open_outbox
@@ -230,7 +231,7 @@ def test_a_line_without_an_end_is_rejected_early(tmp_path: Path) -> None:
         Recorder(tmp_path / "home") as recorder,
         pytest.raises(InvalidEvent, match="line 2"),
     ):
-        record.record_lines(recorder, record.whole_event, source=source.fileno(), out=out)
+        record.record_lines(recorder, whole_event, source=source.fileno(), out=out)
 
     assert out.getvalue() == "1\n"
 
@@ -314,6 +315,23 @@ def test_status_answers_a_technicians_questions(pisync: Pisync, outbox: Outbox) 
     assert "psd_x" not in ran.out + pisync("status", "--json").out, "the token is not shown"
 
 
+@pytest.mark.parametrize(
+    "note",
+    ["", "no JSON", "[" * 9000, "7", "null", "[]", "{}", '{"at_ms": "now"}', '{"at_ms": 1e400}', '{"at_ms": true}',
+     '{"at_ms": 5, "delivered": "x", "rejected": [], "failure": 7}', '{"at_ms": 5, "failure": {"code": 7}}',
+     '{"at_ms": 5, "failure": {"kind": {}, "detail": null}, "seconds": NaN}', '{"at_ms": -1}', '{"at_ms": 1e18}',
+     '{"at_ms": 9007199254740993000}'],
+)  # fmt: skip
+def test_status_survives_a_damaged_note_of_the_last_run(pisync: Pisync, outbox: Outbox, note: str) -> None:
+    fill(outbox, 1)
+    outbox.set_note(LAST_RUN, note)
+
+    shown, found = pisync("status"), pisync("status", "--json")
+
+    assert (shown.code, found.code) == (4, 4), "not enrolled"
+    assert found.json["waiting"] == 1
+
+
 def test_status_of_a_broken_outbox_says_what_to_do(pisync: Pisync, outbox: Outbox) -> None:
     outbox.close()
     (pisync.home / "outbox.db").write_bytes(b"not a database, for sure" * 400)
@@ -360,7 +378,9 @@ def test_dead_letters_are_listed_shown_and_requeued(pisync: Pisync, outbox: Outb
 
 @pytest.mark.parametrize("arguments", [("list",), ("dead",)])
 def test_an_empty_queue_is_not_an_error(pisync: Pisync, arguments: Sequence[str]) -> None:
-    assert pisync("queue", *arguments) == (0, "", "")
+    ran = pisync("queue", *arguments)
+    assert (ran.code, ran.out) == (0, "")
+    assert "pisync: no event" in ran.err
     assert pisync("queue", *arguments, "--json").json == []
 
 

@@ -20,6 +20,7 @@ from pisync_agent.outbox.models import DEVICE
 from pisync_common.errors import RuleError
 from pisync_receiver.api.enrollment import normalized
 from tests.support.outboxes import deliver, events, opened
+from tests.support.services import root
 from tests.support.small_disk import small_disk
 
 URL = "https://r.example"
@@ -307,8 +308,7 @@ def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
 
 
 def test_root_becomes_the_owner_of_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root may become someone else")
+    root("becoming another user")
     folder = tmp_path / "home"
     folder.mkdir()
     became: list[tuple[str, object]] = []

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from pisync_agent.outbox.database import PAGE_BYTES
+from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.outbox.recovery.contents import Numbers
 from pisync_agent.outbox.recovery.log import committed_by_index, read_log
 from tests.support.outboxes import bodies, dead_letters, deliver, event, opened, receipt, seqs
 
-PAGE = 4096
+PAGE = PAGE_BYTES
 FRAME = 24 + PAGE
 SECTOR = 512
 FILES = ("outbox.db", "outbox.db-wal", "outbox.db-shm")
@@ -88,6 +89,7 @@ def places(killed: Path) -> Mapping[int, list[list[Place]]]:
             found[number] = [[place] for place in pages if whole in held[place] and head in held[place]]
         else:
             parts = [text[at : at + 64] for at in range(0, len(text) - 64, 64)]
+            parts.append(b'{"seq":%d,' % number)
             found[number] = [[place for place in pages if any(part in held[place] for part in parts)]]
         assert found[number]
         assert all(found[number])

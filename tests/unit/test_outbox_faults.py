@@ -14,7 +14,9 @@ from pisync_agent.outbox import disk, faults, files
 from pisync_agent.outbox.faults import explained
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.outbox.space import free_bytes
 from tests.support.outboxes import Faults, events, opened, seqs, sqlite_error
+from tests.support.services import root
 
 STRANGER = 54402  # no such user
 
@@ -113,9 +115,9 @@ def test_too_many_open_files_are_named(tmp_path: Path) -> None:
     assert "too many files are open" in str(explained(tmp_path / "outbox.db", error))
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 @pytest.mark.parametrize(("mode", "folder"), [(0o600, 0o755), (0o600, 0o700)])
 def test_a_file_of_another_user_names_that_user(tmp_path: Path, mode: int, folder: int) -> None:
+    root("becoming another user")
     for each in [*tmp_path.parents][:3]:
         each.chmod(each.stat().st_mode | 0o755)
     home = tmp_path / "home"
@@ -277,12 +279,12 @@ def test_absurd_numbers_of_the_file_system_do_not_stop_recording(
 
 def test_without_a_fragment_size_the_block_size_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "statvfs", stated(f_frsize=0, f_bsize=512, f_blocks=100, f_bfree=50, f_bavail=40))
-    assert disk.free_bytes(tmp_path) == 40 * 512
+    assert free_bytes(tmp_path) == 40 * 512
 
 
 def test_a_count_below_zero_means_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """More blocks are reserved than free: some file systems state the difference as a huge number."""
     monkeypatch.setattr(os, "statvfs", stated(f_blocks=10**6, f_bfree=2, f_bavail=2**64 - 3))
-    assert disk.free_bytes(tmp_path) == 2 * 4096
+    assert free_bytes(tmp_path) == 2 * 4096
     with pytest.raises(OutboxFull, match="has no room"):
         opened(tmp_path)

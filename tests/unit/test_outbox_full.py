@@ -136,9 +136,9 @@ def test_the_reserve_is_spent_when_bookkeeping_finds_no_room(tmp_path: Path) -> 
                 raise full_disk()
 
     faults.fault = full_while_reserved
-    assert outbox.settle(receipt(outbox, 5), [1, 2, 3, 4, 5]) == 5
+    assert outbox.settle(receipt(outbox, 4), [1, 2, 3, 4]) == 4
     assert seen[-1] is False
-    assert outbox._unsaved is None
+    assert not outbox._unsaved.any
     assert reserve.exists()
     outbox.close()
 

@@ -17,6 +17,7 @@ from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.recorder import Recorder
 from pisync_agent.service.lock import writer_lock
 from tests.support.outboxes import deliver, events, opened
+from tests.support.services import root
 
 UMASKS = [0o000, 0o022, 0o077]
 
@@ -93,8 +94,8 @@ def test_rights_of_an_existing_outbox_are_tightened(tmp_path: Path) -> None:
     outbox.close()
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
 def test_files_of_another_user_are_left_as_they_are(tmp_path: Path) -> None:
+    root("giving a file away")
     opened(tmp_path).close()
     other = tmp_path / "outbox-1-x.broken.db"
     other.touch()
@@ -129,8 +130,8 @@ def test_a_link_in_the_folder_is_not_followed(tmp_path: Path) -> None:
     assert stat.S_IMODE(elsewhere.stat().st_mode) == 0o644
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes another user")
 def test_a_group_member_cannot_hold_the_lock(tmp_path: Path) -> None:
+    root("becoming another user")
     for each in (tmp_path, *tmp_path.parents):
         if each.name.startswith(("pytest-", "popen-")) or each == tmp_path:
             each.chmod(0o755)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from pisync_agent.outbox.database import PAGE_BYTES
 from pisync_agent.outbox.models import QueuedSyncEvent
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.recovery.contents import event_of
@@ -28,7 +29,7 @@ from tests.support.outboxes import (
     sqlite_error,
 )
 
-PAGE = 4096
+PAGE = PAGE_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,7 @@ DAMAGES: dict[str, Callable[[Path], None]] = {
     "not a database": lambda path: overwrite(path, 0, b"<html>"),
     "events' inner page": lambda path: overwrite(path, (root_pages(path)["events"] - 1) * PAGE, bytes(PAGE)),
     "index page": lambda path: overwrite(path, (root_pages(path)["events_id"] - 1) * PAGE, b"\xff" * PAGE),
-    "notes page": lambda path: overwrite(path, (root_pages(path)["notes"] - 1) * PAGE, b"\x00\xff" * 2048),
+    "notes page": lambda path: overwrite(path, (root_pages(path)["notes"] - 1) * PAGE, b"\x00\xff" * (PAGE // 2)),
 }
 
 

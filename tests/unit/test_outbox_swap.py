@@ -4,12 +4,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pisync_agent.outbox.database import PAGE_BYTES
 from pisync_agent.outbox.recovery import swap
+from pisync_common.sqlite import connect
 from tests.support.outboxes import bodies, deliver, events, opened, seqs
 
 
@@ -49,6 +52,15 @@ def filled(home: Path) -> None:
     outbox.close()
 
 
+def destroy_an_empty_table(path: Path) -> None:
+    """The log has a page 1 of its own, so a destroyed header would not count."""
+    with closing(connect(path, readonly=True, immutable=True)) as database:
+        (page,) = database.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'dead_letters'").fetchone()
+    with path.open("r+b") as file:
+        file.seek((page - 1) * PAGE_BYTES)
+        file.write(bytes(100))
+
+
 def numbers(home: Path) -> list[int]:
     outbox = opened(home)
     found = [json.loads(body)["data"]["n"] for body in bodies(outbox, after=outbox.delivered)]
@@ -69,8 +81,7 @@ def test_an_interruption_at_any_step_is_finished_or_undone(tmp_path: Path, broke
             if not broken:
                 outbox = opened(home)
             else:
-                with (home / "outbox.db").open("r+b") as file:
-                    file.write(bytes(100))
+                destroy_an_empty_table(home / "outbox.db")
             steps = Steps(patch, at)
             try:
                 if outbox is not None:

@@ -63,13 +63,16 @@ def test_progress_is_throttled_within_a_step() -> None:
 
 def test_progress_includes_bytes_in_flight_and_time_left() -> None:
     one, shown, time = tracker(of=100)
-    one.count_receipt(receipt(25))
-    one.bytes, one.transfer_bytes, one.transfer_seconds = 1_000_000, 1_000_000, 4.0
+    one.transfer = lambda: (1_000_000, 4.0)
+    one.count_sent(1_000_000)
     time.now += 5
+    one.count_receipt(receipt(25))
+    one.count_sent(250_000)
+    time.now += 2
 
-    one.show(SENDING, moving=250_000)
+    one.show(SENDING)
 
-    assert shown == [Progress(step=SENDING, events=25, of=100, bytes=1_250_000, speed_mbit=2.0, seconds_left=15.0)]
+    assert shown == [Progress(step=SENDING, events=25, of=100, bytes=1_250_000, speed_mbit=2.0, seconds_left=13.0)]
 
 
 def test_time_left_is_unknown_before_the_first_receipt() -> None:
@@ -93,7 +96,7 @@ def test_more_events_than_expected_are_shown() -> None:
 @pytest.mark.parametrize(("size", "speed"), [(1_000, 0.0), (65_535, 0.0), (65_536, 0.524288)])
 def test_a_speed_needs_a_transfer_worth_measuring(size: int, speed: float) -> None:
     one, _, _ = tracker()
-    one.transfer_bytes, one.transfer_seconds = size, 1.0
+    one.transfer = lambda: (size, 1.0)
 
     assert one.speed_mbit == speed
     assert one.measured == ((size, 1.0) if speed else (0, 0.0))

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from pisync_agent.commands import record
 from pisync_agent.commands.usage import Unfinished
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull, StoreUnusable
+from pisync_agent.outbox.app_events import whole_event
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.models import OutboxLimits
 from pisync_agent.recorder import Recorder
@@ -71,7 +72,7 @@ def sent(recorder: Recorder, content: bytes, out: io.StringIO | None = None) -> 
         file.write_bytes(content)
         with file.open("rb") as source:
             try:
-                record.record_lines(recorder, record.whole_event, source=source.fileno(), out=out)
+                record.record_lines(recorder, whole_event, source=source.fileno(), out=out)
             except (AgentError, Unfinished) as error:
                 return out.getvalue().splitlines(), error
     return out.getvalue().splitlines(), None
@@ -239,7 +240,7 @@ def test_an_answer_that_is_missing_is_no_refusal(tmp_path: Path) -> None:
 def test_input_that_cannot_be_read_ends_it(tmp_path: Path) -> None:
     source = os.open(tmp_path, os.O_RDONLY)
     with Recorder(tmp_path / "home") as recorder, pytest.raises(Unfinished, match=r"cannot be read .* from line 1$"):
-        record.record_lines(recorder, record.whole_event, source=source, out=io.StringIO())
+        record.record_lines(recorder, whole_event, source=source, out=io.StringIO())
     os.close(source)
 
 

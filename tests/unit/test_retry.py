@@ -127,14 +127,40 @@ def test_the_first_batch_is_small() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "factor"),
-    [(0.0, 2), (0.1, 2), (5, 2), (8, 1.25), (10, 1), (12.5, 0.8), (20, 0.5), (500, 0.5)],
+    [(0.0, 2), (0.1, 2), (1.5, 2), (2.4, 1.25), (3, 1), (3.75, 0.8), (6, 0.5), (500, 0.5)],
 )
-def test_a_full_batch_moves_the_size_towards_ten_seconds_at_most_twofold(seconds: float, factor: float) -> None:
+def test_a_full_batch_moves_the_size_towards_three_seconds_at_most_twofold(seconds: float, factor: float) -> None:
     size = BatchSize(first=100 * KIB)
 
     size.succeeded(events=400, bytes=100 * KIB, seconds=seconds)
 
     assert size.bytes == int(100 * KIB * factor)
+
+
+def test_requests_on_a_link_that_holds_take_up_to_ten_seconds() -> None:
+    """Twice: what a link has proved is forgotten when it is interrupted, and its pace is not."""
+    size = BatchSize(first=30 * KIB, most=MIB)
+    for _ in range(2):
+        taken = []
+        for _ in range(40):
+            seconds = size.bytes / (10 * KIB)
+            size.succeeded(events=1000, bytes=size.bytes, seconds=seconds)
+            taken.append(round(seconds))
+        assert taken[:8] == [3] * 8
+        assert taken[-1] == 10
+        assert taken == sorted(taken)
+        size.interrupted()
+
+
+def test_two_batches_are_in_flight_on_a_slow_link_that_works() -> None:
+    size = BatchSize()
+    seen = []
+    for seconds in (0.1, 1.0, 0.4, 1.0):
+        size.succeeded(events=1, bytes=200, seconds=seconds)
+        seen.append(size.parallel)
+    size.failed(events=1, bytes=200)
+
+    assert (seen, size.parallel) == ([1, 2, 1, 2], 1)
 
 
 def test_a_partial_batch_does_not_change_the_size() -> None:

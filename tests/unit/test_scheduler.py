@@ -11,7 +11,6 @@ import pytest
 from tenacity import RetryCallState
 
 from pisync_agent.errors import AgentError, Overloaded, StoreUnusable, Unreachable
-from pisync_agent.service import schedule
 from pisync_agent.service.schedule import Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler
 
@@ -184,7 +183,6 @@ def test_only_a_request_shortens_the_wait_after_a_failure(bench: Bench) -> None:
 
 
 def test_a_new_link_shortens_the_wait_and_resets_the_policy(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(schedule, "LINK_SETTLE_S", 0.0)
     bench.syncer.request()
     bench.next()
     bench.end(failed())

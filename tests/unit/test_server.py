@@ -18,6 +18,7 @@ from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.recorder import _Entry, _messages
 from pisync_agent.service import protocol, server
+from pisync_agent.service.decoding import decode_line
 from pisync_agent.service.server import LocalServer, Request, record
 from pisync_common import unix_socket
 from pisync_common.models import Stamp
@@ -387,7 +388,7 @@ def recording(*types: str) -> tuple[Request, "Future[Any]"]:
     events = [NewEvent.create(type, stamp=STAMP).fields() for type in types]
     answer: Future[Any] = Future()
     line = json.dumps({"do": "record", "events": events}).encode()
-    return Request(None, line, answer), answer  # type: ignore[arg-type]
+    return Request(None, decode_line(line, lambda: STAMP), answer), answer  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -418,7 +419,8 @@ def test_a_request_that_has_expired_is_refused(outbox: Outbox) -> None:
     answers: list[Future[Any]] = [Future(), Future(), Future()]
     noted: list[object] = []
     for boottime_ms, answer in zip((500, 10**9, 499), answers, strict=True):
-        record(outbox, [Request(None, line, answer)], boottime_ms=boottime_ms, note=noted.append)  # type: ignore[arg-type]
+        request = Request(None, decode_line(line, lambda: STAMP), answer)  # type: ignore[arg-type]
+        record(outbox, [request], boottime_ms=boottime_ms, note=noted.append)
     late, later, in_time = (answer.result() for answer in answers)
 
     assert "nothing was recorded" in late["error"]["detail"] == later["error"]["detail"]
@@ -442,8 +444,7 @@ def test_the_largest_messages_of_a_recorder_fit(tmp_path: Path) -> None:
             fields = [dataclasses.replace(entry.event, attempt=2**62, retried=True).fields() for entry in message]
             line = json.dumps(protocol.record_request(fields, 2**53), separators=(",", ":")).encode()
             assert len(line) < unix_socket.LINE_BYTES
-            request = Request(None, line, Future())  # type: ignore[arg-type]
-            assert [type(event) for event in request.events or ()] == [NewEvent] * len(message)
+            assert [type(event) for event in decode_line(line, lambda: STAMP).events or ()] == [NewEvent] * len(message)
 
 
 def test_a_line_that_was_read_before_the_end_is_not_served_after_it(run: Run) -> None:

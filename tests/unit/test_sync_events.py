@@ -214,8 +214,9 @@ class Queue:
         self.notes: dict[str, str] = {}
         self.writes = 0
 
-    def add_sync_event(self, event: QueuedSyncEvent) -> None:
-        self.events.append(replace(event, id=len(self.events) + 100))
+    def add_sync_event(self, *events: QueuedSyncEvent) -> None:
+        for event in events:
+            self.events.append(replace(event, id=len(self.events) + 100))
 
     def next_sync_event(self) -> QueuedSyncEvent | None:
         return self.events[0] if self.events else None
@@ -226,7 +227,8 @@ class Queue:
     def note(self, name: str) -> str | None:
         return self.notes.get(name)
 
-    def set_note(self, name: str, value: str) -> None:
+    def set_note(self, name: str, value: str, *, later: bool) -> None:
+        assert later, "a commit of its own for each run"
         self.writes += 1
         self.notes[name] = value
 

@@ -13,7 +13,7 @@ import pytest
 
 import pisync_agent.identity as identities
 from pisync_agent.commands.cli import main
-from pisync_agent.commands.usage import as_owner
+from pisync_agent.commands.usage import acting_as_owner
 from pisync_agent.enrollment import zero_touch
 from pisync_agent.enrollment.enroll_file import EnrollFile, load_pending, store_pending
 from pisync_agent.enrollment.machine import Machine
@@ -133,7 +133,7 @@ def test_root_stores_it_as_the_agents_user(boot: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(parent.stat().st_mode | 0o011)
-    take_up(boot, home, as_owner=partial(as_owner, home))
+    take_up(boot, home, as_owner=partial(acting_as_owner, home))
 
     assert os.geteuid() == 0
     assert [(each.stat().st_uid, each.stat().st_gid) for each in home.iterdir()] == [(4711, 4712)]

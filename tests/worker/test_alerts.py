@@ -13,9 +13,10 @@ from zoneinfo import ZoneInfo
 import pytest
 from prometheus_client import CollectorRegistry
 
+from pisync_common.quiet_hours import quiet_hours
 from pisync_common.times import now_ms
 from pisync_receiver.alerts.alerts import POLL_SECONDS, AlertMetrics, Alerts
-from pisync_receiver.alerts.rules import Rules, quiet_hours
+from pisync_receiver.alerts.rules import Rules
 from pisync_receiver.alerts.services import AppriseService, Service, ServiceUnavailable
 from pisync_receiver.background import AGAIN
 from pisync_receiver.errors import DatabaseUnavailable

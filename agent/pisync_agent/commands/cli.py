@@ -46,6 +46,8 @@ class Entry(NamedTuple):
 TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "See how this device is": (
         Entry("status", "show whether all is delivered, what is pending and why", "status:STATUS"),
+        Entry("doctor", "find out what is wrong with this device, and what to do first", "doctor:DOCTOR"),
+        Entry("history", "show the last sync runs: when, how many, how fast, what failed", "history:HISTORY"),
         Entry("queue list", "list pending events", "queue:LIST"),
         Entry("queue show", "show one event", "queue:SHOW"),
         Entry("queue dead", "list rejected events, and why they were rejected", "queue:DEAD"),
@@ -54,7 +56,10 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry("sync", "deliver pending events now", "sync:SYNC"),
         Entry("queue requeue", "send a rejected event again, once its cause is fixed", "queue:REQUEUE"),
     ),
-    "Record": (Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),),
+    "Record": (
+        Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),
+        Entry("adopt", "bring the events of another outbox into this device's, each once", "adopt:ADOPT"),
+    ),
     "Set up": (
         Entry("enroll", "exchange a code from an administrator for this device's identity", "enroll:ENROLL"),
         Entry("enroll-file", "take up an enrollment file, which enrolls without a person", "enroll:ENROLL_FILE"),

@@ -13,7 +13,7 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
 from pisync_agent.commands.command import Command
-from pisync_agent.commands.usage import DONE, WrongUsage, as_owner, settings_of
+from pisync_agent.commands.usage import DONE, WrongUsage, acting_as_owner, settings_of
 from pisync_agent.enrollment.enrolling import enroll_device
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.errors import DeliveryError, NotEnrolled, StoreUnusable, Unreachable
@@ -31,6 +31,7 @@ def enroll(arguments: argparse.Namespace) -> int:
         raise WrongUsage("enroll needs the receiver's URL and --code CODE; a card that was moved needs --moved alone")
     import pisync_agent.client as client  # httpx is imported only where it is needed
     from pisync_agent.answers import RETRIED
+    from pisync_agent.network.authorities import private_trust
 
     code = identities.checked_code(arguments.code)
     url, *others = (
@@ -54,7 +55,7 @@ def enroll(arguments: argparse.Namespace) -> int:
         return given.at(url, *others)
 
     home = settings_of(arguments)[config.HOME]
-    ca = None if arguments.ca is None else read_authority(arguments.ca, check=client.private_trust)
+    ca = None if arguments.ca is None else read_authority(arguments.ca, check=private_trust)
     if sys.stderr.isatty():
         warn(f"asking {url} …")
     given = enroll_device(
@@ -82,7 +83,7 @@ def enroll_file(arguments: argparse.Namespace) -> int:
     file = next((place for place in places if place.exists()), None)
     if file is None:
         raise WrongUsage(f"there is no enrollment file at {', '.join(map(str, places))}")
-    print(zero_touch.take_up(file, home, as_owner=partial(as_owner, home)))
+    print(zero_touch.take_up(file, home, as_owner=partial(acting_as_owner, home)))
     reload_service(home)
     return DONE
 

@@ -1,8 +1,12 @@
 """Numbers and times as text for people."""
 
 import time
+from typing import Final
 
-_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+WIDTH: Final = 80
+"""Of a terminal: nothing that `status` prints is wider."""
+
+_SIZES: Final = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def size(number: float) -> str:
@@ -33,6 +37,27 @@ def moment(ms: int) -> str:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ms / 1000))
     except (OverflowError, ValueError, OSError):
         return f"{ms} ms since 1970"
+
+
+def row(name: str, value: str, indent: int) -> str:
+    """Return `name`, and beside it `value` in lines that fit the terminal."""
+    return f"{name:<{indent}}" + f"\n{'':<{indent}}".join(_lines(value, WIDTH - indent))
+
+
+def paragraph(text: str) -> str:
+    """Return `text` in lines that fit the terminal."""
+    return "\n".join(_lines(text, WIDTH))
+
+
+def _lines(text: str, room: int) -> list[str]:
+    """Fold a text at its spaces, and a longer word anywhere. To load `textwrap` would cost `status` a tenth."""
+    lines: list[str] = []
+    for word in text.split():
+        if lines and len(lines[-1]) + 1 + len(word) <= room:
+            lines[-1] += f" {word}"
+        else:
+            lines += [word[at : at + room] for at in range(0, len(word), room)]
+    return lines
 
 
 def count(number: int, noun: str) -> str:

@@ -14,7 +14,7 @@ import pisync_agent.identity as identities
 from pisync_agent.commands.command import Command
 from pisync_agent.commands.enroll import reload_service
 from pisync_agent.commands.formatting import count
-from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, as_owner, settings_of
+from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, acting_as_owner, settings_of
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.enrollment.state import PENDING, note_state
 from pisync_agent.errors import NotEnrolled, StoreUnusable
@@ -84,7 +84,7 @@ def seal(arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _stopped(home: Path) -> Iterator[None]:
     """Act as the folder's owner while no process writes the outbox. Raises LockHeld."""
-    with as_owner(home), writer_lock(files.lock(home)):
+    with acting_as_owner(home), writer_lock(files.lock(home)):
         yield
 
 

@@ -2,34 +2,34 @@
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from typing import Any, Final
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import OUTBOX, Command, add_json
-from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
+from pisync_agent.commands.usage import DONE, WrongUsage, settings_of, whole_number
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import open_outbox
 from pisync_agent.service import protocol, views
 from pisync_agent.service.lock import writer_lock
-from pisync_common.limits import SEQ_MAX
 from pisync_common.settings import Settings
 
 
 def show_list(arguments: argparse.Namespace) -> int:
-    limit, after = _number("--limit", arguments.limit), _number("--after", arguments.after or "0")
+    limit, after = whole_number("--limit", arguments.limit), whole_number("--after", arguments.after or "0")
     with _look(arguments) as view:
         rows = view.events(after, limit, everything=arguments.all)
         last = view.state()["outbox"]["last_seq"]
-    _print(rows, arguments.json, _row_text)
+    _print(rows, arguments.json, _row_text, empty="no event is pending")
     if rows and rows[-1]["seq"] < last and not arguments.json:
         print(f"… and {last - rows[-1]['seq']:,} more: --after {rows[-1]['seq']}")
     return DONE
 
 
 def show_event(arguments: argparse.Namespace) -> int:
-    seq = _number("SEQ", arguments.seq)
+    seq = whole_number("SEQ", arguments.seq)
     with _look(arguments) as view:
         body = view.event(seq)
     if body is None:
@@ -41,12 +41,12 @@ def show_event(arguments: argparse.Namespace) -> int:
 def show_dead(arguments: argparse.Namespace) -> int:
     with _look(arguments) as view:
         letters = view.dead()
-    _print(letters, arguments.json, _letter_text)
+    _print(letters, arguments.json, _letter_text, empty="no event was rejected")
     return DONE
 
 
 def requeue(arguments: argparse.Namespace) -> int:
-    settings, seq = settings_of(arguments), _number("SEQ", arguments.seq)
+    settings, seq = settings_of(arguments), whole_number("SEQ", arguments.seq)
     again = protocol.requeue(files.socket(settings[config.HOME]), seq)
     if again is None:
         again = _requeue_alone(settings, seq)
@@ -83,17 +83,15 @@ def _pretty(body: str) -> str:
         return body
 
 
-def _print(rows: Sequence[Mapping[str, Any]], as_json: bool, text: Callable[[Mapping[str, Any]], str]) -> None:
+def _print(
+    rows: Sequence[Mapping[str, Any]], as_json: bool, text: Callable[[Mapping[str, Any]], str], *, empty: str
+) -> None:
     if as_json:
         print(json.dumps(rows))
+    elif not rows:
+        print(f"pisync: {empty}", file=sys.stderr)
     for row in () if as_json else rows:
         print(text(row))
-
-
-def _number(name: str, value: str) -> int:
-    if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
-        raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
-    return int(value)
 
 
 def _list_arguments(parser: argparse.ArgumentParser) -> None:

@@ -24,6 +24,7 @@ from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.commands.command import OUTBOX, Command
 from pisync_agent.commands.usage import DONE, Unfinished, WrongUsage, settings_of
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull, StoreUnusable
+from pisync_agent.outbox.app_events import whole_event
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.recorder import Recorder
 from pisync_common.errors import RuleError
@@ -43,8 +44,6 @@ _STOPPING: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 ReadLine = Callable[[dict[str, Any]], Mapping[str, Any]]
 """Turns a line's JSON object into arguments of `Recorder.record`; raises InvalidEvent."""
-
-_FIELDS: Final = frozenset({"type", "learner_id", "object_id", "data", "id", "occurred_at"})
 
 
 def record(arguments: argparse.Namespace) -> int:
@@ -84,22 +83,6 @@ def line_reader(arguments: argparse.Namespace) -> ReadLine:
     if (arguments.learner, arguments.object, arguments.data) != (None, None, None):
         raise WrongUsage("with `pisync record -` each line is a whole event; remove --learner, --object and --data")
     return whole_event
-
-
-def whole_event(line: dict[str, Any]) -> Mapping[str, Any]:
-    """Read a line that is a whole event."""
-    if unknown := sorted(line.keys() - _FIELDS):
-        raise InvalidEvent(f"unknown field {unknown[0]!r}; known fields: {', '.join(sorted(_FIELDS))}")
-    if "type" not in line:
-        raise InvalidEvent('"type" is missing')
-    if (text := line.get("occurred_at")) is None:
-        return line
-    if not isinstance(text, str):
-        raise InvalidEvent("occurred_at is not a text, such as 2026-11-23T10:00:00+03:00")
-    try:
-        return line | {"occurred_at": _moment(text)}
-    except RuleError as error:
-        raise InvalidEvent(f"occurred_at: {error}") from error
 
 
 def record_lines(recorder: Recorder, read: ReadLine, *, source: int, out: TextIO, clock: Clock | None = None) -> None:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from dataclasses import asdict
 from typing import Final
 
 import pisync_agent.config as config
@@ -25,7 +24,7 @@ def show_config(arguments: argparse.Namespace) -> int:
     described = settings_of(arguments).describe()
     width = max(len(each.name) for each in described)
     if arguments.json:
-        print(json.dumps([asdict(each) for each in described]))
+        print(json.dumps([each._asdict() for each in described]))
     else:
         print("\n".join(f"{each.name:<{width}}  {each.value}  ({each.source})" for each in described))
     return DONE

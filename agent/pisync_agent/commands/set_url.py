@@ -16,14 +16,14 @@ from pisync_agent.errors import DeliveryError, NotEnrolled, Refused
 
 
 def set_url(arguments: argparse.Namespace) -> int:
-    import pisync_agent.client as client  # httpx is imported only where it is needed
-    from pisync_agent.enrollment import addresses
+    from pisync_agent.enrollment import addresses  # httpx is imported only where it is needed
+    from pisync_agent.network.authorities import private_trust
 
     home = settings_of(arguments)[config.HOME]
     identity = identities.load(home)
     if identity is None:
         raise NotEnrolled("this device is not enrolled: pisync enroll URL --code CODE")
-    ca = None if arguments.ca is None else read_authority(arguments.ca, check=client.private_trust)
+    ca = None if arguments.ca is None else read_authority(arguments.ca, check=private_trust)
     moved = dataclasses.replace(
         identity,
         url=arguments.url,

@@ -10,6 +10,7 @@ from typing import Final
 import pisync_agent.config as config
 from pisync_agent.errors import DeliveryError, NotEnrolled, Refused, Unreachable
 from pisync_common.errors import PiSyncError, RuleError, SettingError
+from pisync_common.limits import SEQ_MAX
 from pisync_common.settings import Settings
 
 DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE = range(6)
@@ -54,6 +55,13 @@ def exit_code(error: PiSyncError) -> int:
             return UNUSABLE
 
 
+def whole_number(name: str, value: str) -> int:
+    """Return the number given for an argument. Raises WrongUsage."""
+    if not (value.isascii() and value.isdigit() and len(value) < 20) or not int(value) <= SEQ_MAX:
+        raise WrongUsage(f"{name} must be a whole number, such as 17; got {value[:40]!r}")
+    return int(value)
+
+
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """Return the settings of this call. From here on the process runs as the agent's user."""
     settings = config.settings_from(arguments)
@@ -62,19 +70,25 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 @contextlib.contextmanager
-def as_owner(home: Path) -> Iterator[None]:
-    """Act as the owner of `home` inside the block, if root calls."""
-    owner = home.stat() if home.exists() else None
-    if owner is None or os.geteuid() != 0 or owner.st_uid == 0:
+def acting_as_owner(home: Path) -> Iterator[None]:
+    """Act as the owner of `home` inside the block if root calls, and as root again after it."""
+    try:
+        owner = home.stat()
+    except OSError:
+        owner = None
+    if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
         yield
         return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
     os.setegid(owner.st_gid)
     os.seteuid(owner.st_uid)
     try:
         yield
     finally:
         os.seteuid(0)
-        os.setegid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 def become_owner(home: Path) -> None:

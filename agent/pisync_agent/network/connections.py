@@ -1,8 +1,11 @@
-"""Connections to the receiver, directly or through a proxy, that end at a deadline.
+"""Connections to the receiver, directly or through a proxy, that end at a deadline. Each thread has its own exchange.
 
 httpx limits each read and each write; a server that sends a byte now and then, or `100 Continue` for ever, would hold
 a request for ever. Here every operation on the network also ends with the deadline of the whole exchange, and what is
 read of an answer, head included, is bounded.
+
+A connection is kept for the next request as long as a gateway keeps it, unless this device's own address has changed. A
+request that meets a kept connection just being closed is sent once more. TLS resumes the session before.
 
 What goes wrong between this device and its proxy, a refused CONNECT included, is an httpx.ProxyError.
 """
@@ -10,38 +13,56 @@ What goes wrong between this device and its proxy, a refused CONNECT included, i
 import contextlib
 import socket
 import ssl
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import httpcore
 import httpx
 
+from pisync_agent.network.authorities import public_trust
 from pisync_agent.network.proxies import Proxy
+from pisync_agent.network.throttle import Throttle
 from pisync_common.limits import KIB, MIB
 
+MOST_CONNECTIONS: Final = 2
 MOST_READ: Final = 2 * MIB
 """The most bytes that are read in one exchange."""
 
 _PIECE: Final = 4 * KIB
 """Bytes written before the deadline is looked at again."""
-# Shorter than a server's idle time-out (uvicorn: 5 s), so that a request rarely meets a connection being closed.
-_KEPT_S: Final = 4.0
+_KEPT_S: Final = 110.0
+"""Shorter than the gateways' limit (`receiver/deploy`: 120 s), so that a request rarely meets a closing connection."""
+_UNSENT_BYTES: Final = 16 * KIB
+"""How much of a body the system takes that it cannot send yet. More would count as sent, and be lost with the link."""
+_LOST_MS: Final = 20_000
+"""Without an acknowledgement for so long, the connection is lost."""
+_OPTIONS: Final = (
+    (socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _LOST_MS),
+)
 
 OnSecured = Callable[[bytes | None], None]
 """Called with the server's certificate after its TLS handshake, before anything else is sent."""
 
 
-class Deadline:
-    """When the exchange in progress must be over, and how much it has read."""
+class Deadline(threading.local):
+    """When this thread's exchange must be over, how much it has read, and how fast it may send."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
+    def __init__(self, monotonic: Callable[[], float], throttle: Throttle | None = None) -> None:
         self.monotonic = monotonic
+        self.throttle = throttle
+        self.before_proxy = False
+        """Whether the exchange's connection has got no further than the proxy."""
+        self.connected = False
+        """Whether the exchange made a connection, and did not use a kept one."""
         self._until = float("inf")
         self._read = 0
 
     def begin(self, seconds: float) -> None:
         """Begin an exchange."""
         self._until, self._read = self.monotonic() + seconds, 0
+        self.before_proxy = self.connected = False
 
     def shorten(self, seconds: float) -> None:
         """End no later than `seconds` from now."""
@@ -58,6 +79,10 @@ class Deadline:
             raise httpcore.ReadTimeout("the exchange took too long") from TimeoutError()
         return left if timeout is None else min(left, timeout)
 
+    @property
+    def nothing_read(self) -> bool:
+        return self._read == 0
+
     def count_read(self, size: int) -> None:
         self._read += size
         if self._read > MOST_READ:
@@ -65,7 +90,10 @@ class Deadline:
 
 
 class Connections(httpx.BaseTransport):
-    """One connection at a time, kept for the next request. `round_trip_s` is what the newest took to be made."""
+    """A connection, kept for the next request, and another for a request at the same time.
+
+    `round_trip_s` is what the quickest of them took to be made.
+    """
 
     def __init__(
         self, *, trust: ssl.SSLContext, proxy: Proxy | None, deadline: Deadline, on_secured: OnSecured | None = None
@@ -73,8 +101,8 @@ class Connections(httpx.BaseTransport):
         self._backend = _Backend(proxy, deadline, on_secured)
         options: dict[str, Any] = {
             "ssl_context": trust,
-            "max_connections": 1,
-            "max_keepalive_connections": 1,
+            "max_connections": MOST_CONNECTIONS,
+            "max_keepalive_connections": MOST_CONNECTIONS,
             "keepalive_expiry": _KEPT_S,
             "network_backend": self._backend,
         }
@@ -95,18 +123,36 @@ class Connections(httpx.BaseTransport):
             extensions=request.extensions,
         )
         self._backend.tunnels = url.scheme == "https"
+        if any(map(_has_moved, self._backend.sockets)):
+            self.abort()
         with _errors_of_httpx():
             try:
-                answer = self._pool.handle_request(sent)
+                answer = self._answer(sent)
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-                if not self._backend.before_proxy:
+                if not self._backend.deadline.before_proxy:
                     raise
                 raise httpcore.ProxyError(str(error)) from error
         assert isinstance(answer.stream, Iterable)
-        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer))
+        return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, self._backend))
+
+    def abort(self) -> None:
+        """Break the connections, and with them requests in progress. May be called from any thread."""
+        for each in self._backend.sockets:
+            with contextlib.suppress(OSError):
+                # Not SSLSocket's own shutdown, which would end TLS under a thread that uses it.
+                socket.socket.shutdown(each, socket.SHUT_RDWR)
 
     def close(self) -> None:
         self._pool.close()
+
+    def _answer(self, request: httpcore.Request) -> httpcore.Response:
+        exchange = self._backend.deadline
+        try:
+            return self._pool.handle_request(request)
+        except (httpcore.NetworkError, httpcore.ProtocolError):
+            if exchange.connected or not exchange.nothing_read:
+                raise
+            return self._pool.handle_request(request)  # the server was just closing the kept connection
 
 
 def peer_certificate(url: httpx.URL, *, proxy: Proxy | None, deadline: Deadline) -> bytes | None:
@@ -131,7 +177,7 @@ def peer_certificate(url: httpx.URL, *, proxy: Proxy | None, deadline: Deadline)
 
 def _through(proxy: Proxy, options: dict[str, Any]) -> httpcore.HTTPProxy:
     login = None if proxy.login is None else (proxy.login[0].encode(), proxy.login[1].encode())
-    trust = ssl.create_default_context() if proxy.scheme == "https" else None
+    trust = public_trust() if proxy.scheme == "https" else None
     url = httpcore.URL(scheme=proxy.scheme.encode(), host=proxy.host.encode(), port=proxy.port, target="/")
     return httpcore.HTTPProxy(url, proxy_auth=login, proxy_ssl_context=trust, **options)
 
@@ -144,11 +190,12 @@ class _Backend(httpcore.NetworkBackend):
         self.round_trip_s = 0.0
         self.tunnels = False
         """Whether a connection through the proxy is a tunnel to the server: it is for https."""
-        self.before_proxy = False
-        """Whether the newest connection has got no further than the proxy."""
+        self._lock = threading.Lock()
+        self._sockets: list[socket.socket] = []
         self._proxy = proxy
         self._on_secured = on_secured
         self._system = httpcore.SyncBackend()
+        self._session: ssl.SSLSession | None = None
 
     def connect_tcp(
         self,
@@ -158,18 +205,22 @@ class _Backend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.NetworkStream:
-        self.before_proxy = self._proxy is not None
+        self.deadline.before_proxy = self._proxy is not None
         failed: Exception = httpcore.ConnectError(f"{host} has no address")
         for address in _addresses(host, port):
             began = self.deadline.monotonic()
             try:
-                stream = self._system.connect_tcp(address, port, timeout=self.deadline.within(timeout))
+                stream = self._system.connect_tcp(
+                    address, port, timeout=self.deadline.within(timeout), socket_options=_OPTIONS
+                )
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 failed = error
                 continue
-            self.round_trip_s = self.deadline.monotonic() - began
+            took = self.deadline.monotonic() - began
+            self.round_trip_s = min(took, self.round_trip_s or took)
+            self.deadline.connected = True
             secures_proxy = self._proxy is not None and self._proxy.scheme == "https"
-            self.before_proxy = self.before_proxy and (secures_proxy or self.tunnels)
+            self.deadline.before_proxy &= secures_proxy or self.tunnels
             return _Stream(stream, self, secures_proxy=secures_proxy)
         raise failed
 
@@ -177,7 +228,10 @@ class _Backend(httpcore.NetworkBackend):
         self, stream: httpcore.NetworkStream, context: ssl.SSLContext, name: str | None, timeout: float | None
     ) -> httpcore.NetworkStream:
         """Do the server's TLS handshake."""
-        self.before_proxy = False
+        self.deadline.before_proxy = False
+        if (session := self._session) is not None:
+            context = cast(ssl.SSLContext, _Resuming(context, session))
+            self._session = None  # a session that fails is not tried again
         secure = stream.start_tls(context, name, self.deadline.within(timeout))
         if self._on_secured is not None:
             try:
@@ -192,8 +246,43 @@ class _Backend(httpcore.NetworkBackend):
     ) -> httpcore.NetworkStream:
         """Do the proxy's TLS handshake."""
         secure = stream.start_tls(context, name, self.deadline.within(timeout))
-        self.before_proxy = self.tunnels
+        self.deadline.before_proxy = self.tunnels
         return _Stream(secure, self)
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Return those of open connections."""
+        return [each for each in self._sockets if each.fileno() >= 0]
+
+    def add(self, used: socket.socket) -> None:
+        with self._lock:
+            self._sockets = [*self.sockets, used]
+
+    def remember_session(self, used: object) -> None:
+        """Keep the TLS session for the next handshake; TLS within the TLS of a proxy cannot resume."""
+        if isinstance(used, ssl.SSLSocket) and (self._proxy is None or self._proxy.scheme != "https"):
+            self._session = used.session
+
+
+def _has_moved(used: socket.socket) -> bool:
+    """Return whether this device would reach the other side from another address than it did."""
+    try:
+        with socket.socket(used.family, socket.SOCK_DGRAM) as probe:
+            probe.connect(used.getpeername())
+            return bool(probe.getsockname()[0] != used.getsockname()[0])
+    except OSError:
+        return True
+
+
+class _Resuming:
+    """As much of a TLS context as a client's handshake needs, which resumes a session."""
+
+    def __init__(self, context: ssl.SSLContext, session: ssl.SSLSession) -> None:
+        self._context = context
+        self._session = session
+
+    def wrap_socket(self, sock: socket.socket, server_hostname: str | None = None) -> ssl.SSLSocket:
+        return self._context.wrap_socket(sock, server_hostname=server_hostname, session=self._session)
 
 
 class _Stream(httpcore.NetworkStream):
@@ -202,6 +291,7 @@ class _Stream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream, backend: _Backend, *, secures_proxy: bool = False) -> None:
         self._stream = stream
         self._deadline = backend.deadline
+        backend.add(stream.get_extra_info("socket"))
         self._secure = backend.secure_proxy if secures_proxy else backend.secure
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -211,6 +301,8 @@ class _Stream(httpcore.NetworkStream):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         for at in range(0, len(buffer), _PIECE):
+            if (throttle := self._deadline.throttle) is not None:
+                throttle.take(len(buffer[at : at + _PIECE]))
             self._stream.write(buffer[at : at + _PIECE], self._deadline.within(timeout))
 
     def close(self) -> None:
@@ -228,8 +320,9 @@ class _Stream(httpcore.NetworkStream):
 class _Body(httpx.SyncByteStream):
     """An answer's body, its errors those of httpx."""
 
-    def __init__(self, answer: httpcore.Response) -> None:
+    def __init__(self, answer: httpcore.Response, backend: _Backend) -> None:
         self._answer = answer
+        self._backend = backend
 
     def __iter__(self) -> Iterator[bytes]:
         assert isinstance(self._answer.stream, Iterable)
@@ -237,6 +330,7 @@ class _Body(httpx.SyncByteStream):
             yield from self._answer.stream
 
     def close(self) -> None:
+        self._backend.remember_session(self._answer.extensions["network_stream"].get_extra_info("socket"))
         self._answer.close()
 
 

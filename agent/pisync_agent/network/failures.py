@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from pisync_agent.answers import KEPT, RETRIED, printable
+from pisync_agent.answers import KEPT, RETRIED, SignIn, printable, to_sign_in
 from pisync_agent.errors import Unreachable
 from pisync_agent.network.certificates import Certificate
 from pisync_common.models import Stamp
@@ -21,18 +21,18 @@ _LONG_MS: Final = 20 * 365 * 86_400_000
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evidence:
-    """What is known when TLS failed."""
+    """What is known when a request got no answer."""
 
     now: Stamp
     known_ms: int = 0
     """A time that has passed for certain."""
     certificate: Certificate | None = None
     """The rejected certificate; None if it could not be read."""
-    sign_in: str | None = None
+    sign_in: SignIn | None = None
     """How plain HTTP to the receiver's host was answered, if no receiver answers so."""
 
 
-def no_answer(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
+def no_answer(error: BaseException, host: str, port: int, evidence: Evidence) -> Unreachable:
     """Return what the error of a request without an answer means, from the causes behind it."""
     for cause in causes(error):
         if isinstance(cause, Unreachable):
@@ -44,13 +44,20 @@ def no_answer(error: BaseException, host: str, evidence: Evidence) -> Unreachabl
         if isinstance(cause, TimeoutError):
             return timed_out(host)
         if _is_tls_failure(cause):
-            return no_tls(cause, host, evidence)
+            return no_tls(cause, host, port, evidence)
+        if isinstance(cause, ConnectionRefusedError):
+            return refused(host, port, evidence)
     return disconnected(error, host)
 
 
 def tls_failure(error: BaseException) -> BaseException | None:
     """Return the failure of TLS behind an error, if there is one; a connection that ends is none."""
     return next(filter(_is_tls_failure, causes(error)), None)
+
+
+def is_suspicious(error: BaseException) -> bool:
+    """Return whether a sign-in page may be behind the failure of an https request: no TLS, or a closed port."""
+    return any(_is_tls_failure(cause) or isinstance(cause, ConnectionRefusedError) for cause in causes(error))
 
 
 def _is_tls_failure(cause: BaseException) -> bool:
@@ -106,6 +113,16 @@ def disconnected(error: BaseException, host: str) -> Unreachable:
     )
 
 
+def refused(host: str, port: int, evidence: Evidence) -> Unreachable:
+    if evidence.sign_in is not None:
+        return _intercepted(host, f"port {port} is closed", evidence.sign_in)
+    return Unreachable(
+        f"{host} refused the connection to port {port} (Connection refused). {KEPT}; {RETRIED}. If it persists, check "
+        "that the receiver runs, and the address and port given at enrollment",
+        kind="connect",
+    )
+
+
 def bad_certificate(error: ssl.SSLCertVerificationError, host: str, evidence: Evidence) -> Unreachable:
     if error.verify_code in (_NOT_YET_VALID, _EXPIRED):
         return _out_of_date(host, evidence, early=error.verify_code == _NOT_YET_VALID)
@@ -157,21 +174,21 @@ def _date(ms: int) -> str:
     return format_ms(ms)[:10]
 
 
-def no_tls(error: BaseException, host: str, evidence: Evidence) -> Unreachable:
+def no_tls(error: BaseException, host: str, port: int, evidence: Evidence) -> Unreachable:
     reason = getattr(error, "reason", None) or _reason(error)
     if evidence.sign_in is not None:
         return _intercepted(host, f"there is no secure connection ({reason})", evidence.sign_in)
     return Unreachable(
         f"no secure connection to {host} ({reason}). {KEPT}; {RETRIED}. A filter may block TLS, or the server may not "
-        "offer TLS at that port",
+        f"offer TLS at port {port}",
         kind="tls",
     )
 
 
-def _intercepted(host: str, what: str, sign_in: str) -> Unreachable:
+def _intercepted(host: str, what: str, sign_in: SignIn) -> Unreachable:
     return Unreachable(
-        f"this network intercepts the connection to {host}: {what}, and plain HTTP {sign_in}. {KEPT}; {RETRIED}. "
-        "Open any web page on this network: it may require a sign-in, or its filter may have to allow the receiver",
+        f"this network intercepts the connection to {host}: {what}, and plain HTTP {sign_in.what}. {KEPT}; {RETRIED}. "
+        f"{to_sign_in(sign_in.host)}",
         kind="portal",
     )
 
@@ -180,6 +197,14 @@ def bad_ca_file(ca_file: str, error: Exception) -> Unreachable:
     return Unreachable(
         f"the certificate authority named at enrollment, {ca_file}, cannot be used ({_reason(error)}). {KEPT}. "
         "Put a PEM file there that this user can read, or enroll again with another file",
+        kind="tls",
+    )
+
+
+def no_authorities(error: Exception) -> Unreachable:
+    return Unreachable(
+        f"this device has no certificate authorities, so no server can be trusted ({_reason(error)}). {KEPT}; "
+        f"{RETRIED}. Install the package ca-certificates, or name the receiver's authority at enrollment (--ca)",
         kind="tls",
     )
 

@@ -18,6 +18,8 @@ from typing import Final, TypeVar
 from pisync_agent.outbox import files
 from pisync_agent.outbox.faults import is_full_for
 from pisync_agent.outbox.models import OutboxLimits
+from pisync_agent.outbox.recovery.log import FRAME_HEADER, WAL_HEADER
+from pisync_agent.outbox.space import free_bytes, total_bytes
 from pisync_common.limits import KIB
 from pisync_common.sqlite import ERRORS, Connection
 
@@ -26,30 +28,16 @@ FreeBytes = Callable[[Path], int]
 
 RESERVE_BYTES: Final = 1024 * KIB
 LEAST_RESERVE: Final = 16 * KIB
-LEAST_PAGES: Final = 16
+LEAST_BYTES: Final = 64 * KIB
+"""The least size of a file's cap: an empty outbox fits."""
 OPENING_BYTES: Final = 64 * KIB
 """Free space needed to open the file: without room for SQLite's shared memory the process is killed (SIGBUS)."""
-UNKNOWN_BYTES: Final = 2**40
-"""Stands for a file system that counts no blocks, as some in user space and over networks do: only writing tells."""
 MOST_PAGES: Final = 2**30
 """The most pages a database may have, in every version of SQLite."""
-SPARE_PAGES: Final = 64
+SPARE_BYTES: Final = 256 * KIB
 """How far bookkeeping may go beyond the cap."""
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the bytes that this user may still write beside the outbox; UNKNOWN_BYTES if the file system cannot tell.
-
-    A file system that counts more free blocks than blocks has reserved more than there are: the count went below 0.
-    """
-    disk = os.statvfs(folder)
-    return min(disk.f_bavail, disk.f_bfree, disk.f_blocks) * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
-
-
-def total_bytes(folder: Path) -> int:
-    """Return the size of the file system; UNKNOWN_BYTES if it cannot tell."""
-    disk = os.statvfs(folder)
-    return disk.f_blocks * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
+LOG_SHARE: Final = 16
+"""The log is kept at its full size where it takes less than this share of the free bytes (one in 16)."""
 
 
 def bytes_used(connection: Connection) -> int:
@@ -76,6 +64,7 @@ class DiskGuard:
         self._connection: Connection | None = None
         self._capped_pages = 0
         self._page_size = 0
+        self._log_kept = False
         self.quarter = 0
         """A quarter of the reserve, in bytes: what one piece of bookkeeping may change."""
 
@@ -96,6 +85,7 @@ class DiskGuard:
     def opened(self, connection: Connection) -> None:
         """Bound this connection's file from now on, and keep a reserve beside it."""
         self._connection = connection
+        self._log_kept = False
         self.measure()
         self.write_back()
         self._reserve.make()
@@ -112,15 +102,16 @@ class DiskGuard:
         pages = _pragma(connection, "page_count")
         # Half of what would be free without the file, so that the cap stays as it is while the file grows.
         wanted = min(self._limits.max_bytes // self._page_size, (pages + free // self._page_size) // 2, MOST_PAGES)
-        self._capped_pages = max(wanted, pages, LEAST_PAGES)
+        self._capped_pages = max(wanted, pages, LEAST_BYTES // self._page_size)
         self._cap(self._capped_pages)
-        connection.execute(f"PRAGMA wal_autocheckpoint = {max(4, self.quarter // self._page_size):d}").fetchone()
+        connection.execute(f"PRAGMA wal_autocheckpoint = {self._log_frames():d}").fetchone()
 
     def check(self, needed: int) -> None:
         """Raise NoRoom if the reserve might not hold what must be written back after `needed` bytes more.
 
         Otherwise a full disk would keep delivery from making room.
         """
+        self._keep_log()
         if needed > self.quarter and free_bytes(self._path.parent) < 2 * needed:
             raise NoRoom
         if self._growth() > 2 * self.quarter:
@@ -142,7 +133,7 @@ class DiskGuard:
         except ERRORS as error:
             if not self.is_full(error) or self._connection is None:
                 raise
-        self._cap(self._capped_pages + SPARE_PAGES)
+        self._cap(self._capped_pages + SPARE_BYTES // self._page_size)
         try:
             return self.sparing(action)
         finally:
@@ -169,6 +160,28 @@ class DiskGuard:
         if self._connection is not None:
             with contextlib.suppress(*ERRORS):
                 self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+
+    def _log_frames(self) -> int:
+        """Return how many pages the log holds before it is written back."""
+        return max(4, self.quarter // self._page_size)
+
+    def _keep_log(self) -> None:
+        """Bring the log, once it has begun, to the size it will have: a commit then changes no file's size.
+
+        A commit that makes the log longer also writes 12 KiB to a file system's journal. SQLite does not mind bytes
+        behind its last frame, and PiSync's own reader takes zeros for the end.
+        """
+        if self._log_kept:
+            return
+        log = files.companion(self._path, "-wal")
+        wanted = WAL_HEADER + self._log_frames() * (FRAME_HEADER + self._page_size)
+        with contextlib.suppress(OSError):
+            size = log.stat().st_size
+            if size <= WAL_HEADER:
+                return
+            if size < wanted < self._free_bytes(self._path.parent) // LOG_SHARE:
+                files.lengthen(log, wanted)
+        self._log_kept = True
 
     def _cap(self, pages: int) -> None:
         """Keep the file from growing beyond `pages`."""
@@ -218,14 +231,6 @@ class Reserve:
             os.posix_fallocate(fd, 0, size)
         finally:
             os.close(fd)
-
-
-def _is_counted(disk: os.statvfs_result) -> bool:
-    return disk.f_blocks > 0 and _block_size(disk) > 0
-
-
-def _block_size(disk: os.statvfs_result) -> int:
-    return disk.f_frsize or disk.f_bsize
 
 
 def _pragma(connection: Connection, name: str) -> int:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from pisync_agent.errors import AgentError, InvalidEvent
+from pisync_agent.outbox.adopted import ADOPTED_BEFORE, Adopted
 from pisync_agent.outbox.database import BrokenOutbox, integer, queries, text
 from pisync_agent.outbox.events import NewEvent, behind_refused, renumber
 from pisync_agent.outbox.models import DeadLetter
@@ -42,6 +43,7 @@ def record(connection: Connection, events: Sequence[NewEvent]) -> list[int | Age
     recording = _Recording(connection, events)
     if recording.rows:
         connection.executemany(queries()["insert_event"], recording.rows)
+        recording.adopted.save()
     return recording.results
 
 
@@ -53,6 +55,7 @@ class _Recording:
         self._seq, self._offset = last_event(connection, load(connection))
         self._attempts = self._newest_attempts() if any(event.retried for event in events) else {}
         self._ids: dict[str, tuple[int, str]] = {}
+        self.adopted = Adopted(connection)
         self.rows: list[EventRow] = []
         self.results: list[int | AgentError] = []
         for event in events:
@@ -63,25 +66,37 @@ class _Recording:
         return dict(newest.fetchall())
 
     def _place(self, event: NewEvent) -> int | AgentError:
+        if event.adopted_from is not None:
+            return self._adopt(event, event.adopted_from)
         if event.retried and event.attempt in self._attempts:
             return self._attempts[event.attempt]
         if event.id is not None and (found := self._by_id(event.id)):
             seq, body = found
             return seq if event.same_as(body) else _id_reused(event.id, seq)
-        return self._add(event)
+        return self._add(event, id=event.id)
+
+    def _adopt(self, event: NewEvent, place: Origin) -> int | AgentError:
+        try:
+            if not self.adopted.add(place):
+                return ADOPTED_BEFORE
+        except InvalidEvent as error:
+            return error
+        # Apps of two devices may use one id for two events; the receiver compares what they say.
+        taken = event.id is not None and self._by_id(event.id) is not None
+        return self._add(event, id=None if taken else event.id)
 
     def _by_id(self, id: str) -> tuple[int, str] | None:
         row = self._connection.execute(queries()["event_by_id"], (id,)).fetchone()
         return (integer(row[0]), text(row[1])) if row else self._ids.get(id)
 
-    def _add(self, event: NewEvent) -> int:
+    def _add(self, event: NewEvent, *, id: str | None) -> int:
         self._seq += 1
         body = event.body(self._seq)
-        row = event_row(self._seq, self._offset, body, attempt=event.attempt, id=event.id)
+        row = event_row(self._seq, self._offset, body, attempt=event.attempt, id=id)
         self._offset = row[2]
         self.rows.append(row)
-        if event.id is not None:
-            self._ids[event.id] = (self._seq, body)
+        if id is not None:
+            self._ids[id] = (self._seq, body)
         if event.attempt is not None:
             self._attempts[event.attempt] = self._seq
         return self._seq

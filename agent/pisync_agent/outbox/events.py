@@ -14,7 +14,7 @@ from pisync_common import rules, wire
 from pisync_common.errors import RuleError
 from pisync_common.limits import DATA_BYTES, SEQ_MAX
 from pisync_common.models import Origin, Stamp
-from pisync_common.times import EARLIEST_MS, LATEST_MS, to_ms
+from pisync_common.times import EARLIEST_MS, LATEST_MS, parse_ms, to_ms
 
 ATTEMPT_MAX: Final = 2**63 - 1
 
@@ -42,6 +42,10 @@ class NewEvent:
     """Whether an earlier attempt may have been recorded: look for it first."""
     follows: bool = False
     """Whether it must not be recorded where the event before it, in the same call, was refused."""
+    origin: Origin | None = None
+    """Where it was first recorded, if that was in another outbox."""
+    adopted_from: Origin | None = None
+    """The adopted outbox (see `adoption.Source.name`) and its seq there: it is recorded once."""
 
     @classmethod
     def create(
@@ -84,6 +88,9 @@ class NewEvent:
             fields["retried"] = True
         if self.follows:
             fields["follows"] = True
+        for name in ("origin", "adopted_from"):
+            if (place := getattr(self, name)) is not None:
+                fields[name] = [place.stream, place.seq]
         return fields
 
     @classmethod
@@ -103,10 +110,37 @@ class NewEvent:
                 attempt=fields.get("attempt"),
                 retried=fields.get("retried") is True,
                 follows=fields.get("follows") is True,
+                origin=_place(fields.get("origin")),
+                adopted_from=_place(fields.get("adopted_from")),
             )._checked()
         except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
             detail = str(error) if isinstance(error, RuleError) else f"not an event: {error!r:.200}"
             raise InvalidEvent(detail) from error
+
+    @classmethod
+    def from_body(cls, body: str, *, origin: Origin, adopted_from: Origin) -> Self:
+        """Return the event of another outbox from its text, with its own times; raise InvalidEvent.
+
+        `origin` is where it stands there; an event that was transferred before keeps its origin.
+        """
+        try:
+            recorded = json.loads(body)
+            first = recorded.get("origin") or {"stream": origin.stream, "seq": origin.seq}
+            fields = {name: recorded.get(name) for name in ("type", "id", "learner_id", "object_id")}
+            own_time = recorded.get("recorded_at") is not None
+            fields |= {
+                "stamp": [
+                    parse_ms(recorded["recorded_at" if own_time else "occurred_at"]),
+                    *(recorded[name] for name in ("boot_id", "boottime_ms", "clock_synced")),
+                ],
+                "occurred_at_ms": parse_ms(recorded["occurred_at"]) if own_time else None,
+                "data": None if recorded.get("data") is None else wire.dumps(recorded["data"]),
+                "origin": [first["stream"], first["seq"]],
+                "adopted_from": [adopted_from.stream, adopted_from.seq],
+            }
+        except (KeyError, ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise InvalidEvent(f"not an event's text: {error!r:.200}") from error
+        return cls.from_fields(fields)
 
     def _checked(self) -> Self:
         """Return itself if every field but `data` keeps the rules; raise RuleError."""
@@ -134,6 +168,7 @@ class NewEvent:
             learner_id=self.learner_id,
             object_id=self.object_id,
             data=self.data,
+            origin=self.origin,
         )
 
     def same_as(self, body: str) -> bool:
@@ -195,6 +230,19 @@ def _check_data(text: str) -> str:
     if len(text.encode()) > DATA_BYTES:
         raise RuleError(_TOO_LONG)
     return rules.check_depth(text)
+
+
+def _place(value: object) -> Origin | None:
+    """Return a place that another process sent; raise RuleError or TypeError."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 2:
+        raise TypeError("a place is a stream and a seq")
+    stream, seq = value
+    _check_integer("seq", seq, 1, SEQ_MAX)
+    if seq is None:
+        raise TypeError("a place is a stream and a seq")
+    return Origin(stream=rules.check_id("stream", stream), seq=seq)
 
 
 def _check_integer(name: str, value: object, least: int, most: int) -> None:

@@ -206,7 +206,7 @@ def _user_name(uid: int) -> str:
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
-        return f"#{uid}"
+        return f"'#{uid}'"
 
 
 def _full(path: Path, number: int | None, *, reading: bool) -> OutboxFull:

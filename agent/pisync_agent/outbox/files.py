@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-from pisync_agent.outbox.faults import explained
-
 COMPANIONS: Final = ("-wal", "-shm", "-journal")
 
 FOLDER_MODE: Final = 0o750
@@ -79,6 +77,17 @@ def tighten(home: Path) -> None:
                     os.chmod(entry.path, FILE_MODE)  # noqa: PTH101 - the entry may have bytes that are not UTF-8
 
 
+def lengthen(path: Path, size: int) -> None:
+    """Write zeros from the end of a file to `size`, and flush them. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        present = os.fstat(fd).st_size
+        os.pwrite(fd, bytes(max(0, size - present)), present)
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
 def sync_file(path: Path) -> None:
     """Flush a file to the disk."""
     _sync(path, os.O_RDWR)
@@ -100,6 +109,8 @@ def errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        from pisync_agent.outbox.faults import explained  # loads SQLite, which the service's clients do not need
+
         raise explained(path, error) from error
 
 

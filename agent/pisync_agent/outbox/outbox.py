@@ -12,26 +12,31 @@ delivered events.
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, OutboxFull
-from pisync_agent.outbox import disk, event_rows, files, pointers, sync_event_rows, trimming
+from pisync_agent.outbox import disk, event_rows, files, pointers, space, sync_event_rows, trimming
 from pisync_agent.outbox.database import queries
 from pisync_agent.outbox.delivered_pointer import Held, Rewinds, settled
 from pisync_agent.outbox.events import NewEvent, behind_refused
 from pisync_agent.outbox.faults import explained, is_full
 from pisync_agent.outbox.live_file import LiveFile
-from pisync_agent.outbox.models import CHECKED, OutboxLimits, OutboxState, QueuedSyncEvent
+from pisync_agent.outbox.models import CHECKED, LAST_RUN, OutboxLimits, OutboxState, QueuedSyncEvent
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.reader import read_state
+from pisync_agent.outbox.unsaved import Unsaved
 from pisync_common.limits import KIB, MIB
-from pisync_common.models import Receipt, Rejection
+from pisync_common.models import Receipt
 from pisync_common.sqlite import ERRORS, Connect, Connection, connect
 from pisync_common.times import now_ms
 
 T = TypeVar("T")
+
+TRIMMED_SHARE: Final = 32
+"""Delivered events are deleted in ranges of this share (one in 32) of the bytes that are kept."""
 
 
 def open_outbox(
@@ -41,7 +46,7 @@ def open_outbox(
     clock: Clock | None = None,
     random_hex: Callable[[int], str] = files.random_hex,
     connect: Connect = connect,
-    free_bytes: disk.FreeBytes = disk.free_bytes,
+    free_bytes: disk.FreeBytes = space.free_bytes,
 ) -> "Outbox":
     """Open the outbox of `home`, creating it if there is none. The caller holds the writer's lock (`outbox.lock`).
 
@@ -69,8 +74,7 @@ class Outbox:
         self._file = file
         self._limits = limits
         self._rewinds = Rewinds()
-        self._unsaved: Pointers | None = None
-        self._unsaved_rejections: list[Rejection] = []
+        self._unsaved = Unsaved()
 
     @property
     def path(self) -> Path:
@@ -127,8 +131,9 @@ class Outbox:
         """Apply the receipt for the batch `sent` (its seqs; empty for a probe); return the new `delivered`.
 
         In one commit, delivered and watermark move as `delivered_pointer` says, and rejected events are copied to the
-        dead letters. If the disk is completely full the pointers stay in memory until there is room: delivery goes
-        on, and what a crash forgets is sent again. A receipt of another stream changes nothing.
+        dead letters. After the last pending event the pointers stay in memory until `end_run`, which is near; if the
+        disk is completely full, until there is room. What a crash forgets is sent again. A receipt of another stream
+        changes nothing.
         """
         return self._file.guarded(lambda: self._settle(sent, receipt))
 
@@ -143,8 +148,27 @@ class Outbox:
         self._file.guarded(lambda: self._file.disk.maintained(lambda: self._write_all(work)))
 
     def trim(self) -> int:
-        """Delete all but the newest `keep_delivered_bytes` of the delivered events; return how many were deleted."""
-        return self._file.guarded(lambda: self._trim(self._limits.keep_delivered_bytes))
+        """Delete all but the newest `keep_delivered_bytes` of the delivered events; return how many were deleted.
+
+        Not before a good number may be deleted at once: each deletion writes to the card.
+        """
+
+        def trim() -> int:
+            keep = self._limits.keep_delivered_bytes
+            worthwhile = trimming.trims(self._file.connection, self._pointers(), keep + keep // TRIMMED_SHARE)
+            return self._trim(keep) if worthwhile else 0
+
+        return self._file.guarded(trim)
+
+    def end_run(self, note: str | None = None, also: Callable[[Connection], object] = lambda connection: None) -> None:
+        """Commit what a sync run has left to be stored, its result as the note LAST_RUN, and what `also` writes.
+
+        One commit; none if there is nothing to store.
+        """
+        if note is not None:
+            self.set_note(LAST_RUN, note, later=True)
+        if self._unsaved.any:
+            self._maintain(also)
 
     def start_new_stream(self, reason: str, *, after: int = 0) -> None:
         """Begin a new stream: pending events, and events in conflict, are transferred into it with their origin.
@@ -163,9 +187,14 @@ class Outbox:
 
     # Sync events and notes
 
-    def add_sync_event(self, event: QueuedSyncEvent) -> None:
-        """Queue a sync event; beyond 500 pending it is merged into the newest."""
-        self._maintain(lambda connection: sync_event_rows.add(connection, event))
+    def add_sync_event(self, *events: QueuedSyncEvent) -> None:
+        """Queue sync events in one commit; beyond 500 pending each is merged into the newest."""
+
+        def add(connection: Connection) -> None:
+            for event in events:
+                sync_event_rows.add(connection, event)
+
+        self._maintain(add)
 
     def next_sync_event(self) -> QueuedSyncEvent | None:
         """Return the oldest pending sync event."""
@@ -177,12 +206,18 @@ class Outbox:
 
     def note(self, name: str) -> str | None:
         """Return the small value stored under `name`."""
+        with self._file.mutex:
+            if name in self._unsaved.notes:
+                return self._unsaved.notes[name]
         row = self._file.guarded(lambda: self._file.connection.execute(queries()["note"], (name,)).fetchone())
         return None if row is None else str(row[0])
 
-    def set_note(self, name: str, value: str) -> None:
-        """Store a small value."""
-        self._maintain(lambda connection: connection.execute(queries()["set_note"], (name, value)))
+    def set_note(self, name: str, value: str, *, later: bool = False) -> None:
+        """Store a small value; `later`, with the next bookkeeping: a crash may forget it."""
+        with self._file.mutex:
+            self._unsaved.notes[name] = value
+        if not later:
+            self._maintain(lambda connection: None)
 
     def check_writable(self) -> None:
         """Prove by a small commit that the disk takes writes; raise StoreUnusable, or OutboxFull where it is full.
@@ -197,38 +232,34 @@ class Outbox:
         return self._file.is_current()
 
     def close(self) -> None:
-        """Close the file; harmless when it is closed."""
+        """Store what is in memory, and close the file; harmless when it is closed."""
+        with suppress(AgentError):
+            self.end_run()
         self._file.close()
 
     # One transaction each; called with the lock held
 
     def _maintain(self, action: Callable[[Connection], object]) -> None:
         """Commit bookkeeping, on a full disk too."""
-        self._file.guarded(lambda: self._file.disk.maintained(lambda: self._file.write(action)))
+
+        def work(connection: Connection, now: Pointers) -> None:
+            action(connection)
+
+        self._file.guarded(lambda: self._file.disk.maintained(lambda: self._write_all(work)))
 
     def _pointers(self) -> Pointers:
-        now = pointers.load(self._file.connection)
-        unsaved = self._unsaved
-        if unsaved is None or unsaved.stream != now.stream:
-            self._unsaved, self._unsaved_rejections = None, []
-            return now
-        return dataclasses.replace(now, delivered=unsaved.delivered, watermark=unsaved.watermark)
+        return self._unsaved.over(pointers.load(self._file.connection))
 
     def _write_all(self, action: Callable[[Connection, Pointers], T]) -> T:
         """Write, and with it what was kept in memory."""
 
         def work(connection: Connection) -> T:
             now = self._pointers()
-            for rejection in self._unsaved_rejections:
-                event_rows.move_to_dead_letters(
-                    connection, now.stream, rejection.seq, rejection.code, rejection.detail, local=False
-                )
-            if self._unsaved is not None:
-                pointers.save(connection, now)
+            self._unsaved.write(connection, now)
             return action(connection, now)
 
         result = self._file.write(work)
-        self._unsaved, self._unsaved_rejections = None, []
+        self._unsaved.clear()
         return result
 
     def _append(self, events: Sequence[NewEvent]) -> list[int | AgentError]:
@@ -277,11 +308,13 @@ class Outbox:
         if receipt.stream != now.stream:
             return now.delivered
         after = self._after(now, sent, receipt)
-        if after == now and not receipt.rejected and self._unsaved is None:
+        if after == now and not receipt.rejected and self._unsaved.pointers is None:
             return now.delivered
         # In memory first: it stays there while the disk is completely full.
-        self._unsaved = after
-        self._unsaved_rejections += receipt.rejected
+        self._unsaved.pointers = after
+        self._unsaved.rejections += receipt.rejected
+        if after.delivered == event_rows.last_event(self._file.connection, now)[0] and not receipt.rejected:
+            return after.delivered
         try:
             self._file.disk.maintained(lambda: self._write_all(lambda connection, now: None))
         except ERRORS as error:

@@ -113,6 +113,10 @@ SELECT at_ms, reason, transferred, damaged, file FROM salvaged ORDER BY id;
 -- A small value by name.
 SELECT value FROM notes WHERE name = ?;
 
+-- name: count_notes
+-- How many notes have a name from one text on and before another.
+SELECT count(*) FROM notes WHERE name >= ? AND name < ?;
+
 -- name: set_note
 -- Keep a small value.
 INSERT INTO notes (name, value) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET value = excluded.value;

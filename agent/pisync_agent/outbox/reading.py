@@ -12,9 +12,9 @@ from typing import Final
 
 from pisync_agent.errors import StoreUnusable
 from pisync_agent.outbox import database, files
-from pisync_agent.outbox.disk import free_bytes
 from pisync_agent.outbox.faults import is_damage, refusal_to_write
 from pisync_agent.outbox.recovery.log import WAL_HEADER
+from pisync_agent.outbox.space import free_bytes
 from pisync_common import sqlite
 from pisync_common.sqlite import ERRORS, Connect, Connection
 

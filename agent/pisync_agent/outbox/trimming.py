@@ -14,18 +14,21 @@ def trim_piece(connection: Connection, now: Pointers, keep: int, most: int) -> b
 
     At least one event is deleted where any may be.
     """
-    first = first_held(connection, now)
-    delivered = min(now.delivered, last_event(connection, now)[0])
-    if first > delivered:
+    if not trims(connection, now, keep):
         return False
+    first, delivered = first_held(connection, now), _newest_delivered(connection, now)
     limit = end_offset(connection, delivered) - keep
     last = _highest(connection, first, delivered, lambda offset: offset <= limit)
-    if last < first:
-        return False
     piece = now.trimmed_offset + most
     last = max(first, _highest(connection, first, last, lambda offset: offset <= piece))
     save(connection, _delete_through(connection, now, last))
     return True
+
+
+def trims(connection: Connection, now: Pointers, keep: int) -> bool:
+    """Return whether any delivered event is beyond the newest `keep` bytes."""
+    first, delivered = first_held(connection, now), _newest_delivered(connection, now)
+    return first <= delivered and end_offset(connection, first) <= end_offset(connection, delivered) - keep
 
 
 def end_offset(connection: Connection, seq: int) -> int:
@@ -34,6 +37,10 @@ def end_offset(connection: Connection, seq: int) -> int:
     if row is None:
         raise BrokenOutbox(f"event {seq} is not where it was stored")
     return integer(row[0])
+
+
+def _newest_delivered(connection: Connection, now: Pointers) -> int:
+    return min(now.delivered, last_event(connection, now)[0])
 
 
 def _delete_through(connection: Connection, pointers: Pointers, last: int) -> Pointers:

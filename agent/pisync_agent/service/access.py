@@ -3,8 +3,12 @@
 import grp
 import os
 import pwd
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
+
+from pisync_agent.errors import StoreUnusable
 
 _AGENT: Final = "pisync"
 """The agent's user and group, where the folder itself may not be seen."""
@@ -16,6 +20,20 @@ def reach_hint(home: Path) -> str:
     if _is_member(home):
         return f"Run it as the agent's user: sudo -u {user} …"
     return f"Run it as the agent's user (sudo -u {user} …), or join its group {group} and sign in again"
+
+
+@contextmanager
+def needs_service(home: Path) -> Iterator[None]:
+    """Tell a user whom the outbox does not belong to, and for whom no service listens. Raises StoreUnusable."""
+    try:
+        yield
+    except PermissionError as error:
+        if not _is_anothers(home):
+            raise
+        raise StoreUnusable(
+            f"the service of {home} is not running, and without it only its user {_owners(home)[0]} may record: "
+            "nothing was recorded. Start it: sudo systemctl start pisync-agent"
+        ) from error
 
 
 def read_hint(home: Path) -> str:
@@ -36,6 +54,13 @@ def owner_hint(home: Path) -> str:
 def _is_member(home: Path) -> bool:
     try:
         return home.stat().st_gid in (os.getegid(), *os.getgroups())
+    except OSError:
+        return False
+
+
+def _is_anothers(home: Path) -> bool:
+    try:
+        return home.stat().st_uid != os.geteuid()
     except OSError:
         return False
 

@@ -31,8 +31,9 @@ def writer_lock(path: Path, *, patience: float = PATIENCE_S) -> Iterator[None]:
                 lock.acquire(wait=False)
         except LockHeld as error:
             if time.monotonic() > deadline:
+                holder = holder_of(path) or "another process"
                 raise LockHeld(
-                    f"the outbox in {path.parent} is in use by {describe_holder(path)}; nothing was changed. "
+                    f"the outbox in {path.parent} is in use by {holder}; nothing was changed. "
                     "Only one process at a time writes it: use the running process, or stop it first"
                 ) from error
             time.sleep(0.02)
@@ -42,15 +43,18 @@ def writer_lock(path: Path, *, patience: float = PATIENCE_S) -> Iterator[None]:
         lock.release()
 
 
-def describe_holder(path: Path, *, locks: Path = _LOCKS, processes: Path = Path("/proc")) -> str:
-    """Return which process holds the lock on `path`, as far as the kernel tells."""
+def holder_of(path: Path, *, locks: Path = _LOCKS, processes: Path = Path("/proc")) -> str | None:
+    """Return which process holds the lock on `path`; None if none does, as far as the kernel tells."""
     try:
         pid = _holder(path, locks.read_text())
-        if pid is None:
-            return "another process"
+    except OSError:
+        return None
+    if pid is None:
+        return None
+    try:
         words = (processes / str(pid) / "cmdline").read_bytes().split(b"\0")
     except OSError:
-        return "another process"
+        return f"process {pid}"
     command = " ".join(os.path.basename(word.decode(errors="replace")) for word in words if word)  # noqa: PTH119
     return f"process {pid} ({' '.join(command.split())[:_COMMAND_CHARS]})"
 

@@ -1,9 +1,14 @@
 """The messages on the agent's Unix socket, JSON, one a line, each with `do`; and the client's side of them.
 
-{"do": "record", "events": [fields of NewEvent, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
-    At most RECORD_EVENTS. Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
+docs/local-protocol.md describes `hello`, `record` and `status` for other languages; VERSION counts their versions.
+
+{"do": "hello"} → {"hello": {"protocol": VERSION, "agent": "0.3.0"}}
+{"do": "record", "events": [event, …], "expires_ms": n} → {"seqs": [seq or {"code", "detail"}, …]}
+    At most RECORD_EVENTS, each as the recorder writes it (the fields of NewEvent, with `stamp`) or as apps do (see
+    `app_events`). Read at CLOCK_BOOTTIME `expires_ms` or later, it is refused: its sender has given up.
 {"do": "status"} → {"status": {"pid", "kind", "running", "next_run_in_s", …}}
-{"do": "read", "what": "state"} → {"read": {…}}; "events" and "dead" have "after", "limit" (and "all"): see `views`
+{"do": "read", "what": "state"} → {"read": {…}}; "events", "dead" and "runs" have "after", "limit" (and "all"): see
+    `views`
 {"do": "sync"} → {"progress": {…}}, any number of times and at least every few seconds, then {"result": {…}}
 {"do": "requeue", "seq": n} → {"seq": n}
 {"do": "reload"} → {"reloaded": true}: the identity has changed, read it again
@@ -21,9 +26,12 @@ from typing import Any, Final
 from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, NotEnrolled, OutboxFull, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.service.access import reach_hint
-from pisync_agent.service.lock import describe_holder
+from pisync_agent.service.lock import holder_of
 from pisync_common.unix_socket import LineClient
 
+VERSION: Final = 1
+
+HELLO: Final = "hello"
 RECORD: Final = "record"
 STATUS: Final = "status"
 READ: Final = "read"
@@ -102,11 +110,13 @@ def error_from(fields: object) -> AgentError:
 
 
 def not_answering(home: Path, outcome: str) -> NotAnswering:
-    """Return the error for a writer that runs and is silent; `outcome` says what became of the request."""
+    """Return the error for a writer that is silent; `outcome` says what became of the request."""
     who = "the service" if files.socket(home).exists() else "the writer of the outbox"
+    holder = holder_of(files.lock(home))
+    state = f"({holder}) runs but does not answer" if holder else "does not answer; it may be starting"
     return NotAnswering(
-        f"{who} in {home} ({describe_holder(files.lock(home))}) runs but does not answer: {outcome}. Everything "
-        "recorded before is kept. Try again in a moment; if it stays silent: sudo systemctl restart pisync-agent"
+        f"{who} in {home} {state}: {outcome}. Everything recorded before is kept. Try again in a moment; if it stays "
+        "silent: sudo systemctl restart pisync-agent"
     )
 
 

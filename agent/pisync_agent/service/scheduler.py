@@ -7,6 +7,7 @@ tenacity is the engine of the retries; its sleep is a wait on this module's cond
 import json
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,10 +25,12 @@ from pisync_agent.enrollment.machine import Machine, read_machine
 from pisync_agent.enrollment.state import EnrollmentState, state_of
 from pisync_agent.errors import AgentError, NotEnrolled, Unreachable
 from pisync_agent.identity import Identity
-from pisync_agent.outbox.models import LAST_RUN
+from pisync_agent.network.throttle import Throttle
 from pisync_agent.outbox.outbox import Outbox
+from pisync_agent.service import history
+from pisync_agent.service.restraints import Restraints
 from pisync_agent.service.schedule import Due, Schedule
-from pisync_agent.sync.connectivity import has_link
+from pisync_agent.sync.connectivity import has_link, own_addresses
 from pisync_agent.sync.progress import Progress, Show, SyncResult
 from pisync_agent.sync.run import Delivery
 
@@ -94,6 +97,8 @@ class SyncRunner:
     clock: Clock
     stopping: Callable[[], bool]
     here: Machine = field(default_factory=read_machine)
+    max_rate: float | None = None
+    """Bytes a second."""
     _identity: Identity | None = None
     _delivery: tuple[Identity, Delivery] | None = None
     _turn: int = 0
@@ -132,12 +137,29 @@ class SyncRunner:
         """Return what stands between this device and delivery."""
         return state_of(self.home, self.here)
 
+    def link_lost(self) -> None:
+        """Note that the link is gone: a request in flight ends."""
+        if (delivery := self._delivery) is not None:
+            delivery[1].link_lost()
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._delivery is not None:
+            self._delivery[1].client.close()
+
+    def route(self) -> frozenset[str]:
+        """Return by which of its addresses this device reaches the world, to notice another link; empty without one."""
+        return own_addresses() | {""} if self.link() else frozenset()
+
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
         result = self._run_by_turns(probe=probe, progress=progress)
+        note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
+        self.outbox.end_run(None if result.offline else json.dumps(note))
         if not result.offline:
-            note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
-            self.outbox.set_note(LAST_RUN, json.dumps(note))
+            history.append(self.home, note)
+        if result.delivered or result.duplicates or result.rejected:
+            log.info("sync: %s", result)
         return result
 
     def _run_by_turns(self, *, probe: bool, progress: Show) -> SyncResult:
@@ -165,13 +187,15 @@ class SyncRunner:
                 self._identity, self._turn = moved, 0
 
     def _current(self) -> Delivery:
-        """Return what delivers under the present identity; its connection is closed after each run."""
+        """Return what delivers under the present identity; its connection is kept from run to run."""
         identity = self._identity
         if identity is None:
             raise NotEnrolled(self.enrollment().detail)
         identity = turned(identity, self._turn)
         if self._delivery is None or self._delivery[0] != identity:
-            client = ReceiverClient(identity, clock=self.clock)
+            self.close()
+            throttle = self.max_rate and Throttle(rate=self.max_rate, monotonic=self.clock.monotonic, sleep=time.sleep)
+            client = ReceiverClient(identity, clock=self.clock, throttle=throttle or None)
             delivery = Delivery(
                 outbox=self.outbox, client=client, clock=self.clock, link=self.link, stopping=self.stopping
             )
@@ -198,6 +222,7 @@ class Scheduler:
     monotonic: Callable[[], float]
     waiting: Callable[[], int]
     enrolled: bool
+    restraints: Restraints = field(default_factory=Restraints)
     stopping: bool = False
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _recorded: bool = False
@@ -232,18 +257,18 @@ class Scheduler:
             self._changed.notify_all()
             return self._requests
 
-    def recorded(self) -> None:
-        """Note that events were recorded."""
-        if not self._recorded:
-            with self._changed:
-                self._recorded = True
-                self.schedule.recorded(self.monotonic())
+    def recorded(self, events: int = 1) -> None:
+        """Note that events were recorded. Wakes the thread only where that makes a run due, or due earlier."""
+        with self._changed:
+            self._recorded = True
+            if self.schedule.recorded(self.monotonic(), events):
                 self._changed.notify_all()
 
     def link_up(self) -> None:
         """Note that a link has come up."""
         with self._changed:
             self.schedule.link_up(self.monotonic())
+            self.restraints.link_changed()
             self._changed.notify_all()
 
     def set_enrolled(self, enrolled: bool) -> None:
@@ -256,7 +281,7 @@ class Scheduler:
 
     def live(self) -> Live:
         with self._changed:
-            due = self.schedule.due() if self.enrolled and self._running_forced is None else None
+            due = self._due() if self.enrolled and self._running_forced is None else None
             return Live(
                 running=self._running_forced is not None,
                 due=due,
@@ -288,11 +313,16 @@ class Scheduler:
     def _wait_until_due(self) -> None:
         with self._changed:
             while not self.stopping:
-                seconds = self.schedule.due().at - self.monotonic() if self.enrolled else None
+                seconds = self._due().at - self.monotonic() if self.enrolled else None
                 if seconds is not None and seconds <= 0:
                     return
                 self._changed.wait(seconds)
         raise Stopped
+
+    def _due(self) -> Due:
+        """Return the next run, as it is due in the quiet hours of now. With the lock held."""
+        self.schedule.set_quiet(self.monotonic(), self.restraints.quiet())
+        return self.schedule.due()
 
     def _sync(self) -> None:
         """Run; after a failure wait as the policy says and run again, until a run succeeds."""
@@ -324,13 +354,12 @@ class Scheduler:
         until = self.monotonic() + seconds
         with self._changed:
             while not self.stopping:
-                now = self.monotonic()
+                now, due = self.monotonic(), self._due().at
                 if not self.enrolled or self.schedule.starts_over(now):
                     raise StartOver
-                if now >= until:
+                if now >= max(until, due):
                     return
-                wake = min(until, self.schedule.due().at)
-                self._changed.wait(max(0.0, wake - now))
+                self._changed.wait(max(0.0, due - now) or until - now)
         raise Stopped
 
     def _run_once(self) -> None:
@@ -353,7 +382,9 @@ class Scheduler:
 
     def _finish(self, result: SyncResult | None, error: AgentError | None, covers: int) -> None:
         left = error is None and self._something_left()
+        metered = self.restraints.metered(self.monotonic())
         with self._changed:
+            self.schedule.set_metered(metered)
             self._running_forced = None
             self._last_error = error
             self._failures = 0 if error is None else self._failures + 1

@@ -5,45 +5,39 @@ line served at a time; its next line waits for that answer.
 
 Nothing a peer does can stop the others: a peer that does not read its answers is not read from; a line may be
 LINE_BYTES long and take STALE_S to arrive, and all lines together hold HELD_BYTES; beyond PEERS connections, or
-USER_PEERS of one user, the longest idle connection is closed, or the new one if none is idle. A line of more than
-TOKENS values is refused before it is decoded, since its values would take a hundred times its size. A recorder whose
+USER_PEERS of one user, the longest idle connection is closed, or the new one if none is idle. A recorder whose
 connection is closed connects again, so none of this can lose or double an event. An error in one request is the answer
 to that request.
+
+What arrives another way (HTTP, the spool) is recorded by `LocalServer.record`, in the same commit as such lines.
 """
 
 import asyncio
 import contextlib
-import itertools
 import json
-import logging
-import re
 import socket
 import struct
-import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from pisync_agent.clock import SystemClock
 from pisync_agent.errors import AgentError, InvalidEvent, StoreUnusable
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.service import protocol
-from pisync_common import unix_socket
+from pisync_agent.service.decoding import Events, Message, decode_line, unexpected
+from pisync_agent.service.listener import Listener
 from pisync_common.limits import KIB, MIB
+from pisync_common.models import Stamp
 from pisync_common.unix_socket import LINE_BYTES
-
-log = logging.getLogger(__name__)
 
 PEERS: Final = 256
 USER_PEERS: Final = 192
 HELD_BYTES: Final = 8 * MIB
 STALE_S: Final = 30.0
 CHUNK_BYTES: Final = 64 * KIB
-TOKENS: Final = 64 * protocol.RECORD_EVENTS
-"""Strings, numbers, objects and so on in one line; an event that a recorder sends has 25."""
-
-_TOKEN: Final = re.compile(rb'"(?>[^"\\]+|\\.)*+"|[\[{]|[^\s\[\]{},:"]++', re.DOTALL)
 
 # `json.dumps` with options makes an encoder for each call.
 _ENCODER: Final = json.JSONEncoder(separators=(",", ":"))
@@ -102,12 +96,12 @@ class Peer:
 
 
 class Request:
-    """A line that waits for its answer. `events` is set for a record only; some of them may be invalid."""
+    """A message that waits for its answer; `peer` is None where it came another way."""
 
-    def __init__(self, peer: Peer, line: bytes, answer: "asyncio.Future[Mapping[str, Any]]") -> None:
+    def __init__(self, peer: Peer | None, message: Message, answer: "asyncio.Future[Mapping[str, Any]]") -> None:
         self._peer = peer
         self._answer = answer
-        self.do, self.message, self.events = _read(line)
+        self.do, self.message, self.events, self.fault = message.do, message.values, message.events, message.fault
 
     def has_expired(self, boottime_ms: int) -> bool:
         """Return whether its sender has given up."""
@@ -120,7 +114,7 @@ class Request:
 
     def show(self, message: Mapping[str, Any]) -> None:
         """Send progress, unless the peer has not read what was sent before."""
-        if not self._peer.sending:
+        if self._peer is not None and not self._peer.sending:
             self._peer.write(message)
 
 
@@ -134,6 +128,8 @@ class LocalServer:
 
     path: Path
     serve: Serve
+    stamp: Callable[[], Stamp] = field(default_factory=lambda: SystemClock().stamp)
+    """The moment of recording, for events that come without."""
     peers: int = PEERS
     user_peers: int = USER_PEERS
     line_bytes: int = LINE_BYTES
@@ -146,11 +142,14 @@ class LocalServer:
     _server: asyncio.Server | None = None
     _closed: bool = False
 
+    def __post_init__(self) -> None:
+        self._listener = Listener(self.path)
+
     async def start(self) -> None:
-        # The agent's group may record; the owner of the folder decides who may enter it.
-        listener = unix_socket.listen(self.path, mode=0o660)
-        self._server = await asyncio.start_unix_server(
-            self._accept, sock=listener, limit=CHUNK_BYTES, backlog=self.peers
+        """Raises LockHeld, OSError."""
+        # Not `start_unix_server`: from Python 3.13 on, it unlinks any socket when it closes, also systemd's.
+        self._server = await asyncio.start_server(
+            self._accept, sock=self._listener.open(), limit=CHUNK_BYTES, backlog=self.peers
         )
 
     def __len__(self) -> int:
@@ -161,13 +160,18 @@ class LocalServer:
         """Bytes of all lines."""
         return sum(peer.held for peer in self._connected)
 
+    async def record(self, events: Events) -> list[int | AgentError]:
+        """Record events that came another way; return the seq of each, or its error. Raises what kept all out."""
+        with self._unanswered():
+            answer = await self._submit(None, Message(do=protocol.RECORD, events=events))
+        return protocol.record_results(answer, len(events))
+
     def stop_listening(self) -> None:
         """Accept no new connections; existing connections go on. Harmless when repeated."""
         if self._server is not None:
             self._server.close()
             self._server = None
-            with contextlib.suppress(OSError):
-                self.path.unlink(missing_ok=True)
+            self._listener.remove()
 
     async def flushed(self) -> None:
         """Wait until every request is answered, and every answer has left this process."""
@@ -190,12 +194,7 @@ class LocalServer:
         self._connected[peer] = None
         try:
             while (line := await self._line(peer)) is not None:
-                self._serving += 1
-                try:
-                    await self._answer(peer, line)
-                finally:
-                    self._serving -= 1
-                    self._quiet.set()
+                await self._answer(peer, line)
         except (OSError, asyncio.CancelledError):  # the peer has gone or is too slow, or the service ends
             return
         finally:
@@ -243,16 +242,30 @@ class LocalServer:
             largest.drop()
 
     async def _answer(self, peer: Peer, line: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        answer: asyncio.Future[Mapping[str, Any]] = loop.create_future()
-        if not self._requests:
-            # After the lines of all connections that are ready now.
-            loop.call_soon(self._serve_together)
-        self._requests.append(Request(peer, line, answer))
-        peer.busy, peer.serving_bytes = True, len(line)
-        await peer.send(await answer)
-        peer.busy, peer.serving_bytes = False, 0
+        with self._unanswered():
+            peer.busy, peer.serving_bytes = True, len(line)
+            await peer.send(await self._submit(peer, decode_line(line, self.stamp)))
+            peer.busy, peer.serving_bytes = False, 0
         self._connected[peer] = self._connected.pop(peer, None)
+
+    def _submit(self, peer: Peer | None, message: Message) -> "asyncio.Future[Mapping[str, Any]]":
+        """Serve a message together with those of all connections that are ready now."""
+        loop = asyncio.get_running_loop()
+        if not self._requests:
+            loop.call_soon(self._serve_together)
+        answer: asyncio.Future[Mapping[str, Any]] = loop.create_future()
+        self._requests.append(Request(peer, message, answer))
+        return answer
+
+    @contextlib.contextmanager
+    def _unanswered(self) -> Iterator[None]:
+        """Count a request as unanswered until its answer has left this process."""
+        self._serving += 1
+        try:
+            yield
+        finally:
+            self._serving -= 1
+            self._quiet.set()
 
     def _serve_together(self) -> None:
         requests, self._requests = self._requests, []
@@ -267,8 +280,6 @@ def _user(peer: socket.socket) -> int:
 
 
 # Requests
-
-Events = Sequence[NewEvent | InvalidEvent]
 
 EXPIRED: Final = "the service read this after its sender had given up: nothing was recorded. Record it again."
 
@@ -312,49 +323,5 @@ def _record(outbox: Outbox, requests: Sequence[Request], note: Note) -> None:
             request.answer(_record_answer(request.events or (), results))
 
 
-def unexpected(error: Exception) -> StoreUnusable:
-    """Log a fault of the program, and return it as the answer to its request. Its text may quote an event."""
-    where = traceback.extract_tb(error.__traceback__)[-1]
-    log.error("a request failed unexpectedly: %s at %s:%s", type(error).__name__, where.filename, where.lineno)
-    return StoreUnusable(f"the service failed to do this ({type(error).__name__}); see its log")
-
-
 def _record_answer(events: Events, results: Iterator[int | AgentError]) -> dict[str, object]:
     return protocol.record_answer([event if isinstance(event, InvalidEvent) else next(results) for event in events])
-
-
-def _read(line: bytes) -> tuple[str, Mapping[str, Any], Events | None]:
-    """Return what a line asks for, the values with it, and the events of a record; "" for an unreadable line.
-
-    Nothing else of the line is kept.
-    """
-    try:
-        message = None if _has_too_many_values(line) else json.loads(line)
-    except (ValueError, RecursionError):
-        return "", {}, None
-    if not isinstance(message, dict) or not isinstance(message.get("do"), str):
-        return "", {}, None
-    values = {name: message[name] for name in protocol.VALUES if isinstance(message.get(name), int | str)}
-    events = message.get("events")
-    if message["do"] != protocol.RECORD or not isinstance(events, list):
-        return message["do"], values, None
-    if len(events) > protocol.RECORD_EVENTS:
-        return "", {}, None
-    return protocol.RECORD, values, [_event(fields) for fields in events]
-
-
-def _has_too_many_values(line: bytes) -> bool:
-    if 2 * sum(map(line.count, (b",", b"[", b"{"))) < TOKENS:  # inside texts too, so most lines need no second look
-        return False
-    return next(itertools.islice(_TOKEN.finditer(line), TOKENS, None), None) is not None
-
-
-def _event(fields: object) -> NewEvent | InvalidEvent:
-    if not isinstance(fields, dict):
-        return InvalidEvent("an event is a JSON object")
-    try:
-        return NewEvent.from_fields(fields)
-    except InvalidEvent as error:
-        return error
-    except Exception as error:
-        return InvalidEvent(f"not an event: {unexpected(error)}")

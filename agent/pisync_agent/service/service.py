@@ -11,6 +11,7 @@ apps can record and a second `pisync sync` joins in.
 import asyncio
 import gc
 import logging
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -26,10 +27,13 @@ from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import protocol, views
+from pisync_agent.service.decoding import unexpected
 from pisync_agent.service.lock import writer_lock
-from pisync_agent.service.schedule import Schedule
+from pisync_agent.service.restraints import Restraints
+from pisync_agent.service.schedule import START_S, Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
-from pisync_agent.service.server import LocalServer, Request, record, unexpected
+from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.ways_in import open_ways_in
 from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
@@ -44,8 +48,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 15.0
 """How often the service checks itself, unless systemd's watchdog asks for more."""
-FLUSH_S: Final = 2.0
-"""How long answers may take to leave when the service stops."""
+FLUSH_S: Final = 1.0
+"""How long answers may take to leave when the service stops; and then the outbox, to be closed."""
 ALIVE_S: Final = 3.0
 """How often a client that waits for a sync run gets progress, well within its patience (`protocol.ANSWER_S`)."""
 STARTING: Final = Progress(step="starting", events=0, of=0, bytes=0, speed_mbit=0.0, seconds_left=None)
@@ -79,19 +83,20 @@ class Service:
         self._interrupted = False
         self._own: tuple[int, Show] | None = None
         self._own_end: Finished | None = None
-        self._linked = False
+        self._route: frozenset[str] = frozenset()
+        self._run_until = math.inf
         self._zero_touch: ZeroTouch | None = None
 
     def run_forever(self) -> None:
         """Serve until SIGTERM or SIGINT. Raises LockHeld that names the holder, StoreUnusable or OutboxFull."""
         asyncio.run(self._run_forever())
 
-    def sync_once(self, show: Show) -> dict[str, Any]:
-        """Make one sync run in this process; return its result as JSON.
+    def sync_once(self, show: Show, *, max_s: float = math.inf) -> dict[str, Any]:
+        """Make one sync run in this process; return its result as JSON. After `max_s` it sends no further batch.
 
         Raises LockHeld, NotEnrolled, KeyboardInterrupt, or an error of the outbox.
         """
-        return asyncio.run(self._sync_once(show))
+        return asyncio.run(self._sync_once(show, max_s))
 
     async def _run_forever(self) -> None:
         async with self._started("service") as stack:
@@ -108,10 +113,11 @@ class Service:
         if self._fault is not None:
             raise self._fault
 
-    async def _sync_once(self, show: Show) -> dict[str, Any]:
+    async def _sync_once(self, show: Show, max_s: float) -> dict[str, Any]:
         async with self._started("sync"):
             if not self._runner.enrolled:
                 raise NotEnrolled(self._runner.enrollment().detail)
+            self._run_until = self._clock.monotonic() + max_s
             self._own = (self._scheduler.request(), show)
             await self._ending.wait()
             await self._stop()
@@ -138,15 +144,24 @@ class Service:
             self._outbox = open_outbox(self._home, limits=config.limits(self._settings), clock=self._clock)
             stack.callback(self._outbox.close)
             self._runner = SyncRunner(
-                home=self._home, outbox=self._outbox, clock=self._clock, stopping=lambda: self._scheduler.stopping
+                home=self._home,
+                outbox=self._outbox,
+                clock=self._clock,
+                stopping=lambda: self._scheduler.stopping or self._clock.monotonic() >= self._run_until,
+                max_rate=self._settings[config.MAX_RATE],
             )
             self._runner.reload()
             self._scheduler = self._new_scheduler()
-            self._server = LocalServer(path=files.socket(self._home), serve=self._serve)
+            self._server = LocalServer(path=files.socket(self._home), serve=self._serve, stamp=self._clock.stamp)
             stack.callback(self._server.close)
             await self._server.start()
             self._scheduler.start()
+            stack.callback(self._runner.link_lost)  # a request that outlived the stop timeout
             stack.callback(self._scheduler.stop)
+            if kind == "service":
+                open_ways_in(
+                    stack, self._home, self._settings, server=self._server, outbox=self._outbox, status=self._status
+                )
             stack.callback(asyncio.create_task(self._tick_forever()).cancel)
             yield stack
 
@@ -158,23 +173,28 @@ class Service:
                 now=self._clock.monotonic(),
                 delay=settings[config.SYNC_DELAY],
                 interval=settings[config.SYNC_INTERVAL],
-                first=settings[config.SYNC_DELAY] if self._kind == "service" else settings[config.SYNC_INTERVAL],
+                first=min(settings[config.SYNC_DELAY], START_S)
+                if self._kind == "service"
+                else settings[config.SYNC_INTERVAL],
+                metered_delay=settings[config.METERED_DELAY],
             ),
             wait_policy=RetryPolicy(base=settings[config.RETRY_BASE], cap=settings[config.RETRY_CAP]),
             notify=self._notify,
             monotonic=self._clock.monotonic,
             waiting=lambda: self._outbox.state().waiting,
             enrolled=self._runner.enrolled,
+            restraints=Restraints.from_settings(settings, self._clock),
         )
 
     async def _stop(self) -> None:
         """Accept no new connections, let the batch in flight end, answer waiting requests; serve others meanwhile."""
-        notify("STOPPING=1")
+        patience = self._settings[config.STOP_TIMEOUT]
+        notify(f"STOPPING=1\nEXTEND_TIMEOUT_USEC={round((patience + 2 * FLUSH_S) * 1e6)}")
         log.info("stopping")
         self._server.stop_listening()
         self._scheduler.stop()
         try:
-            async with asyncio.timeout(self._settings[config.STOP_TIMEOUT]):
+            async with asyncio.timeout(patience):
                 await self._idle.wait()
         except TimeoutError:
             log.warning("a request was still in flight; its events are sent again")
@@ -241,14 +261,16 @@ class Service:
         except OSError as error:
             log.info("cannot watch netlink link events (%s); polling instead", error)
             return
-        self._linked = self._runner.link()
+        self._route = self._runner.route()
         self._loop.add_reader(watch, self._on_link_event, watch)
         stack.callback(self._loop.remove_reader, watch)
 
     def _on_link_event(self, watch: LinkWatch) -> None:
         watch.drain()
-        before, self._linked = self._linked, self._runner.link()
-        if self._linked and not before:
+        before, self._route = self._route, self._runner.route()
+        if before - self._route:
+            self._runner.link_lost()
+        if self._route and self._route != before:
             self._scheduler.link_up()
             if self._zero_touch is not None:
                 self._zero_touch.link_up()
@@ -275,7 +297,7 @@ class Service:
         if recordings:
             boottime_ms = self._clock.stamp().boottime_ms
             record(self._outbox, recordings, boottime_ms=boottime_ms, note=self._write_faults.note)
-            self._scheduler.recorded()
+            self._scheduler.recorded(sum(len(request.events or ()) for request in recordings))
         for request in requests:
             if request.events is None:
                 try:
@@ -287,6 +309,8 @@ class Service:
 
     def _serve_one(self, request: Request) -> None:
         match request.do:
+            case protocol.HELLO:
+                request.answer({"hello": {"protocol": protocol.VERSION, "agent": __version__}})
             case protocol.STATUS:
                 request.answer({"status": self._status()})
             case protocol.READ:
@@ -299,7 +323,7 @@ class Service:
                 self._reload()
                 request.answer({"reloaded": True})
             case _:
-                raise protocol.BadMessage("unknown message")
+                raise protocol.BadMessage(request.fault or f"unknown message {request.do[:40]!r}")
 
     def _status(self) -> dict[str, object]:
         about = {
@@ -310,6 +334,8 @@ class Service:
             "enrollment": asdict(self._runner.enrollment()),
             "joined": len(self._waiters),
             "write_fault": self._write_faults.fields(),
+            "link": self._runner.link(),
+            "clock_synced": self._clock.stamp().clock_synced,
         }
         return about | self._scheduler.live().fields(self._clock.monotonic())
 

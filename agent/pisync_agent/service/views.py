@@ -20,7 +20,7 @@ from pisync_agent.outbox import files
 from pisync_agent.outbox.models import LAST_RUN, OutboxState
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.outbox.recovery.log import WAL_HEADER
-from pisync_agent.service import protocol
+from pisync_agent.service import history, protocol
 from pisync_agent.service.access import owner_hint, read_hint
 from pisync_common.limits import SEQ_MAX
 
@@ -68,7 +68,7 @@ class FileView:
         note = None if self._reader is None else self._reader.note(LAST_RUN)
         return _about(_identity(self._home)) | {
             "outbox": shown(OutboxState() if self._reader is None else self._reader.state()),
-            "last_run": json.loads(note) if note else None,
+            "last_run": history.parsed(note or ""),
         }
 
     def events(self, after: int, limit: int, *, everything: bool) -> list[Row]:
@@ -107,13 +107,19 @@ class ServiceView:
         return rows
 
     def dead(self) -> list[Row]:
-        rows: list[Row] = []
-        while page := self._rows("dead", after=len(rows), limit=PAGE):
-            rows += page
-        return rows
+        return self._pages("dead")
 
     def event(self, seq: int) -> str | None:
         raise StoreUnusable(f"events are shown without what learners did; {owner_hint(self._home)}")
+
+    def runs(self) -> list[Row]:
+        return self._pages("runs")
+
+    def _pages(self, what: str) -> list[Row]:
+        rows: list[Row] = []
+        while page := self._rows(what, after=len(rows), limit=PAGE):
+            rows += page
+        return rows
 
     def _rows(self, what: str, *, limit: int, **fields: int) -> list[Row]:
         if limit <= 0:
@@ -145,12 +151,24 @@ def look(home: Path) -> Iterator[View]:
             yield FileView(home, reader)
 
 
+def runs(home: Path, limit: int) -> list[Row]:
+    """Return the newest sync runs (see `history`), newest first. Raises StoreUnusable."""
+    with files.errors(home):
+        try:
+            return history.runs(home, limit)
+        except PermissionError:
+            return _through_service(home).runs()[:limit]
+
+
 def answer(home: Path, identity: Identity | None, message: Mapping[str, Any]) -> dict[str, Any]:
     """Return the service's answer to a `read` message. Raises BadMessage, StoreUnusable."""
     after, limit = message.get("after", 0), message.get("limit", PAGE)
     if not (type(after) is int and 0 <= after <= SEQ_MAX and type(limit) is int and limit > 0):
         raise protocol.BadMessage("`after` and `limit` are whole numbers")
     limit = min(limit, PAGE)
+    if message.get("what") == "runs":
+        with files.errors(home):
+            return {"rows": history.runs(home)[after : after + limit]}
     with OutboxReader(home) as reader:
         view = FileView(home, reader)
         match message.get("what"):
@@ -163,11 +181,11 @@ def answer(home: Path, identity: Identity | None, message: Mapping[str, Any]) ->
             case "dead":
                 rows = view.dead_page(after, limit)
             case _:
-                raise protocol.BadMessage("`what` is state, events or dead")
+                raise protocol.BadMessage("`what` is state, events, dead or runs")
     return {"rows": [_public(row) for row in rows]}
 
 
-def _through_service(home: Path) -> View:
+def _through_service(home: Path) -> ServiceView:
     try:
         state = protocol.read(files.socket(home), "state", timeout=protocol.STATUS_S)
     except PermissionError as error:

@@ -21,6 +21,18 @@ CAREFUL: Final = 8
 """Batches that must succeed after a failure before a larger one is tried: what failed may well fail again."""
 AIM_S: Final = 10.0
 """About how long a request should take: an interruption costs no more than that."""
+FIRST_AIM_S: Final = 3.0
+"""The same on a link that was interrupted, until it has held for a while: it may be gone again soon."""
+RETURN_S: Final = 1.0
+"""The same for the first request after an interruption: what gets through at once is safe."""
+HELD: Final = 8
+"""A request aims at this fraction of the time for which the link has held, within these two."""
+PARALLEL: Final = 2
+"""How many batches are in flight on a slow link: while the first is answered, the second keeps the line busy."""
+SLOW_S: Final = 0.5
+"""A batch that takes longer makes the link a slow link."""
+STEADY_S: Final = 30.0
+"""For so long must a link have held after an interruption before two batches are risked at once."""
 
 _LEVEL: Final = 6
 _GZIP: Final = 31
@@ -31,20 +43,30 @@ _END_BYTES: Final = 1024
 
 
 class BatchSize:
-    """How much goes into one request: it follows the link, so that a request takes about `AIM_S` seconds."""
+    """How much goes into one request: it follows the link, so that a request takes about as long as it should."""
 
-    def __init__(self, *, first: int = FIRST_BYTES, most: int = MOST_BYTES, aim: float = AIM_S) -> None:
+    def __init__(self, *, first: int = FIRST_BYTES, most: int = MOST_BYTES) -> None:
         self._most = most
-        self._aim = aim
         self.bytes = min(first, most)
         """Bytes of events before compression that the next batch may have."""
         self.events = BATCH_EVENTS
         """Events that the next batch may have."""
+        self.parallel = 1
+        """Batches that may be in flight at once."""
         self._careful = 0
+        self._held = 0.0
+        self._interrupted = False
+        self._rate = 0.0
 
     def succeeded(self, *, events: int, bytes: int, seconds: float) -> None:
         """Grow or shrink towards the aim after a batch that took `seconds`, at most twofold."""
-        factor = min(2.0, max(0.5, self._aim / max(seconds, 0.001)))
+        seconds = max(seconds, 0.001)
+        self._held += seconds
+        self._rate = bytes / seconds
+        steady = not self._interrupted or self._held >= STEADY_S
+        self.parallel = PARALLEL if steady and seconds >= SLOW_S else 1
+        aim = min(AIM_S, max(FIRST_AIM_S, self._held / HELD))
+        factor = min(2.0, max(0.5, aim / seconds))
         if factor > 1.0:
             if bytes * 2 >= self.bytes or events >= self.events:  # large enough to tell something about larger batches
                 self._grow(factor)
@@ -55,7 +77,14 @@ class BatchSize:
         """Halve the size, down to one event, after a batch that was too large or took too long."""
         self.events = max(1, events // 2)
         self.bytes = max(1, min(self.bytes, bytes) // 2)
+        self.parallel = 1
         self._careful = CAREFUL
+
+    def interrupted(self) -> None:
+        """Begin with short requests again after the link was gone, at the pace known from before."""
+        self._held, self._interrupted, self.parallel = 0.0, True, 1
+        if self._rate:
+            self.bytes = min(self.bytes, max(LEAST_BYTES, int(self._rate * RETURN_S)))
 
     def _grow(self, factor: float) -> None:
         if self._careful:
@@ -101,9 +130,11 @@ class Packer:
         self._opening = open_batch(device_id=device_id, stream=stream, agent=agent)
         self.stream = stream
 
-    def pack(self, after: int, *, max_events: int, max_bytes: int) -> Batch | None:
-        """Return the batch that follows event `after`; None if nothing does. Its body keeps to BODY_BYTES."""
+    def pack(self, after: int, *, max_events: int, max_bytes: int, before: int | None = None) -> Batch | None:
+        """Return the batch that follows event `after`, up to `before`; None if nothing does. It keeps to BODY_BYTES."""
         rows = self._outbox.read(after, max_events=max_events, max_bytes=max_bytes, stream=self.stream)
+        if before is not None:
+            rows = [row for row in rows if row[0] < before]
         while rows:
             batch = self.of(rows)
             if len(batch.start) <= BODY_BYTES - _END_BYTES or len(rows) == 1:
@@ -139,20 +170,22 @@ class Prefetcher:
         """Begin to pack the batch that follows event `after`."""
         self._ready = (after, self._pool.submit(self._pack, after))
 
-    def take(self, after: int) -> Batch | None:
-        """Return the batch that follows event `after`, within the present size; None if there is none."""
+    def take(self, after: int, *, before: int | None = None) -> Batch | None:
+        """Return the batch that follows event `after`, within the present size and before event `before`, or None."""
         ready, self._ready = self._ready, None
         if ready is not None:
             batch = ready[1].result()
-            if ready[0] == after and batch is not None and self._fits(batch):
+            if ready[0] == after and batch is not None and self._fits(batch, before):
                 return batch
-        return self._pack(after)
+        return self._pack(after, before)
 
     def close(self) -> None:
         self._pool.shutdown()
 
-    def _pack(self, after: int) -> Batch | None:
-        return self._packer.pack(after, max_events=self._size.events, max_bytes=self._size.bytes)
+    def _pack(self, after: int, before: int | None = None) -> Batch | None:
+        return self._packer.pack(after, max_events=self._size.events, max_bytes=self._size.bytes, before=before)
 
-    def _fits(self, batch: Batch) -> bool:
+    def _fits(self, batch: Batch, before: int | None) -> bool:
+        if before is not None and batch.last >= before:
+            return False
         return len(batch.seqs) == 1 or (len(batch.seqs) <= self._size.events and batch.size <= self._size.bytes)

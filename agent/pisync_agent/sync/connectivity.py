@@ -26,14 +26,24 @@ Routed = Callable[[str], bool]
 
 
 def routed(address: str) -> bool:
-    """Return whether the kernel has a route to an IP address, by connecting a UDP socket; nothing is sent."""
+    """Return whether the kernel has a route to an IP address."""
+    return source(address) is not None
+
+
+def source(address: str) -> str | None:
+    """Return this device's address towards an IP address, by connecting a UDP socket: nothing is sent."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((address, _PORT))
+            return str(probe.getsockname()[0])
     except (OSError, UnicodeError):
-        return False
-    return True
+        return None
+
+
+def own_addresses(elsewhere: tuple[str, ...] = ELSEWHERE) -> frozenset[str]:
+    """Return the addresses of this device from which packets to elsewhere would leave; none are sent."""
+    return frozenset(found for address in elsewhere if (found := source(address)) is not None)
 
 
 def has_link(

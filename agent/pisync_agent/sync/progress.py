@@ -1,5 +1,6 @@
 """Progress and result of a sync run."""
 
+import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -65,6 +66,14 @@ class SyncResult:
     offline: bool = False
     """There was no link; that is not a failure."""
 
+    def __str__(self) -> str:
+        """Return it as the log's line."""
+        speed = f", {self.speed_mbit:.2g} Mbit/s" if self.speed_mbit else ""
+        return (
+            f"{self.delivered:,} delivered, {self.duplicates:,} duplicates, {self.rejected:,} rejected, "
+            f"{self.waiting:,} pending in {self.seconds:.1f} s, {self.bytes_sent / 1000:,.0f} kB{speed}"
+        )
+
     def fields(self) -> dict[str, Any]:
         """Return it as `sync --json` prints it."""
         failure = self.failure
@@ -87,24 +96,24 @@ Show = Callable[[Progress], None]
 
 @dataclass(kw_only=True)
 class ProgressTracker:
-    """Counts what a run does, and shows it."""
+    """Counts what a run does, and shows it. `count_sent` and `show` may be called from any thread."""
 
     of: int
     monotonic: Callable[[], float]
     on_progress: Show
+    transfer: Callable[[], tuple[int, float]] = lambda: (0, 0.0)
+    """Returns the bytes of bodies that were sent and answered in this run, and in how many seconds."""
     delivered: int = 0
     duplicates: int = 0
     rejected: int = 0
     errors: Counter[str] = field(default_factory=Counter)
     bytes: int = 0
-    transfer_bytes: int = 0
-    """Bodies of batches that were answered."""
-    transfer_seconds: float = 0.0
-    """The time in which they were sent."""
     contact: bool = False
     """Whether the receiver itself has answered."""
     _step: str = ""
     _shown_at: float = 0.0
+    _answered_at: float = 0.0
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self._began = self.monotonic()
@@ -125,11 +134,13 @@ class ProgressTracker:
     @property
     def measured(self) -> tuple[int, float]:
         """The bytes and seconds that tell the link's speed; none if they are too few."""
-        return (self.transfer_bytes, self.transfer_seconds) if self.transfer_bytes >= MEASURED_BYTES else (0, 0.0)
+        bytes, seconds = self.transfer()
+        return (bytes, seconds) if bytes >= MEASURED_BYTES else (0, 0.0)
 
     def count_receipt(self, receipt: Receipt) -> None:
         """Count what the receiver has answered for."""
         self.contact = True
+        self._answered_at = self.monotonic()
         self.delivered += receipt.stored
         self.duplicates += receipt.duplicates
         self.rejected += len(receipt.rejected)
@@ -141,28 +152,35 @@ class ProgressTracker:
         self.rejected += 1
         self.errors[kind] += 1
 
-    def show(self, step: str, *, moving: int = 0) -> None:
-        """Show the progress; `moving` bytes of a request are in flight."""
-        now = self.monotonic()
-        if step == self._step and now - self._shown_at < SHOWN_S:
-            return
-        self._step, self._shown_at = step, now
+    def count_sent(self, number: int) -> None:
+        """Count bytes of a request."""
+        with self._lock:
+            self.bytes += number
+
+    def show(self, step: str) -> None:
+        """Show the progress, unless it was shown just now."""
+        with self._lock:
+            now = self.monotonic()
+            if step == self._step and now - self._shown_at < SHOWN_S:
+                return
+            self._step, self._shown_at = step, now
         self.on_progress(
             Progress(
                 step=step,
                 events=self.events,
                 of=max(self.of, self.events),
-                bytes=self.bytes + moving,
+                bytes=self.bytes,
                 speed_mbit=self.speed_mbit,
                 seconds_left=self._left() if step == SENDING else None,
             )
         )
 
     def _left(self) -> float | None:
-        """Estimate the seconds left from the pace so far; None while there is no pace yet."""
+        """Estimate the seconds left from the pace up to the newest receipt; None while there is no pace yet."""
         if not self.events or self.of <= self.events:
             return None
-        return round(self.seconds / self.events * (self.of - self.events), 1)
+        pace = (self._answered_at - self._began) / self.events
+        return round(max(0.0, pace * self.of - self.seconds), 1)
 
 
 def mbit(bytes: int, seconds: float) -> float:

@@ -161,10 +161,10 @@ class SyncEventSender:
         """Queue the sync event of a run, or keep it for a later one."""
         before = self._state()
         summaries, after = decide(before, run, forced=forced)
-        for summary in summaries:
-            self.queue.add_sync_event(self._queued(summary))
         if after != before:
-            self.queue.set_note(STATE_NOTE, dump(after))
+            self.queue.set_note(STATE_NOTE, dump(after), later=True)
+        if summaries:
+            self.queue.add_sync_event(*map(self._queued, summaries))
 
     def send(self, *, forced: bool = False, stopping: Callable[[], bool] = lambda: False) -> int:
         """Send what is pending, oldest first, until one fails; return how many the receiver answered for.

@@ -6,11 +6,11 @@ digest, and after a digest the next alert waits longer. Quiet hours hold everyth
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from datetime import UTC, datetime, time, tzinfo
+from datetime import UTC, tzinfo
 from typing import Any, Final, Self
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pisync_common.times import from_ms
+from pisync_common.quiet_hours import QuietHours
 
 FAILING: Final = "failing"
 
@@ -32,21 +32,6 @@ class Crossing:
     def from_row(cls, row: Sequence[Any]) -> Self:
         """Take the columns in the order of the fields."""
         return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
-
-
-@dataclass(frozen=True, kw_only=True)
-class QuietHours:
-    """From `start` until `end` (excluded) by local time; may span midnight."""
-
-    start: time
-    end: time
-
-    def includes(self, moment_ms: int, zone: tzinfo) -> bool:
-        """Whether it is quiet at this moment, where clocks show the time of `zone`."""
-        local = from_ms(moment_ms).astimezone(zone).time()
-        if self.start < self.end:
-            return self.start <= local < self.end
-        return local >= self.start or local < self.end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,17 +69,6 @@ class Rules:
 def _passed(seconds: float, since_ms: int, now_ms: int) -> bool:
     """A clock that was set back delays nothing: a moment in the future counts as long ago."""
     return since_ms > now_ms or now_ms - since_ms >= seconds * 1000
-
-
-def quiet_hours(value: str) -> QuietHours:
-    """Parse `22:00-06:00`. Raises ValueError."""
-    try:
-        start, end = (datetime.strptime(part.strip(), "%H:%M").replace(tzinfo=UTC).time() for part in value.split("-"))
-    except ValueError as error:
-        raise ValueError("not two times of day, such as 22:00-06:00") from error
-    if start == end:
-        raise ValueError("the start equals the end; leave it empty, or give two different times")
-    return QuietHours(start=start, end=end)
 
 
 def time_zone(value: str) -> tzinfo:

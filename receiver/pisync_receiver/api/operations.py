@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from pisync_common import __version__
 from pisync_receiver import metrics
 from pisync_receiver.api.decoding import decode_body
 from pisync_receiver.api.schemas import Health, RetentionRequest
@@ -15,14 +16,14 @@ from pisync_receiver.store import Retained
 @route("GET", "/healthz", Access.PUBLIC, answer=Health)
 async def healthz(request: Request) -> Answer:
     """Whether the process answers."""
-    return json_answer(Health(status="ok"))
+    return json_answer(Health(status="ok", version=__version__))
 
 
 @route("GET", "/readyz", Access.PUBLIC, answer=Health, problems=(503,))
 async def readyz(request: Request) -> Answer:
     """Whether the database takes a durable write now."""
     await request.services.ready()
-    return json_answer(Health(status="ok"))
+    return json_answer(Health(status="ok", version=__version__))
 
 
 @route("GET", "/metrics", Access.METRICS, media=("text/plain",))

@@ -206,3 +206,5 @@ class Health(Struct, frozen=True, kw_only=True):
     """All is well."""
 
     status: Literal["ok"]
+    version: str
+    """The receiver's."""

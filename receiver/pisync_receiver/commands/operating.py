@@ -1,7 +1,6 @@
 """Running a receiver and its database: serve, worker, backup, copy, migrate, retain, config."""
 
 import asyncio
-from dataclasses import asdict
 from pathlib import Path
 from typing import Final
 
@@ -129,4 +128,4 @@ def retain(context: Context) -> None:
 )
 def show_config(context: Context) -> None:
     """Show each setting, its value and where it came from, secrets masked."""
-    context.rows([asdict(row) for row in context.settings.describe()], ("name", "value", "source"))
+    context.rows([row._asdict() for row in context.settings.describe()], ("name", "value", "source"))

@@ -17,6 +17,7 @@ from pisync_common.models import Receipt, Rejection
 from pisync_common.times import format_ms
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import CARRIED, CONFLICT, STORED, Place, Version
+from pisync_receiver.domain.repairs import repair
 from pisync_receiver.domain.rows import Carried, Device, Rejected, StoredEvent
 from pisync_receiver.domain.state import Account, State, site_at
 from pisync_receiver.domain.submissions import Event, EventBatch, InvalidEvent
@@ -50,6 +51,7 @@ def decide_batch(state: State, batch: EventBatch) -> Receipt | TooManyStreams:
         device = replace(device, streams=device.streams + 1)
     account.touched = True
     account.row.last_ms = max(account.row.last_ms, batch.received_ms)
+    repair(state, account, batch)
     if batch.sent is not None and account.seen_alive(batch.sent, batch.received_ms):
         device = _cloned(device, batch.received_ms)
     state.put_device(device)
@@ -208,6 +210,7 @@ def _store(state: State, account: Account, batch: EventBatch, events: Sequence[E
         epochs=epochs(events, batch.sent, received_ms, account.known_boots()),
         received_ms=received_ms,
         neighbours=neighbours,
+        sent_boot=None if batch.sent is None else batch.sent.boot_id,
     )
     sites = [site_at(device, best_ms) for best_ms, _ in best]
     rows = [

@@ -17,7 +17,7 @@ from operator import attrgetter
 from typing import Final
 
 from pisync_common.limits import RECEIPT_RANGES
-from pisync_receiver.domain import access
+from pisync_receiver.domain import access, repairs
 from pisync_receiver.domain.batches import decide_batch
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import Decision, Details, Facts, Plan, StreamName
@@ -78,7 +78,8 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
                 batches[submission.device_id, submission.stream].append(submission)
         else:
             acts.append(submission)
-    if not (batches or late or acts):
+    earlier = repairs.wanted(facts, (each for each in submissions if isinstance(each, EventBatch)))
+    if not (batches or late or acts or earlier):
         return None
     known_devices, tokens_of = access.bound_devices(facts, acts) if acts else ((), ())
     wanted = Details(
@@ -89,6 +90,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
         event_keys=sorted(_place_keys(facts, batches)),
         known_devices=known_devices,
         tokens_of=tokens_of,
+        earlier=earlier,
     )
     return wanted if any(getattr(wanted, name) for name in _DETAILS) else None
 

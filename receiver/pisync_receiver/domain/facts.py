@@ -14,10 +14,12 @@ from pisync_receiver.domain.rows import (
     Carried,
     Crossing,
     Device,
+    EarlierEvent,
     EnrollmentCode,
     EventKey,
     Gap,
     Rejected,
+    Repaired,
     StoredEvent,
     StoredSyncEvent,
     Stream,
@@ -71,6 +73,9 @@ class Details:
     known_devices: Sequence[str] = ()
     """Devices that enrollment codes name: locked if there is a row, never made."""
     tokens_of: Sequence[str] = ()
+    earlier: Sequence[tuple[str, str, int, str, int]] = ()
+    """Device, stream, seq, boot, limit: the events before that seq, newest first; none unless the newest is of that
+    boot."""
 
 
 STORED: Final = "stored"
@@ -114,6 +119,8 @@ class Facts:
     """Ascending and distinct."""
     neighbours: dict[StreamName, tuple[int | None, int | None]] = field(default_factory=dict)
     failures_after: dict[tuple[str, int], Failures] = field(default_factory=dict)
+    earlier: dict[Place, list[EarlierEvent]] = field(default_factory=dict)
+    """By device, stream and the seq before which they are."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +131,8 @@ class Changes:
     devices: list[Device] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     events: list[StoredEvent] = field(default_factory=list)
+    repaired: list[Repaired] = field(default_factory=list)
+    """Better times of events that were stored before."""
     event_keys: list[EventKey] = field(default_factory=list)
     carried: list[Carried] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)

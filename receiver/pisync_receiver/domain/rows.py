@@ -68,7 +68,8 @@ class Stream(Struct, kw_only=True):
     best_ms: int | None = None
     """The best time of the last event that was stored above the highest seq."""
     boots: str = "[]"
-    """The last BOOTS_KEPT boots seen alive as JSON text: `[[boot_id, epoch_ms, boottime_ms], …]`."""
+    """The last BOOTS_KEPT boots seen alive as JSON text: `[[boot_id, epoch_ms, boottime_ms], …]`; before them as
+    many that are known from events, with a number below 0 (see `state.Account`)."""
 
 
 class StoredEvent(Struct, frozen=True, gc=False):
@@ -93,6 +94,28 @@ class StoredEvent(Struct, frozen=True, gc=False):
     best_ms: int
     quality: int
     content: bytes
+
+
+class EarlierEvent(Struct, frozen=True, gc=False):
+    """What of a row of `events` says when it happened."""
+
+    seq: int
+    occurred_at: str
+    recorded_at: str | None
+    boot_id: str | None
+    boottime_ms: int | None
+    received_ms: int
+    quality: int
+
+
+class Repaired(Struct, frozen=True, gc=False):
+    """A better time for a row of `events`."""
+
+    device_id: str
+    stream: str
+    seq: int
+    best_ms: int
+    quality: int
 
 
 class EventKey(Struct, frozen=True, gc=False):

@@ -4,6 +4,7 @@ Rows are as they were fetched, changed in memory, and compared at the end.
 """
 
 import json
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,18 @@ from pisync_receiver.domain.rows import (
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
-"""Boots of a stream that are remembered: a device is in one at a time, and seqs of older boots are all delivered."""
+"""Boots of a stream that are remembered: a device is in one at a time, and seqs of older boots are all delivered. As
+many are remembered of those that are known from their events alone."""
 OVERLAP_MS: Final = 60_000
 """How long two boots of one stream may seem alive at once before they are two devices: slow uploads, server clocks."""
+_UNREPAIRED: Final = re.compile(r",-(?!1\])[0-9]+\]")
+"""In a stream's boots: one with estimated events left."""
 SITES_KEPT: Final = 50
 """Earlier sites of a device that are remembered; the oldest of them stands for everything before it."""
 
 _Boot = tuple[str, int, int]
-"""Its id, when it began, and its boot time when it last sent."""
+"""Its id, when it began, and its boot time when it last sent. Below 0, it is known from its events alone, and at -1 - n
+estimated events of it may be left up to seq n (see `repairs`)."""
 
 
 class Account:
@@ -81,7 +86,20 @@ class Account:
 
     def known_boots(self) -> dict[str, int]:
         """When each remembered boot began, in milliseconds since 1970."""
-        return {} if self.row.boots == "[]" else {boot: epoch_ms for boot, epoch_ms, _ in json.loads(self.row.boots)}
+        alive, learned = self._boots()
+        return {boot: epoch_ms for boot, epoch_ms, _ in (*learned, *alive)}
+
+    def learn(self, boot: str, epoch_ms: int, upto: int) -> None:
+        """Remember when a boot began, and that estimated events of it may be left up to a seq."""
+        alive, learned = self._boots()
+        others = [known for known in learned if known[0] != boot]
+        self._put_boots(alive, [*others[1 - BOOTS_KEPT :], (boot, epoch_ms, -1 - upto)])
+
+    def unrepaired(self) -> list[tuple[str, int, int]]:
+        """Boots with estimated events that may be left: id, beginning, and up to which seq; the newest last."""
+        if not _UNREPAIRED.search(self.row.boots):
+            return []
+        return [(boot, epoch_ms, -1 - mark) for boot, epoch_ms, mark in self._boots()[1] if mark < -1]
 
     def seen_alive(self, sent: Stamp, received_ms: int) -> bool:
         """Note that a boot sent something; return whether it and another boot were alive at the same time."""
@@ -89,13 +107,24 @@ class Account:
             return False
         boot: _Boot = (sent.boot_id, received_ms - sent.boottime_ms, sent.boottime_ms)
         others: list[_Boot] = []
-        for name, epoch_ms, boottime_ms in json.loads(self.row.boots):
+        alive, learned = self._boots()
+        for name, epoch_ms, boottime_ms in alive:
             if name == boot[0]:
                 boot = (name, min(epoch_ms, boot[1]), max(boottime_ms, boot[2]))
             else:
                 others.append((name, epoch_ms, boottime_ms))
-        self.row.boots = json.dumps([*others[1 - BOOTS_KEPT :], boot], separators=(",", ":"))
+        self._put_boots([*others[1 - BOOTS_KEPT :], boot], learned)
         return any(_overlap(boot, other) for other in others)
+
+    def _boots(self) -> tuple[list[_Boot], list[_Boot]]:
+        """Return the boots that sent something, and those known from events."""
+        if self.row.boots == "[]":
+            return [], []
+        boots: list[_Boot] = json.loads(self.row.boots)
+        return [boot for boot in boots if boot[2] >= 0], [boot for boot in boots if boot[2] < 0]
+
+    def _put_boots(self, alive: Sequence[_Boot], learned: Sequence[_Boot]) -> None:
+        self.row.boots = json.dumps([*learned, *alive], separators=(",", ":"))
 
     def _gap_at(self, seq: int) -> int | None:
         """The place in the list of the gap that a seq lies in."""
@@ -161,6 +190,15 @@ class State:
     def put_events(self, rows: list[StoredEvent]) -> None:
         self.changes.events += rows
         self._unseen += rows
+
+    def new_events(self, place: Place) -> dict[int, int]:
+        """Return which events of a stream before a seq this group stores: seq to index in `changes.events`."""
+        device_id, stream, below = place
+        return {
+            row.seq: index
+            for index, row in enumerate(self.changes.events)
+            if row.seq < below and row.stream == stream and row.device_id == device_id
+        }
 
     def versions(self, place: Place) -> list[Version]:
         """What stands under a seq, what this group put there included; append to it through `add_version`."""

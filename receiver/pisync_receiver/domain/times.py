@@ -77,9 +77,17 @@ def epochs(events: Iterable[Event], sent: Stamp | None, received_ms: int, known:
 
 
 def best_times(
-    events: Sequence[Event], *, epochs: Mapping[str, int], received_ms: int, neighbours: Neighbours
+    events: Sequence[Event],
+    *,
+    epochs: Mapping[str, int],
+    received_ms: int,
+    neighbours: Neighbours,
+    sent_boot: str | None = None,
 ) -> list[Best]:
-    """The best time of each of `events`, which are in the order of their seq."""
+    """The best time of each of `events`, which are in the order of their seq.
+
+    Those of earlier boots were recorded before `sent_boot` began, the boot in which they were sent.
+    """
     latest = received_ms + AHEAD_MS
     found: list[Best | None] = []
     for event in events:
@@ -93,10 +101,15 @@ def best_times(
     if None in found:
         before_ms, after_ms = neighbours
         high = received_ms if after_ms is None else min(after_ms, received_ms)
+        if sent_boot is not None and sent_boot in epochs and events[-1].boot_id not in (None, sent_boot):
+            high = min(high, epochs[sent_boot])
         recorded = _between(events, found, before_ms, high)
     else:
         recorded = found  # type: ignore[assignment]
-    return [_occurred(event, best, latest) for event, best in zip(events, recorded, strict=True)]
+    return [
+        (occurred(event.occurred_ms, event.recorded_ms, best_ms, received_ms), quality)
+        for event, (best_ms, quality) in zip(events, recorded, strict=True)
+    ]
 
 
 def _claim(event: Event) -> int:
@@ -104,13 +117,11 @@ def _claim(event: Event) -> int:
     return event.occurred_ms if event.recorded_ms is None else event.recorded_ms
 
 
-def _occurred(event: Event, recorded: Best, latest: int) -> Best:
-    """From the best time of recording to that of the event."""
-    ms, quality = recorded
-    if event.recorded_ms is not None:
-        ahead = event.occurred_ms > event.recorded_ms
-        ms = event.occurred_ms if ahead else ms - (event.recorded_ms - event.occurred_ms)
-    return (ms, quality) if EARLIEST_MS <= ms <= latest else (min(max(ms, EARLIEST_MS), latest), quality)
+def occurred(occurred_ms: int, recorded_ms: int | None, ms: int, received_ms: int) -> int:
+    """From `ms`, the best time of recording, to that of the event; the others are as claimed."""
+    if recorded_ms is not None:
+        ms = occurred_ms if occurred_ms > recorded_ms else ms - (recorded_ms - occurred_ms)
+    return min(max(ms, EARLIEST_MS), received_ms + AHEAD_MS)
 
 
 def _between(events: Sequence[Event], found: Sequence[Best | None], low: int | None, last_high: int) -> list[Best]:

@@ -5,7 +5,6 @@ no newest version holds: an event's row is written once, and its checksum proves
 """
 
 import zlib
-from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,48 +14,12 @@ from pisync_agent.outbox import sync_event_rows
 from pisync_agent.outbox.database import BrokenOutbox
 from pisync_agent.outbox.events import seq_of
 from pisync_agent.outbox.models import QueuedSyncEvent
+from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.pointers import Pointers, checksum
 from pisync_agent.outbox.recovery.sqlite_pages import Pages, Row, Version
 from pisync_common.limits import SEQ_MAX
 
 UNKNOWN: Final = "unknown"
-
-
-class Numbers:
-    """A set of mostly consecutive numbers, stored as ranges."""
-
-    def __init__(self) -> None:
-        self._firsts: list[int] = []
-        self._lasts: list[int] = []
-
-    @property
-    def lowest(self) -> int | None:
-        return self._firsts[0] if self._firsts else None
-
-    @property
-    def highest(self) -> int | None:
-        return self._lasts[-1] if self._lasts else None
-
-    def add(self, number: int) -> None:
-        at = bisect_right(self._firsts, number)
-        if at and number <= self._lasts[at - 1] + 1:
-            at -= 1
-            self._lasts[at] = max(number, self._lasts[at])
-        else:
-            self._firsts.insert(at, number)
-            self._lasts.insert(at, number)
-        if at + 1 < len(self._firsts) and self._firsts[at + 1] == self._lasts[at] + 1:
-            self._lasts[at] = self._lasts.pop(at + 1)
-            self._firsts.pop(at + 1)
-
-    def __contains__(self, number: int) -> bool:
-        at = bisect_right(self._firsts, number)
-        return at > 0 and number <= self._lasts[at - 1]
-
-    def count_above(self, number: int) -> int:
-        """Return how many are larger than `number`."""
-        ranges = zip(self._firsts, self._lasts, strict=True)
-        return sum(last - max(first - 1, number) for first, last in ranges if last > number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -103,19 +66,23 @@ class Contents:
 
 def read_file(path: Path, *, after: int = 0) -> Contents:
     """Read a file, broken or not; events up to `after` count as delivered. Raises OSError."""
-    found = Contents()
-    states: list[Pointers] = []
     with Pages(path) as pages:
-        found.whole = pages.whole
-        for number in pages.numbers():
-            found.add_leaf(number, _sorted(pages.rows(number), found, states))
-        for other in pages.others:
-            # A replaced version is out of date but for events, deleted once delivered, and dead letters, never deleted.
-            target = Contents() if other.replaced else found
-            found.add_leaf(other, _sorted(pages.other_rows(other), target, states if target is found else []))
-            if other.replaced:
-                for key, letter in target.dead.items():
-                    found.dead.setdefault(key, letter)
+        return read_pages(pages, after=after)
+
+
+def read_pages(pages: Pages, *, after: int = 0) -> Contents:
+    """Read what the pages of a file hold; events up to `after` count as delivered."""
+    found = Contents(whole=pages.whole)
+    states: list[Pointers] = []
+    for number in pages.numbers():
+        found.add_leaf(number, _sorted(pages.rows(number), found, states))
+    for other in pages.others:
+        # A replaced version is out of date but for events, deleted once delivered, and dead letters, never deleted.
+        target = Contents() if other.replaced else found
+        found.add_leaf(other, _sorted(pages.other_rows(other), target, states if target is found else []))
+        if other.replaced:
+            for key, letter in target.dead.items():
+                found.dead.setdefault(key, letter)
     if states:
         state = min(states, key=lambda state: state.delivered)
         found.state = replace(state, delivered=max(state.delivered, after))

@@ -22,9 +22,10 @@ from pisync_agent.outbox import database, event_rows, files, pointers, sync_even
 from pisync_agent.outbox.database import BrokenOutbox, queries
 from pisync_agent.outbox.events import renumber
 from pisync_agent.outbox.models import QueuedSyncEvent
+from pisync_agent.outbox.numbers import Numbers
 from pisync_agent.outbox.pointers import Pointers
 from pisync_agent.outbox.recovery import swap
-from pisync_agent.outbox.recovery.contents import Contents, Found, Numbers, events
+from pisync_agent.outbox.recovery.contents import Contents, Found, events
 from pisync_agent.outbox.recovery.log import WAL_HEADER, committed_by_index, read_log
 from pisync_agent.outbox.recovery.sqlite_pages import Pages
 from pisync_common import sqlite

@@ -55,8 +55,8 @@ class Pages:
         self._database = self._opened(path)
         self._log = self._opened(log)
         stated, pages = self._header()
-        found = read_log(log, stated)
-        self.size = stated or DEFAULT_SIZE
+        self.size = stated or self._size_by_leaves() or DEFAULT_SIZE
+        found = read_log(log, self.size)
         if found is not None and (found.header_intact or stated is None):
             self.size = found.page_size
         self._length = -(-_length(self._database) // self.size)
@@ -83,6 +83,14 @@ class Pages:
         size = int.from_bytes(head[16:18], "big") if head.startswith(_MAGIC) else 0
         size = 65536 if size == 1 else size
         return (size, int.from_bytes(head[28:32], "big")) if size in SIZES else (None, 0)
+
+    def _size_by_leaves(self) -> int | None:
+        """Return the page size of a database without a header: the smallest at whose odd multiples rows are."""
+        length = _length(self._database)
+        for size in SIZES:
+            if any(_is_leaf(self._read(self._database, at, size)) for at in range(size, length, 2 * size)):
+                return int(size)
+        return None
 
     def _apply(self, frames: Sequence[Frame], committed: int, *, trusted: bool) -> None:
         """Find the versions of each page. Frames behind the last commit count only where a commit may be broken."""
@@ -135,12 +143,12 @@ class Pages:
     def _in_doubt(self, number: int) -> bytes:
         return self._read(self._log, self._doubtful[number]) if number in self._doubtful else self.page(number)
 
-    def _read(self, file: BinaryIO | None, offset: int) -> bytes:
+    def _read(self, file: BinaryIO | None, offset: int, size: int | None = None) -> bytes:
         if file is None:
             return b""
         try:
             file.seek(offset)
-            return file.read(self.size)
+            return file.read(size or self.size)
         except OSError:  # a bad spot on the card: other pages may be intact
             return b""
 
@@ -271,6 +279,14 @@ def _exactly(content: bytes, length: int) -> bytes | None:
 
 def _signed(value: int) -> int:
     return value - 2**64 if value >= 2**63 else value
+
+
+def _is_leaf(page: bytes) -> bool:
+    """Return whether this is a table's leaf page with rows, each where it belongs."""
+    rows, content = int.from_bytes(page[3:5], "big"), int.from_bytes(page[5:7], "big")
+    if page[:1] != bytes([_LEAF]) or rows == 0 or not 8 + 2 * rows <= content < len(page):
+        return False
+    return all(content <= at < len(page) for at in struct.unpack(f">{rows}H", page[8 : 8 + 2 * rows]))
 
 
 def _length(file: BinaryIO | None) -> int:

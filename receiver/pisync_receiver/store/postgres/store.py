@@ -26,7 +26,16 @@ from pisync_common.queries import load_queries
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
 from pisync_receiver.domain.health import FAILURES_COUNTED
-from pisync_receiver.domain.rows import Device, EnrollmentCode, EventKey, StoredEvent, StoredSyncEvent, Stream, Token
+from pisync_receiver.domain.rows import (
+    Device,
+    EarlierEvent,
+    EnrollmentCode,
+    EventKey,
+    StoredEvent,
+    StoredSyncEvent,
+    Stream,
+    Token,
+)
 from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
 from pisync_receiver.errors import QueryTooLong, StoreUnusable
 from pisync_receiver.store import Store
@@ -255,6 +264,7 @@ class PostgresStore(Store):
         statements += [("versions", _named("device stream seqs", values), None) for values in wanted.versions]
         statements += [("gaps_wanted", _named("device stream count seqs", values), None) for values in gaps]
         statements += [("neighbours", _named("device stream first last", values), None) for values in wanted.neighbours]
+        statements += [("earlier", _named("device stream below boot limit", values), None) for values in wanted.earlier]
         statements += [
             ("failures_after", {"device": device_id, "at": at_ms, "limit": FAILURES_COUNTED}, None)
             for device_id, at_ms in wanted.late_successes
@@ -270,6 +280,8 @@ class PostgresStore(Store):
             facts.gaps[device_id, stream] = next(results)
         for device_id, stream, *_ in wanted.neighbours:
             (facts.neighbours[device_id, stream],) = next(results)
+        for device_id, stream, below, *_ in wanted.earlier:
+            facts.earlier[device_id, stream, below] = [EarlierEvent(*row) for row in next(results)]
         for late in wanted.late_successes:
             (row,) = next(results)
             facts.failures_after[late] = Failures(*row)
@@ -295,6 +307,7 @@ class PostgresStore(Store):
             ("add_rejected", changes.rejected),
             ("add_sync_events", changes.sync_events),
             ("add_crossings", changes.crossings),
+            ("repair_events", changes.repaired),
         ]
         statements: list[Statement] = [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
         statements += [(name, asdict(row), None) for name, changed in access_statements(changes) for row in changed]

@@ -17,6 +17,15 @@ SELECT (SELECT best_ms FROM events WHERE device_id = :device AND stream = :strea
        (SELECT best_ms FROM events WHERE device_id = :device AND stream = :stream AND seq > :last
         ORDER BY seq LIMIT 1);
 
+-- name: earlier
+-- The events before a seq, the newest first; none unless the newest is of a boot.
+SELECT seq, occurred_at, recorded_at, boot_id, boottime_ms, received_ms, quality FROM events
+WHERE device_id = :device AND stream = :stream AND seq < :below
+  AND :boot = (SELECT newest.boot_id FROM events AS newest
+               WHERE newest.device_id = :device AND newest.stream = :stream AND newest.seq < :below
+               ORDER BY newest.seq DESC LIMIT 1)
+ORDER BY seq DESC LIMIT :limit;
+
 -- name: failures_after
 -- A device's failures after a moment: how many, up to a limit, and the oldest.
 SELECT count(*), min(at_ms)

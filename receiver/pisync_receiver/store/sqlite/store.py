@@ -27,7 +27,16 @@ from pisync_common.times import now_ms
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
 from pisync_receiver.domain.health import ALARM, FAILURES_COUNTED
-from pisync_receiver.domain.rows import Crossing, Device, EnrollmentCode, StoredEvent, StoredSyncEvent, Stream, Token
+from pisync_receiver.domain.rows import (
+    Crossing,
+    Device,
+    EarlierEvent,
+    EnrollmentCode,
+    StoredEvent,
+    StoredSyncEvent,
+    Stream,
+    Token,
+)
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.logs import fields
@@ -253,6 +262,9 @@ class SqliteStore(Store):
         for device_id, stream, first, last in wanted.neighbours:
             place = {"device": device_id, "stream": stream, "first": first, "last": last}
             (facts.neighbours[device_id, stream],) = self._named("neighbours", **place)
+        for device_id, stream, below, boot, limit in wanted.earlier:
+            about = {"device": device_id, "stream": stream, "below": below, "boot": boot, "limit": limit}
+            facts.earlier[device_id, stream, below] = [EarlierEvent(*row) for row in self._named("earlier", **about)]
         for device_id, at_ms in wanted.late_successes:
             (row,) = self._named("failures_after", device=device_id, at=at_ms, limit=FAILURES_COUNTED)
             facts.failures_after[device_id, at_ms] = Failures(*row)
@@ -289,6 +301,7 @@ class SqliteStore(Store):
             ("insert_carried", changes.carried),
             ("insert_rejected", changes.rejected),
             ("insert_sync_event", changes.sync_events),
+            ("repair_event", changes.repaired),
         ):
             if rows:
                 self._connection.executemany(self._sql[statement], map(astuple, rows))

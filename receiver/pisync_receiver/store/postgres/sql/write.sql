@@ -120,6 +120,12 @@ SELECT
 FROM arrival_counter AS counter, json_populate_recordset(NULL::events, $1::json) WITH ORDINALITY AS r
 WHERE counter.one = 1;
 
+-- name: repair_events
+-- Better times of stored events.
+UPDATE events AS e SET best_ms = r.best_ms, quality = r.quality
+FROM json_populate_recordset(NULL::events, $1::json) AS r
+WHERE e.device_id = r.device_id AND e.stream = r.stream AND e.seq = r.seq;
+
 -- name: add_arrivals
 -- Widen the ranges of arrival numbers of some hours.
 INSERT INTO arrivals

@@ -44,6 +44,10 @@ REPLACE INTO streams VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- Store an event.
 INSERT INTO events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
+-- name: repair_event
+-- A better time of a stored event.
+UPDATE events SET best_ms = ?4, quality = ?5 WHERE device_id = ?1 AND stream = ?2 AND seq = ?3;
+
 -- name: put_arrivals
 -- Widen an hour's range of ids.
 INSERT INTO arrivals (hour, first_id, last_id) VALUES (?, ?, ?)

@@ -1,0 +1,133 @@
+"""Slow, lossy and interrupted links, in network namespaces, between a real agent and a real receiver.
+
+What counts is bytes, so that a busy machine changes nothing: windows in which the link is up end after so many bytes.
+`PISYNC_TEST_LINKS=full` measures the figures of docs/device.md, which takes some minutes.
+"""
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pisync_agent.clock import SystemClock
+from pisync_agent.outbox.events import NewEvent
+from pisync_agent.outbox.outbox import open_outbox
+from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.service import protocol
+from tests.support.network import Link
+from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
+
+FULL = os.environ.get("PISYNC_TEST_LINKS") == "full"
+SETTINGS = ("--retry-base", "0.5s", "--retry-cap", "2s")
+BATCHED_BYTES = 29
+"""An event as the batches of a good link carry it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A device at the end of a link, and its receiver."""
+
+    link: Link
+    agent: AgentProcess
+    receiver: ReceiverProcess
+
+    def record(self, count: int) -> None:
+        """Fill the outbox, before the service starts."""
+        chance, clock = random.Random(5), SystemClock()
+        outbox = open_outbox(self.agent.home, clock=clock)
+        for _ in range(0, count, 100):
+            outbox.append([_event(chance, clock) for _ in range(100)])
+        outbox.close()
+
+    @property
+    def waiting(self) -> int:
+        with OutboxReader(self.agent.home) as reader:
+            return reader.state().waiting
+
+    @property
+    def syncing(self) -> bool:
+        live = protocol.live_status(self.agent.socket)
+        assert live is not None
+        return bool(live["running"])
+
+    @property
+    def clients(self) -> list[str]:
+        """The addresses from which batches came."""
+        lines = [json.loads(line) for line in self.receiver.log().splitlines() if line.startswith("{")]
+        return [line["client"] for line in lines if line.get("route") == "/api/events"]
+
+
+def _event(chance: random.Random, clock: SystemClock) -> NewEvent:
+    return NewEvent.create(
+        "video.watched",
+        learner_id=f"s-{chance.randrange(400)}",
+        object_id=f"math/g{chance.randrange(9)}/ch{chance.randrange(20):02}/v{chance.randrange(30):02}",
+        data={"seconds_watched": chance.randrange(900), "progress": round(chance.random(), 2)},
+        stamp=clock.stamp(),
+    )
+
+
+@pytest.fixture
+def field(tmp_path: Path) -> Iterator[Field]:
+    with (
+        Link() as link,
+        ReceiverProcess(tmp_path / "receiver", "--host", link.receiver) as receiver,
+        link.agent(tmp_path / "device", *SETTINGS) as agent,
+    ):
+        agent.enroll(receiver.url, receiver.enrollment_code(), "--insecure-http", device_id="pibook-1")
+        yield Field(link=link, agent=agent, receiver=receiver)
+
+
+def test_a_slow_link_is_used_without_waste(field: Field) -> None:
+    count = 50_000 if FULL else 3_000
+    field.record(count)
+    field.link.shape("256kbit")
+    before = sum(field.link.packets())
+
+    result = field.agent.json("sync")
+
+    assert (result["delivered"], result["duplicates"], result["waiting"]) == (count, 0, 0)
+    assert sum(field.link.packets()) - before <= 1.3 * BATCHED_BYTES * count
+    if FULL:
+        assert result["bytes_sent"] >= 0.85 * result["seconds"] * 256_000 / 8
+
+
+def test_a_link_that_comes_and_goes_wastes_little(field: Field) -> None:
+    """At 56 kbit/s with 5% loss; the full windows are those of 20 s in 2 minutes."""
+    count, window, most = (10_000, 135_000, 1.3) if FULL else (1_500, 22_000, 1.7)
+    field.record(count)
+    field.link.shape("56kbit")
+    field.link.lose(5)
+    field.agent.start()
+    windows = [sum(field.link.packets())]
+    while field.waiting:
+        before = sum(field.link.packets())
+        wait_until(
+            lambda before=before: sum(field.link.packets()) - before > window or not field.waiting,  # type: ignore[misc]
+            "the window is over",
+        )
+        windows.append(sum(field.link.packets()))
+        field.link.down()
+        wait_until(lambda: not field.syncing, "the run has ended")
+        field.link.up()
+
+    assert field.agent.status()["dead"] == 0
+    print(f"bytes at the end of each window: {windows}")
+    assert windows[-1] - windows[0] <= most * BATCHED_BYTES * count, windows
+
+
+def test_a_connection_of_another_network_is_not_used(field: Field) -> None:
+    field.agent.start()
+    field.agent.record()
+    field.agent.json("sync")
+    field.link.move()
+    field.agent.record()
+
+    result = field.agent.json("sync")
+
+    assert (result["delivered"], result["waiting"]) == (1, 0)
+    wait_until(lambda: len(set(field.clients)) == 2, "the receiver's log has both addresses")
