@@ -462,13 +462,49 @@ def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
     os.utime(home / ".identity.json.0123abcd", (0, 0))
     with AgentProcess(home) as agent:
         done = agent.json("doctor", "--fix", code=3)
-    left = examined(home)["folder"]
-    done["fixed"].append({"fix": left.fix, "done": repair(home, left).done})
     assert {each["fix"]: each["done"] for each in done["fixed"]} == {"modes": True, "leftovers": True}
     assert examined(home)["folder"].verdict is Verdict.OK
     assert (home / "notes.txt").stat().st_uid == 54_321
     assert not (home / ".identity.json.0123abcd").exists()
     assert files.database(home).read_bytes() == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask systemd for it")
+@pytest.mark.parametrize(
+    ("fix", "program", "words"),
+    [
+        ("start-service", "systemctl", "enable --now pisync-agent"),
+        ("restart-service", "systemctl", "restart pisync-agent"),
+        ("ntp", "timedatectl", "set-ntp true"),
+    ],
+)
+def test_repairs_by_systemd(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: str, program: str, words: str
+) -> None:
+    """Stands for systemd: a program that notes how it was called, and one that fails."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    asked = tmp_path / "asked"
+    (tmp_path / program).write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
+    (tmp_path / program).chmod(0o755)
+    wanted = Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix=fix)
+
+    assert repair(tmp_path, wanted).done
+    assert asked.read_text().strip() == words
+
+    (tmp_path / program).write_text("#!/bin/sh\necho Unit not found. >&2; exit 5\n")
+    failed = repair(tmp_path, wanted)
+    assert not failed.done
+    assert "Unit not found." in failed.text
+
+
+def test_repair_that_needs_root_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    found = repair(
+        tmp_path, Finding(check="service", verdict=Verdict.BAD, summary="s", advice="a", fix="start-service")
+    )
+
+    assert not found.done
+    assert found.text == "start the service: sudo pisync doctor --fix"
 
 
 # Networks that lead nowhere
@@ -585,4 +621,4 @@ def test_budget_of_the_doctor_keeps_its_promise() -> None:
     """Less than 15 s in all: the examination, and the start of the program."""
     from pisync_agent.doctor import examination
 
-    assert examination.TOTAL_S <= 12
+    assert examination.TOTAL_S <= 10

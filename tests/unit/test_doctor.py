@@ -102,7 +102,9 @@ def test_kernel_log(line: str, device: str, verdict: Verdict) -> None:
     the(verdict, machine.check_kernel(["usb 1-1: new device", line], device))
 
 
-def test_kernel_log_that_may_not_be_read_is_skipped() -> None:
+def test_kernel_log_that_may_not_be_read_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "kernel's log")
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
     the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "sudo pisync doctor")
 
 
@@ -154,6 +156,7 @@ def test_strays_name_the_folder_and_the_command() -> None:
         ({}, {"ActiveState": "active", "SubState": "running"}, Verdict.OK, None, ["process 7"]),
         ({"live": None}, {"UnitFileState": "enabled"}, Verdict.BAD, "start-service", ["systemctl start"]),
         ({"live": None}, {"UnitFileState": "disabled"}, Verdict.BAD, "start-service", ["enable --now"]),
+        ({"live": None}, {"UnitFileState": "masked"}, Verdict.BAD, None, ["unmask"]),
         ({"live": None}, {"LoadState": "not-found"}, Verdict.BAD, None, ["Install the package"]),
         ({"live": None, "home": HOME}, None, Verdict.WARN, None, ["pisync run"]),
         ({"live": {"kind": "sync"}}, None, Verdict.BAD, "start-service", ["does not run"]),
@@ -192,14 +195,14 @@ def test_enrollment(found: dict[str, Any], verdict: Verdict, words: list[str]) -
     the(verdict, service.check_enrollment(subject(**found)), *words)
 
 
-def test_damaged_identity_is_told_from_a_hidden_identity(tmp_path: Path) -> None:
+def test_damaged_identity_differs_from_a_hidden_identity(tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_text("{")
     found = subject(tmp_path, identity=None, identity_fault="identity.json is damaged", state=None)
 
     the(Verdict.BAD, service.check_enrollment(found), "is damaged", "pisync enroll")
 
 
-def test_stranger_is_told_how_to_be_let_in() -> None:
+def test_stranger_learns_how_to_be_let_in() -> None:
     the(Verdict.WARN, service.check_socket(subject(live=None, barred="may not ask")), "adduser", "may not ask")
 
 

@@ -62,11 +62,15 @@ def _examined(home: Path, show: Callable[[str], None] | None, *, fix: bool) -> "
 
     on_step = show or (lambda check: None)
     findings = examine(home, on_step=on_step)
-    wanted = {each.fix: each for each in findings if each.fix is not None} if fix else {}
-    repaired = [repair(home, each) for each in wanted.values()]
-    if any(each.done for each in repaired):
+    repaired: dict[str, Repaired] = {}
+    while fix:  # each repair once: what is mended may have hidden something else
+        wanted = {each.fix: each for each in findings if each.fix is not None and each.fix not in repaired}
+        made = {name: repair(home, each) for name, each in wanted.items()}
+        repaired |= made
+        if not any(each.done for each in made.values()):
+            break
         findings = examine(home, on_step=on_step)
-    return findings, repaired
+    return findings, list(repaired.values())
 
 
 def _progress() -> Callable[[str], None]:

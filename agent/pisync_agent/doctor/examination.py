@@ -30,8 +30,9 @@ from pisync_agent.doctor.way import WayChecks
 from pisync_agent.errors import AgentError
 from pisync_agent.outbox import files, integrity
 
-TOTAL_S: Final = 12.0
-GATHER_S: Final = 6.0
+TOTAL_S: Final = 10.0
+"""Of the promised 15 seconds the rest is for the start of the program on a slow device."""
+GATHER_S: Final = 5.0
 """How long the folder and the service may take to say what the examination is about."""
 
 

@@ -4,20 +4,21 @@ import contextlib
 import fcntl
 import socket
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from pisync_agent.doctor.deadlines import Deadline, within
+from pisync_agent.doctor.deadlines import Deadline, Pending, within
 from pisync_agent.doctor.findings import Finding, bad, ok
 from pisync_agent.identity import is_loopback
 from pisync_agent.network.proxies import Proxy
 from pisync_agent.sync.connectivity import has_link
 
 DNS_S: Final = 3.5
-TCP_S: Final = 1.5
+TCP_S: Final = 2.5
 ADDRESSES: Final = 4
 """The most addresses of a name that are tried."""
 
@@ -247,18 +248,24 @@ class Attempt:
         return f"{self.address}: {self.error.strerror or self.error}"
 
 
-def attempts(addresses: tuple[str, ...], port: int, deadline: Deadline) -> Iterator[Attempt]:
-    """Try to connect to addresses, until one accepts."""
-    for address in addresses[:ADDRESSES]:
-        began = deadline.monotonic()
-        error: OSError | None = None
-        try:
-            connect(address, port, deadline.left(TCP_S)).close()
-        except OSError as failed:
-            error = failed
-        yield Attempt(address=address, seconds=deadline.monotonic() - began, error=error)
-        if error is None:
-            return
+def attempts(addresses: tuple[str, ...], port: int, deadline: Deadline) -> list[Attempt]:
+    """Try to connect to all addresses at once; return the attempts up to the first that was accepted."""
+    tries = [Pending(partial(_attempt, address, port, deadline)) for address in addresses[:ADDRESSES]]
+    made: list[Attempt] = []
+    for each in tries:
+        made.append(each.result(2 * TCP_S))
+        if made[-1].error is None:
+            break
+    return made
+
+
+def _attempt(address: str, port: int, deadline: Deadline) -> Attempt:
+    began, error = deadline.monotonic(), None
+    try:
+        connect(address, port, deadline.left(TCP_S)).close()
+    except OSError as failed:
+        error = failed
+    return Attempt(address=address, seconds=deadline.monotonic() - began, error=error)
 
 
 def connect(address: str, port: int, seconds: float) -> socket.socket:

@@ -37,7 +37,7 @@ def _first(findings: Sequence[Finding]) -> Iterator[str]:
     yield from _wrapped(f"Do:    {todo.advice}")
     others = [each.check for each in findings if each is not todo and each.verdict is Verdict.BAD]
     if others:
-        yield from _wrapped(f"Then look again: this may be the cause of the rest ({', '.join(others)}).")
+        yield from _wrapped(f"Then run the doctor again; also BAD: {', '.join(others)}.")
 
 
 def _finding(finding: Finding) -> Iterator[str]:

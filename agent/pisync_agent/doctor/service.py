@@ -84,9 +84,15 @@ def _stopped(subject: Subject, unit: Mapping[str, str] | None, seen: tuple[str, 
             *seen,
             advice="Install the package pisync-agent again; the folder and what is in it are kept.",
         )
-    why = {"disabled": " It is switched off.", "masked": " It is blocked (masked)."}.get(
-        (unit or {}).get("UnitFileState", ""), ""
-    )
+    state = (unit or {}).get("UnitFileState")
+    if state == "masked":
+        return bad(
+            "service",
+            "The service does not run: an administrator has blocked it (masked). Nothing is delivered.",
+            *seen,
+            advice=f"If it should run here: sudo systemctl unmask {UNIT}, then: sudo systemctl enable --now {UNIT}",
+        )
+    why = " It is switched off." if state == "disabled" else ""
     start = f"sudo systemctl {'enable --now' if why else 'start'} {UNIT}"
     return bad(
         "service",

@@ -93,7 +93,7 @@ class WayChecks:
     def _connect(self, way: Way, address: Finding) -> Iterator[Finding]:
         """Resolve the name and connect. A network without a way out may lead to a receiver in it all the same."""
         resolved = network.look_up(*way.target, self._deadline, self._around.resolve)
-        tried = list(network.attempts(resolved.addresses, way.target[1], self._deadline))
+        tried = network.attempts(resolved.addresses, way.target[1], self._deadline)
         connected = bool(tried) and tried[-1].error is None
         if address.verdict is Verdict.BAD and not connected:
             yield address
