@@ -69,7 +69,10 @@ def device(home: Path, live: Live, url: str, *others: str) -> Iterator[Device]:
         clock = ShiftedClock()
         runner = SyncRunner(home=home, outbox=outbox, clock=clock, stopping=lambda: False, here=Machine())
         runner.reload()
-        yield Device(home=home, outbox=outbox, clock=clock, runner=runner)
+        try:
+            yield Device(home=home, outbox=outbox, clock=clock, runner=runner)
+        finally:
+            runner.close()
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,12 @@ def code(store: MemoryStore, code_hash: str = "code", **changes: Any) -> Enrollm
 
 
 def enroll_act(
-    device_id: str | None = "pibook-1", *, code_hash: str = "code", token_hash: str = T1, at_ms: int = NOON
+    device_id: str | None = "pibook-1",
+    *,
+    code_hash: str = "code",
+    token_hash: str = T1,
+    at_ms: int = NOON,
+    site: str | None = None,
 ) -> Enroll:
     return Enroll(
         code_hash=code_hash,
@@ -46,6 +51,7 @@ def enroll_act(
         fallback_device_id=f"random-{token_hash}",
         token_hash=token_hash,
         at_ms=at_ms,
+        site=site,
     )
 
 
@@ -98,6 +104,25 @@ def test_the_same_submission_again_returns_the_same_token() -> None:
     (again,) = store.run(enroll_act(None))
     assert again == first
     assert len(store.tokens) == 1
+
+
+def test_a_code_of_another_site_is_refused_with_both_names() -> None:
+    store = MemoryStore()
+    code(store, site="north")
+    said = str(refused(store, site="south"))
+    assert "'north'" in said
+    assert "'south'" in said
+    enroll(store, site="north")
+    assert store.devices["pibook-1"].site == "north"
+
+
+def test_a_devices_own_site_is_taken_where_there_is_none() -> None:
+    store = MemoryStore()
+    code(store, uses=3)
+    enroll(store, site="south")
+    assert store.devices["pibook-1"].site == "south"
+    enroll(store, site="north", token_hash="t2")
+    assert store.devices["pibook-1"].site == "south", "a device does not move on its own word"
 
 
 def test_two_devices_in_one_group_share_the_last_use() -> None:

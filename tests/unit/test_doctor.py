@@ -181,6 +181,10 @@ def test_service_that_systemd_restarts_says_how_often() -> None:
     the(Verdict.BAD, service.check_service(subject(live=None), unit), "ended by exit-code", "restarted 9 times")
 
 
+def unsettled(kind: str) -> dict[str, Any]:
+    return {"enrolled": False, "enrollment": {"kind": kind, "detail": "why it is"}}
+
+
 @pytest.mark.parametrize(
     ("found", "verdict", "words"),
     [
@@ -189,6 +193,10 @@ def test_service_that_systemd_restarts_says_how_often() -> None:
         ({"identity": None, "state": {"device_id": None}}, Verdict.BAD, ["not enrolled", "pisync enroll"]),
         ({"identity": None, "identity_fault": "no", "state": None}, Verdict.SKIPPED, ["sudo"]),
         ({"live": {"enrolled": False}}, Verdict.BAD, ["has not noticed", "reload"]),
+        ({"live": unsettled("moved")}, Verdict.BAD, ["another machine", "why it is", "--moved", "--new-device"]),
+        ({"live": unsettled("waiting")}, Verdict.BAD, ["waits for the receiver", "why it is"]),
+        ({"live": unsettled("refused")}, Verdict.BAD, ["refused", "why it is", "another file"]),
+        ({"live": unsettled("invalid")}, Verdict.BAD, ["cannot be used", "why it is", "Correct it"]),
     ],
 )
 def test_enrollment(found: dict[str, Any], verdict: Verdict, words: list[str]) -> None:

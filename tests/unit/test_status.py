@@ -36,13 +36,17 @@ def found(**changes: Any) -> dict[str, Any]:
         "syncing": False, "last_run": run, "next_run_in_s": 60.0, "next_run_why": "the interval", "last_error": None,
         "write_fault": None, "clock": {"now": "2026-11-23T10:00:00Z", "synced": True},
         "disk": {"free_bytes": 2**30, "read_only": False, "outbox_bytes": 4096}, "outbox_fault": None, "link": True,
-        "home": "/var/lib/pisync",
+        "home": "/var/lib/pisync", "enrollment": {"kind": "enrolled", "detail": ""},
     } | changes  # fmt: skip
 
 
 def failed(failure: dict[str, str]) -> dict[str, Any]:
     run: dict[str, Any] = found()["last_run"]
     return run | {"failure": failure}
+
+
+def unsettled(kind: str) -> dict[str, Any]:
+    return {"enrolled": False, "waiting": 9, "enrollment": {"kind": kind, "detail": "why"}}
 
 
 @pytest.mark.parametrize(
@@ -61,6 +65,9 @@ def failed(failure: dict[str, str]) -> dict[str, Any]:
         ({"dead": 1, "waiting": 5}, "Needs help: 1 event rejected, and kept; 5 events wait.", 1),
         ({"last_run": failed({"code": "refused", "kind": "auth", "detail": "no"})}, "Needs help: the receiver ref", 4),
         ({"enrolled": False, "waiting": 9}, "Needs help: this device is not enrolled; 9 events wait.", 4),
+        (unsettled("moved"), "Needs help: this card was enrolled on another machine; 9 events wait.", 4),
+        (unsettled("refused"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
+        (unsettled("invalid"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
         ({"write_fault": {"since_ms": 0, "count": 2, "detail": "full"}}, "Needs help: apps cannot record.", 0),
         ({"outbox_fault": "the file is damaged"}, "Needs help: the outbox cannot be read.", 5),
         ({"outbox_fault": "x", "service_fault": "hangs"}, "Needs help: the service runs but does not answer.", 5),

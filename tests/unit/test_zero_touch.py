@@ -190,18 +190,35 @@ def test_it_is_tried_until_the_receiver_answers(tmp_path: Path) -> None:
     assert sorted(each.name for each in tmp_path.iterdir()) == [identities.FILE]
 
 
-def test_a_refused_code_waits_long_and_a_link_ends_the_wait(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_refused_code_waits_long_and_another_file_ends_the_wait(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store_pending(tmp_path, WANTED)
     receiver, done = Receiver(Refused("the code has expired", kind="auth")), threading.Event()
     unattended = zero(tmp_path, receiver, done)
     unattended.wake()
     wait_until(lambda: state_of(tmp_path, HERE).kind == "refused", "the refusal is noted")
     assert "the code has expired" in state_of(tmp_path, HERE).detail
+    for _ in range(3):
+        unattended.link_up()
+    assert not unattended._woken
     assert len(receiver.asked) == 1
 
     unattended.wake()
     assert done.wait(30)
     assert CODE not in caplog.text
+
+
+def test_a_link_ends_the_wait_for_a_receiver_that_was_away(tmp_path: Path) -> None:
+    store_pending(tmp_path, WANTED)
+    receiver, done = Receiver(Unreachable("no answer", kind="dns")), threading.Event()
+    unattended = zero(tmp_path, receiver, done, delays=3600.0)
+    unattended.wake()
+    wait_until(lambda: state_of(tmp_path, HERE).detail.endswith("no answer"), "the first attempt failed")
+    unattended.link_up()
+
+    assert done.wait(30)
+    assert len(receiver.asked) == 2
 
 
 def test_the_waits_are_those_of_the_policy(tmp_path: Path) -> None:
@@ -241,6 +258,23 @@ def test_a_file_is_forgotten_once_the_device_is_enrolled(tmp_path: Path) -> None
     assert done.wait(30)
     assert receiver.asked == []
     wait_until(lambda: not (tmp_path / PENDING).exists(), "the code is deleted")
+
+
+def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
+    identities.path(tmp_path).write_text("{")
+    store_pending(tmp_path, WANTED)
+
+    assert zero(tmp_path, Receiver(), threading.Event())._attempt(1) is None
+    assert identities.load(tmp_path) is not None
+
+
+def test_a_corrected_file_gives_another_id(boot: Path, tmp_path: Path) -> None:
+    for pattern, device_id in (("wrong-{serial}", "wrong-10000000a1b2c3d4"), ("r-{serial}", "r-10000000a1b2c3d4")):
+        boot.write_text(f"{TEXT}device_id = '{pattern}'")
+        take(boot, tmp_path)
+        receiver = Receiver(Unreachable("no answer", kind="dns"))
+        zero(tmp_path, receiver, threading.Event())._attempt(1)
+        assert [asked for _, asked in receiver.asked] == [device_id]
 
 
 def test_without_a_file_there_is_no_thread(tmp_path: Path) -> None:

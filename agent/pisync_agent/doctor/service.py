@@ -13,6 +13,8 @@ from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
 from pisync_agent.doctor.folder import user_name
 from pisync_agent.doctor.machine import output_of
 from pisync_agent.doctor.subject import Subject
+from pisync_agent.enrollment.machine import read_machine
+from pisync_agent.enrollment.state import EnrollmentState, state_of
 from pisync_agent.outbox import files
 from pisync_common import __version__
 
@@ -25,6 +27,17 @@ _STATES: Final = {
     "D": "it waits for the disk, which does not answer",
     "Z": "it has ended, and its parent has not noticed",
 }
+_UNSETTLED: Final = {
+    "moved": (
+        "This card was enrolled on another machine: it records, and delivers nothing until you say which it is.",
+        "If it was moved here: sudo pisync enroll --moved. "
+        "If it is a copy: sudo pisync enroll URL --code CODE --new-device",
+    ),
+    "waiting": ("An enrollment file waits for the receiver.", "Nothing, if this place has no internet"),
+    "refused": ("The receiver refused the enrollment file's code.", "Ask an administrator for another file"),
+    "invalid": ("The enrollment file cannot be used.", "Correct it, and restart this device"),
+}
+"""What to say, and to do, while an enrollment is not settled."""
 _RESTART: Final = f"sudo systemctl restart {UNIT}"
 
 
@@ -160,8 +173,18 @@ def check_socket(subject: Subject) -> Finding:
     return ok("socket", about)
 
 
+def _enrollment(subject: Subject) -> EnrollmentState:
+    """Return what the service says of it, else what the files say."""
+    said = (subject.live or {}).get("enrollment")
+    return EnrollmentState(**said) if said else state_of(subject.home, read_machine())
+
+
 def check_enrollment(subject: Subject) -> Finding:
     """Judge whether the device has an identity, and whether the service uses it."""
+    stands = _enrollment(subject)
+    if stands.kind in _UNSETTLED:
+        summary, advice = _UNSETTLED[stands.kind]
+        return bad("enrollment", summary, stands.detail, advice=advice)
     identity, shown = subject.identity, subject.state
     device_id = identity.device_id if identity is not None else shown and shown["device_id"]
     if not device_id:

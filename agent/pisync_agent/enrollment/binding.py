@@ -16,6 +16,7 @@ from typing import Final
 import pisync_agent.identity as identities
 from pisync_agent.enrollment.machine import Machine, is_another
 from pisync_agent.enrollment.state import MOVED
+from pisync_agent.errors import AgentError
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import DEVICE
 from pisync_agent.outbox.outbox import Outbox
@@ -30,21 +31,29 @@ def bound(home: Path, outbox: Outbox, identity: Identity | None, here: Machine) 
     """Return the identity if it may be used on this machine, else None; bind it if it is not bound yet."""
     if identity is None:
         return None
-    if outbox.note(DEVICE) is None:
-        outbox.set_note(DEVICE, identity.device_id)
-    if is_another(identity.machine, here.fingerprint):
-        if not outbox.note(_COPIED):
-            outbox.set_note(_COPIED, f"{outbox.stream} {outbox.state().last_seq}")
+    another = is_another(identity.machine, here.fingerprint)
+    with contextlib.suppress(AgentError):  # a card that fails is reported elsewhere; tried again at the next start
+        _note(outbox, identity, another=another)
+    if another:
         log.warning("%s. Recording goes on, delivery waits", MOVED.format(device_id=identity.device_id))
         return None
-    if outbox.note(DEVICE) == identity.device_id and outbox.note(_COPIED):
-        outbox.set_note(_COPIED, "")  # it was moved
     known = {**identity.machine, **here.fingerprint}
     if known != identity.machine:
         identity = dataclasses.replace(identity, machine=known)
         with contextlib.suppress(OSError):  # tried again at the next start
             identities.save(home, identity)
     return identity
+
+
+def _note(outbox: Outbox, identity: Identity, *, another: bool) -> None:
+    """Note under which id this stream is delivered, and up to which event it may be a copy of another machine's."""
+    noted = outbox.note(DEVICE)
+    if noted is None:
+        outbox.set_note(DEVICE, identity.device_id)
+    if another and not outbox.note(_COPIED):
+        outbox.set_note(_COPIED, f"{outbox.stream} {outbox.state().last_seq}")
+    elif not another and noted == identity.device_id and outbox.note(_COPIED):
+        outbox.set_note(_COPIED, "")  # it was moved
 
 
 def begin_stream_of(outbox: Outbox, device_id: str) -> None:

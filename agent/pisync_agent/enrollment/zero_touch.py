@@ -89,7 +89,7 @@ def _store(file: Path, home: Path, wanted: EnrollFile) -> str:
 
 @dataclass(kw_only=True)
 class ZeroTouch:
-    """See the module. `wake` and `stop` may be called from any thread."""
+    """See the module. `wake`, `link_up` and `stop` may be called from any thread."""
 
     home: Path
     here: Machine
@@ -101,6 +101,7 @@ class ZeroTouch:
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _thread: threading.Thread | None = None
     _woken: bool = False
+    _refused: bool = False
     _stopping: bool = False
 
     @classmethod
@@ -122,8 +123,13 @@ class ZeroTouch:
 
         return cls(home=home, here=here, request=request, enrolled=enrolled, policy=policy)
 
+    def link_up(self) -> None:
+        """Try now, because a link has come up; but not with a code that the receiver has refused."""
+        if not self._refused:
+            self.wake()
+
     def wake(self) -> None:
-        """Try now: at start, when a link comes up, when a file was taken up."""
+        """Try now: at start, and when a file was taken up."""
         with self._changed:
             self._woken = True
             self._changed.notify_all()
@@ -153,11 +159,13 @@ class ZeroTouch:
     def _attempt(self, failures: int) -> float | None:
         """Try once; return the seconds to wait before the next attempt, None if there is nothing more to do."""
         wait = self.policy.delay(failures)
+        self._refused = False
         try:
             if (wanted := load_pending(self.home)) is None:
                 return None
-            identity = identities.load(self.home) or self._enroll(wanted)
+            identity = self._identity() or self._enroll(wanted)
         except Refused as error:
+            self._refused = True
             return self._note("refused", f"the enrollment file's code was refused: {error}", wait + REFUSED_S)
         except RuleError as error:
             return self._note("invalid", f"the enrollment file cannot be used: {error}", None)
@@ -169,6 +177,11 @@ class ZeroTouch:
             (self.home / PENDING).unlink(missing_ok=True)
             note_state(self.home, None)
         self.enrolled()
+        return None
+
+    def _identity(self) -> Identity | None:
+        with contextlib.suppress(NotEnrolled):  # a damaged identity is replaced
+            return identities.load(self.home)
         return None
 
     def _enroll(self, wanted: EnrollFile) -> Identity:

@@ -273,7 +273,7 @@ class Service:
         if self._route and self._route != before:
             self._scheduler.link_up()
             if self._zero_touch is not None:
-                self._zero_touch.wake()
+                self._zero_touch.link_up()
 
     def _enroll_unattended(self, stack: AsyncExitStack) -> None:
         """Use an enrollment file that waits; `zero_touch` says how."""
