@@ -328,6 +328,37 @@ def test_proxy_that_wants_a_login(tmp_path: Path) -> None:
     assert "asks for a user name" in found["tls"].summary
 
 
+def test_receiver_behind_a_proxy(tmp_path: Path) -> None:
+    with RawServer(answering(READY)) as proxy:
+        around = replace(
+            QUIET, environ={"http_proxy": f"http://localhost:{proxy.port}"}, resolve=lambda *_: ["127.0.0.1"]
+        )
+        found = examined(enrolled(tmp_path / "device", "http://pisync.invalid/base"), around)
+
+    assert found["receiver"].verdict is Verdict.OK
+    assert proxy.requests[0].startswith(b"GET http://pisync.invalid/base/readyz HTTP/1.1")
+
+
+def test_certificate_is_read_through_a_proxys_tunnel(tmp_path: Path, authority: Authority) -> None:
+    with RawServer(answering(READY), tls=authority.server()) as server:
+
+        def tunnel(peer: Peer) -> None:
+            peer.request()
+            peer.send(b"HTTP/1.1 200 Connected\r\n\r\n")
+            peer.join(server.port)
+
+        with RawServer(tunnel) as proxy:
+            around = replace(
+                QUIET, environ={"https_proxy": f"http://localhost:{proxy.port}"}, resolve=lambda *_: ["127.0.0.1"]
+            )
+            home = enrolled(tmp_path / "device", "https://pisync.invalid", ca_file=authority.certificate)
+            found = examined(home, around)
+
+    assert proxy.requests[0].startswith(b"CONNECT pisync.invalid:443 HTTP/1.1")
+    assert "Hostname mismatch" in found["tls"].summary
+    assert found["tls"].evidence[0] == "issued by A school"
+
+
 def test_proxy_that_cannot_be_used(tmp_path: Path) -> None:
     around = replace(QUIET, environ={"ALL_PROXY": "socks5://proxy.example"})
     found = examined(enrolled(tmp_path / "device", "https://pisync.invalid"), around)

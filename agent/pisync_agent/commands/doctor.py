@@ -3,9 +3,9 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import Command, add_json
@@ -32,14 +32,6 @@ def doctor(arguments: argparse.Namespace) -> int:
     else:
         print(report.text(findings, repaired))
     return code
-
-
-def examination(home: Path) -> Mapping[str, Any]:
-    """Return what `doctor --json` prints, for other commands."""
-    from pisync_agent.doctor import report
-
-    findings, repaired = _examined(home, None, fix=False)
-    return report.fields(findings, repaired, code=exit_code(findings), version=__version__)
 
 
 def exit_code(findings: "Sequence[Finding]") -> int:
@@ -92,7 +84,8 @@ DOCTOR: Final = Command(
     example="doctor",
     arguments=_arguments,
     more=(
-        "Run it with sudo: some lines need an administrator. It takes less than 15 seconds, whatever is broken.\n"
-        "0 means that there is nothing to do, though there may be warnings; 1 that there is something else to do."
+        "Run it with sudo: some lines need an administrator. It takes less than 15\n"
+        "seconds, whatever is broken. 0 means that there is nothing to do, though there\n"
+        "may be warnings; 1 that there is something else to do."
     ),
 )
