@@ -512,7 +512,7 @@ def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
 def test_repairs_by_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: str, program: str, words: str
 ) -> None:
-    """Stands for systemd: a program that notes how it was called, and one that fails."""
+    """Stands for systemd: a program that notes how it was called, then a program that fails."""
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     asked = tmp_path / "asked"
     (tmp_path / program).write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
