@@ -11,7 +11,6 @@ import socket
 import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import pisync_agent.answers as answers
@@ -19,6 +18,7 @@ from pisync_agent.answers import Answer
 from pisync_agent.doctor.deadlines import Deadline
 from pisync_agent.doctor.network import Way, connect
 from pisync_agent.errors import Unreachable
+from pisync_agent.network.authorities import private_trust, public_trust
 from pisync_agent.network.certificates import Certificate, read_certificate
 from pisync_common import __version__
 from pisync_common.limits import KIB
@@ -80,17 +80,8 @@ class ProxyRefused(OSError):
 
 
 def trust_of(ca_file: str | None) -> ssl.SSLContext:
-    """Return what the client trusts. Raises Unreachable for a CA file that cannot be used, Unsupported."""
-    if ca_file is not None:
-        from pisync_agent.network.authorities import private_trust
-
-        return private_trust(ca_file)
-    paths = ssl.get_default_verify_paths()
-    if not any(Path(place).exists() for place in (paths.cafile, paths.capath) if place):
-        raise Unsupported(
-            "this system has no certificate authorities of its own; the next lines check it with PiSync's"
-        )
-    return ssl.create_default_context()
+    """Return what the client trusts. Raises Unreachable where that cannot be used."""
+    return public_trust() if ca_file is None else private_trust(ca_file)
 
 
 def open_stream(way: Way, address: str, deadline: Deadline) -> socket.socket:
