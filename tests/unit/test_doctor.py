@@ -19,6 +19,8 @@ from pisync_agent.errors import BadAnswer, Overloaded, Refused, StoreUnusable
 from pisync_agent.identity import Identity
 from pisync_agent.network.certificates import Certificate
 from pisync_agent.network.proxies import Proxy
+from pisync_agent.outbox.condition import Condition
+from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.integrity import Integrity
 from pisync_common import __version__
 from pisync_common.models import Receipt
@@ -224,6 +226,12 @@ def test_outbox_file() -> None:
     the(Verdict.BAD, outbox.check_outbox(subject(state=None), StoreUnusable("written by a newer PiSync")), "newer")
     the(Verdict.SKIPPED, outbox.check_outbox(subject(), None), "sudo pisync doctor")
     the(Verdict.OK, outbox.check_outbox(subject(outbox={"stream": None}), None), "none yet")
+
+
+def test_damage_that_sqlite_does_not_notice() -> None:
+    lost = Condition(fault=Fault.LOG_MISSING, detail="its log is missing", reading=False, writing=True, state=None)
+
+    the(Verdict.BAD, outbox.check_outbox(subject(condition=lost), Integrity()), "log is missing", "Copy /var/lib")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
 from pisync_agent.doctor.service import last_failure
 from pisync_agent.doctor.subject import Subject
 from pisync_agent.errors import AgentError
+from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.integrity import Integrity
 from pisync_common.models import Receipt
 from pisync_common.times import parse_ms
@@ -16,6 +17,10 @@ OLD_S: Final = 86_400.0
 """Events that wait longer than a school day and a night deserve a word."""
 CLONED: Final = "cloned"
 """In the reason of a stream that began because the receiver had other events under the same numbers."""
+
+
+_HIDDEN: Final = (Fault.DAMAGED, Fault.LOG_MISSING)
+"""What SQLite itself may not notice, such as a log that was cut or deleted."""
 
 
 def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Finding:
@@ -34,12 +39,18 @@ def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Find
             "The outbox's file is damaged. What can be read of it is saved when the service starts; the damaged file "
             "is kept beside it.",
             *found.problems,
-            advice=f"Copy {subject.home} to another disk first, if you can; then {subject.restart}",
+            advice=_salvage(subject),
         )
+    if subject.condition is not None and subject.condition.fault in _HIDDEN:
+        return bad("outbox", "The outbox's files are damaged.", subject.condition.detail, advice=_salvage(subject))
     if subject.state is None and subject.state_fault:
         return bad("outbox", "The outbox cannot be read.", subject.state_fault, advice="Do as the line above says.")
     part = "sound" if found.complete else "no damage in the part that could be read in a few seconds"
     return ok("outbox", f"{part}; {count(subject.outbox.get('last_seq') or 0, 'event')} recorded", *_salvaged(subject))
+
+
+def _salvage(subject: Subject) -> str:
+    return f"Copy {subject.home} to another disk first, if you can; then {subject.restart}"
 
 
 def _salvaged(subject: Subject) -> tuple[str, ...]:

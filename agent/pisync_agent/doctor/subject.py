@@ -1,5 +1,6 @@
 """What an examination is about: the agent's folder, and what the service and the outbox say of themselves."""
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import pisync_agent.identity as identities
 from pisync_agent.errors import AgentError, NotAnswering, NotEnrolled
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
+from pisync_agent.outbox.condition import Condition, inspect
 from pisync_agent.service import protocol, views
 
 DEAD_COUNTED: Final = 1000
@@ -33,6 +35,8 @@ class Subject:
     """Why the identity cannot be used, or not by this user."""
     state: Mapping[str, Any] | None = None
     state_fault: str = ""
+    condition: Condition | None = None
+    """The condition of the outbox's files; None where this user may not read them."""
     oldest: Mapping[str, Any] | None = None
     """The oldest pending event, without what a learner did."""
     dead: Mapping[str, int] = field(default_factory=dict)
@@ -82,6 +86,8 @@ def gather(home: Path) -> Subject:
         found["identity"] = identities.load(home)
     except NotEnrolled as error:
         found["identity_fault"] = str(error)
+    if os.access(files.database(home), os.R_OK):
+        found["condition"] = inspect(home)
     return Subject(**found, **_queue(home))
 
 
