@@ -333,7 +333,7 @@ def test_a_failing_service_neither_loses_nor_doubles_events(
     running = service(lambda message: answer)
 
     def sleep(seconds: float) -> None:
-        assert not (tmp_path / "outbox.db").exists(), "while a service listens, it is the one that writes"
+        assert not (tmp_path / "outbox.db").exists(), "while a service listens, only it writes"
         if len(running.messages) > 3:
             files.socket(tmp_path).unlink()
 

@@ -154,5 +154,5 @@ def test_the_service_and_the_file_show_the_same(agent: AgentProcess) -> None:
     assert json.dumps(from_file["clock"]["synced"]) == json.dumps(through_service["clock"]["synced"])
 
 
-def test_the_system_home_is_the_one_that_needs_the_service() -> None:
+def test_the_system_home_needs_the_service() -> None:
     assert found()["home"] == str(config.SYSTEM_HOME)
