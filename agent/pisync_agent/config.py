@@ -140,7 +140,7 @@ def folder(given: Path | str) -> Path:
 
 
 def refuse_private(home: Path) -> None:
-    """Refuse to record into a folder of one's own beside the system's service. Raises StoreUnusable."""
+    """Refuse to record into a private folder beside the system's service. Raises StoreUnusable."""
     if is_there(SYSTEM_HOME):
         shared: Path = settings_from(argparse.Namespace(), {})[HOME]
         if os.path.realpath(home) != os.path.realpath(shared):

@@ -133,7 +133,7 @@ def test_a_member_may_not_read_an_event_and_is_sent_to_the_agents_user(device: D
     assert json.loads(mine.stdout)["learner_id"] == "s-17"
 
 
-def test_a_member_who_records_while_the_service_is_stopped_is_told_so(device: Device) -> None:
+def test_a_record_of_a_member_says_that_the_service_is_stopped(device: Device) -> None:
     done = device.run("record", "note.taken")
 
     assert (done.returncode, done.stdout) == (5, "")

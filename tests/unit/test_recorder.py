@@ -231,7 +231,7 @@ def test_home_defaults_to_that_of_the_commands(monkeypatch: pytest.MonkeyPatch, 
     assert (tmp_path / "from-variable" / "outbox.db").exists()
 
 
-def test_a_folder_of_ones_own_beside_an_installed_service_is_refused(
+def test_a_private_folder_beside_an_installed_service_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The service would never deliver from it. A link to the service's folder is that folder."""
@@ -250,9 +250,7 @@ def test_a_folder_of_ones_own_beside_an_installed_service_is_refused(
     assert not (tmp_path / "mine").exists()
 
 
-def test_the_services_folder_is_the_one_that_the_systems_settings_name(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_systems_settings_name_the_services_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "system").mkdir()
     (tmp_path / "agent.toml").write_text(f'home = "{tmp_path}/disk"\n')
     monkeypatch.setattr(config, "SYSTEM_HOME", tmp_path / "system")
@@ -365,7 +363,7 @@ def test_a_failing_service_neither_loses_nor_doubles_events(
     running = service(lambda message: answer)
 
     def sleep(seconds: float) -> None:
-        assert not (tmp_path / "outbox.db").exists(), "while a service listens, it is the one that writes"
+        assert not (tmp_path / "outbox.db").exists(), "while a service listens, no other process writes"
         if len(running.messages) > 3:
             files.socket(tmp_path).unlink()
 
