@@ -1,8 +1,10 @@
 """The service as a process: notices to systemd, start and stop, many apps at once, hostile peers."""
 
+import argparse
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -16,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from pisync_agent import Recorder
+from pisync_agent import Recorder, config
 from pisync_agent.outbox.outbox import open_outbox
 from pisync_agent.service import protocol
+from pisync_agent.service.service import FLUSH_S
 from pisync_common import unix_socket
 from pisync_common.unix_socket import LineClient
 from tests.support.processes import DEADLINE_SECONDS, AgentProcess, ReceiverProcess, wait_until
@@ -98,7 +101,7 @@ def test_systemd_gets_ready_watchdog_and_stopping(tmp_path: Path, systemd: Syste
         assert [systemd.notice() for _ in range(4)].count("READY=1") == 1
         assert systemd.gets_in_the_end("WATCHDOG=1")
         assert agent.stop() == 0
-        assert systemd.gets_in_the_end("STOPPING=1")
+        assert systemd.gets_in_the_end("STOPPING=1\nEXTEND_TIMEOUT_USEC=5000000")
 
 
 def test_the_watchdog_does_not_need_a_network_nor_an_enrollment(tmp_path: Path, systemd: Systemd) -> None:
@@ -134,17 +137,38 @@ def test_a_write_that_fails_is_reported_and_the_watchdog_goes_on(tmp_path: Path,
         wait_until(lambda: "recording works again" in agent.log(), "it notices the end")
 
 
-def test_the_unit_file_is_understood_by_systemd(tmp_path: Path) -> None:
-    verifier = installed("systemd-analyze")
-    unit = Path(__file__).parents[2] / "agent/systemd/pisync-agent.service"
-    copy = tmp_path / unit.name
-    copy.write_text(unit.read_text().replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
-    done = subprocess.run(
-        [verifier, "verify", str(copy)],
+UNITS = Path(__file__).parents[2] / "agent/systemd"
+
+
+def analyze(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [installed("systemd-analyze"), *arguments],
         capture_output=True, text=True, check=False, env=os.environ | {"SYSTEMD_LOG_LEVEL": "warning"},
     )  # fmt: skip
 
+
+def test_systemd_understands_the_units(tmp_path: Path) -> None:
+    copies = [tmp_path / unit.name for unit in UNITS.iterdir()]
+    for copy in copies:
+        text = (UNITS / copy.name).read_text()
+        copy.write_text(text.replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
+    done = analyze("verify", *map(str, copies))
+
+    assert {copy.name for copy in copies} == {"pisync-agent.service", "pisync-agent.socket"}
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_service_is_exposed_to_little() -> None:
+    done = analyze("security", "--offline=true", "--threshold=15", str(UNITS / "pisync-agent.service"))
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_stop_ends_before_systemd_kills_within_five_seconds() -> None:
+    (given,) = re.findall(r"^TimeoutStopSec=(\d+)$", (UNITS / "pisync-agent.service").read_text(), re.MULTILINE)
+    patience = config.settings_from(argparse.Namespace(), {})[config.STOP_TIMEOUT]
+
+    assert patience + 2 * FLUSH_S <= int(given) <= 5
 
 
 # Start and stop

@@ -145,6 +145,14 @@ def test_a_member_may_not_read_an_event_and_is_sent_to_the_agents_user(device: D
     assert json.loads(mine.stdout)["learner_id"] == "s-17"
 
 
+def test_a_record_of_a_member_says_that_the_service_is_stopped(device: Device) -> None:
+    done = device.run("record", "note.taken")
+
+    assert (done.returncode, done.stdout) == (5, "")
+    assert "is not running, and without it only its user" in done.stderr
+    assert "nothing was recorded. Start it: sudo systemctl start pisync-agent" in done.stderr
+
+
 def test_a_member_is_shown_no_numbers_of_a_service_that_does_not_answer(device: Device) -> None:
     device.start()
     assert device.service is not None

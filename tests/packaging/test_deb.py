@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -180,6 +181,20 @@ def test_the_command_starts_on_each_python(trees: dict[str, Path], tmp_path: Pat
 
     assert done.returncode == (4 if name == "pisync-agent" else 2), done.stderr
     assert "not enrolled" in done.stdout or "port = 'none'" in done.stderr
+
+
+def test_the_service_loads_no_module_that_it_does_not_need(trees: dict[str, Path]) -> None:
+    """An idle service of 32 MiB has a place on a machine of 512 MiB. Each of these would take half a MiB or more."""
+    heavy = "click decimal html.parser multiprocessing pydoc pygments rich tomllib unittest xml zoneinfo"
+    home = trees["pisync-agent"] / "usr/lib/pisync-agent"
+    code = (
+        f"import sys; sys.path += ['{home}', '{home}/libraries']\n"
+        "import pisync_agent.logs, pisync_agent.service.service\n"
+        f"print(*(set('{heavy}'.split()) & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-ISBc", code], capture_output=True, text=True, check=True)
+
+    assert done.stdout == "\n"
 
 
 def test_the_same_commit_gives_the_same_bytes(packages: dict[str, Path], tmp_path: Path) -> None:

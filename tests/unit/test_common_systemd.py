@@ -1,7 +1,9 @@
-"""Notices to systemd, and its watchdog."""
+"""Notices to systemd, its watchdog, and the sockets it passes."""
 
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -44,3 +46,47 @@ def test_a_full_socket_does_not_block(tmp_path: Path) -> None:
         listening.bind(str(tmp_path / "notify"))
         sent = [systemd.notify("STATUS=x", {"NOTIFY_SOCKET": str(tmp_path / "notify")}) for _ in range(100_000)]
         assert not all(sent)
+
+
+@pytest.fixture
+def passed(tmp_path: Path) -> Iterator[list[int]]:
+    """Descriptors in a row as systemd passes them: a TCP socket, and Unix sockets `other` and `agent.sock`."""
+    made = [socket.socket(), socket.socket(socket.AF_UNIX), socket.socket(socket.AF_UNIX)]
+    for listening, name in zip(made[1:], ("other", "agent.sock"), strict=True):
+        listening.bind(str(tmp_path / name))
+        listening.listen()
+    numbers = list(range(900, 903))
+    for listening, number in zip(made, numbers, strict=True):
+        os.dup2(listening.fileno(), number, inheritable=True)
+        listening.close()
+    yield numbers
+    for number in numbers:
+        with contextlib.suppress(OSError):
+            os.close(number)
+
+
+def test_the_socket_at_the_path_is_taken_over(tmp_path: Path, passed: list[int]) -> None:
+    environ = {"LISTEN_PID": "7", "LISTEN_FDS": "3"}
+    found = systemd.passed_listener(tmp_path / "agent.sock", environ, pid=7, first=passed[0])
+    assert found is not None
+    with found:
+        assert found.getsockname() == str(tmp_path / "agent.sock")
+        assert not any(os.get_inheritable(number) for number in passed), "no child of the service holds them open"
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"LISTEN_PID": "7"},
+        {"LISTEN_PID": "8", "LISTEN_FDS": "3"},  # for the parent of this process
+        {"LISTEN_PID": "7", "LISTEN_FDS": "2"},
+        {"LISTEN_PID": "7", "LISTEN_FDS": "-1"},
+    ],
+)
+def test_no_socket_is_taken_that_was_not_passed_for_this(
+    tmp_path: Path, passed: list[int], environ: dict[str, str]
+) -> None:
+    assert systemd.passed_listener(tmp_path / "agent.sock", environ, pid=7, first=passed[0]) is None
+    for number in passed:
+        os.fstat(number)

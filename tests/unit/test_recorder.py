@@ -231,6 +231,36 @@ def test_home_defaults_to_that_of_the_commands(monkeypatch: pytest.MonkeyPatch, 
     assert (tmp_path / "from-variable" / "outbox.db").exists()
 
 
+def test_a_private_folder_beside_an_installed_service_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The service would never deliver from it. A link to the service's folder is that folder."""
+    system, link = tmp_path / "system", tmp_path / "link"
+    system.mkdir()
+    link.symlink_to(system)
+    monkeypatch.setattr(config, "SYSTEM_HOME", system)
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "no.toml")
+    with recorder(tmp_path / "mine") as mine, pytest.raises(StoreUnusable) as refused:
+        mine.record("note.taken")
+    with recorder(link) as theirs:
+        assert theirs.record("note.taken") == 1
+
+    assert str(refused.value).startswith(f"{tmp_path / 'mine'} is not the folder of this device's service, {system}")
+    assert "nothing was recorded. Record without naming a folder" in str(refused.value)
+    assert not (tmp_path / "mine").exists()
+
+
+def test_the_systems_settings_name_the_services_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "system").mkdir()
+    (tmp_path / "agent.toml").write_text(f'home = "{tmp_path}/disk"\n')
+    monkeypatch.setattr(config, "SYSTEM_HOME", tmp_path / "system")
+    monkeypatch.setattr(config, "SYSTEM_FILE", tmp_path / "agent.toml")
+    with recorder(tmp_path / "disk") as mine:
+        assert mine.record("note.taken") == 1
+    with recorder(tmp_path / "system") as theirs, pytest.raises(StoreUnusable, match=f"{tmp_path}/disk"):
+        theirs.record("note.taken")
+
+
 @pytest.mark.parametrize("home", ["", "a\0b", "~no-such-user/x"])
 def test_a_folder_that_cannot_be_is_refused_at_once(home: str) -> None:
     with pytest.raises(SettingError, match="home = "):
@@ -333,7 +363,7 @@ def test_a_failing_service_neither_loses_nor_doubles_events(
     running = service(lambda message: answer)
 
     def sleep(seconds: float) -> None:
-        assert not (tmp_path / "outbox.db").exists(), "while a service listens, only it writes"
+        assert not (tmp_path / "outbox.db").exists(), "while a service listens, no other process writes"
         if len(running.messages) > 3:
             files.socket(tmp_path).unlink()
 
@@ -341,8 +371,8 @@ def test_a_failing_service_neither_loses_nor_doubles_events(
         seq = mine.record("note.taken", data={"n": 1})
     assert [event["data"] for event in stored(tmp_path)] == [{"n": 1}]
     assert seq == 1
-    attempts = {message["events"][0]["attempt"] for message in running.messages}
-    assert len(attempts) == 1
+    attempts = [message["events"][0]["attempt"] for message in running.messages]
+    assert attempts == [attempts[0]] * 4, "it asks as long as a service listens"
 
 
 def test_events_stored_by_a_dead_service_are_found(tmp_path: Path, service: Make) -> None:

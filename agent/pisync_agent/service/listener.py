@@ -22,7 +22,7 @@ class Listener:
         return passed_listener(self._path) or self._bind()
 
     def remove(self) -> None:
-        """Remove a socket that this process has bound; systemd's stays, also where systemd has put it in its place."""
+        """Remove a socket that this process has bound; systemd's stays, also where it has taken its place."""
         with contextlib.suppress(OSError):
             if self._own == files.identity(self._path):
                 self._path.unlink()
@@ -32,7 +32,7 @@ class Listener:
         if unix_socket.is_served(self._path):
             raise LockHeld(
                 f"systemd listens at {self._path} for its own service; nothing was changed. "
-                "Start that service: sudo systemctl start pisync-agent"
+                "To start it: sudo systemctl start pisync-agent"
             )
         # The agent's group may record; the owner of the folder decides who may enter it.
         bound = unix_socket.listen(self._path, mode=0o660)
