@@ -47,6 +47,8 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "See how this device is": (
         Entry("status", "show whether all is delivered, what is pending and why", "status:STATUS"),
         Entry("history", "show the last sync runs: when, how many, how fast, what failed", "history:HISTORY"),
+        Entry("logs", "show what the service wrote to the journal", "logs:LOGS"),
+        Entry("support", "write one file for an engineer: no secret, no learner, no event", "support:SUPPORT"),
         Entry("queue list", "list pending events", "queue:LIST"),
         Entry("queue show", "show one event", "queue:SHOW"),
         Entry("queue dead", "list rejected events, and why they were rejected", "queue:DEAD"),
