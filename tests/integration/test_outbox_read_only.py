@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pisync_agent.commands import status
+from pisync_agent.commands import status, status_text
 from pisync_agent.errors import OutboxFull, StoreUnusable
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.outbox.reader import OutboxReader
@@ -66,9 +66,9 @@ def test_a_card_that_went_read_only_after_a_clean_stop_can_be_read(disk: Path) -
     expected = contents(home)
     mount("-o", "remount,ro", str(disk))
     assert contents(home) == expected
-    assert "recording fails: the card's file system is read-only" in status.text(status.collect(home))
+    assert "recording fails: the card's file system is read-only" in status_text.text(status.collect(home))
     mount("-o", "remount,rw", str(disk))
-    assert "read-only" not in status.text(status.collect(home))
+    assert "read-only" not in status_text.text(status.collect(home))
     outbox = open_outbox(home)
     assert outbox.append(events(1)) == [21]
     outbox.close()

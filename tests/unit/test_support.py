@@ -163,7 +163,7 @@ def test_a_damaged_outbox_and_missing_programs_leave_the_rest(
     assert TOKEN not in "".join(files.values())
 
 
-def test_a_program_that_hangs_and_one_that_never_ends_its_output_are_bounded(
+def test_a_program_that_hangs_and_a_long_output_are_bounded(
     home: Path, tmp_path: Path, programs: Programs, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     programs.write("systemctl", "exec sleep 600")
