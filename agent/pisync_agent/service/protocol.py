@@ -22,7 +22,6 @@ from typing import Any, Final
 from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, NotEnrolled, OutboxFull, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.service.access import reach_hint
-from pisync_agent.service.lock import describe_holder
 from pisync_common.unix_socket import LineClient
 
 RECORD: Final = "record"
@@ -104,6 +103,8 @@ def error_from(fields: object) -> AgentError:
 
 def not_answering(home: Path, outcome: str) -> NotAnswering:
     """Return the error for a writer that runs and is silent; `outcome` says what became of the request."""
+    from pisync_agent.service.lock import describe_holder  # only for this text
+
     who = "the service" if files.socket(home).exists() else "the writer of the outbox"
     return NotAnswering(
         f"{who} in {home} ({describe_holder(files.lock(home))}) runs but does not answer: {outcome}. Everything "
