@@ -29,6 +29,7 @@ from email.utils import formatdate
 from pathlib import Path
 from typing import Any, Final
 
+import completion
 import pisync_agent.commands.cli as agent_cli
 import pisync_agent.config as agent_config
 import pisync_receiver.commands.cli as receiver_cli
@@ -234,6 +235,8 @@ def install(stage: Path, package: Package) -> None:
     copy(package.folder / "debian/copyright", stage / "usr/share/doc" / package.name / "copyright")
     write_compressed(stage / "usr/share/doc" / package.name / "changelog.gz", changelog(package))
     write_compressed(stage / f"usr/share/man/man1/{package.program}.1.gz", manual(package))
+    completions = completion.bash(package.program, package.parser())
+    write(stage / "usr/share/bash-completion/completions" / package.program, completions)
     if (overrides := package.folder / "debian/lintian-overrides").exists():
         copy(overrides, stage / "usr/share/lintian/overrides" / package.name)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from pisync_agent.service import history, views
+from pisync_common.unix_socket import LineClient
 from tests.support.outboxes import event, opened, receipt
 from tests.support.processes import DEADLINE_SECONDS, wait_until
 from tests.support.services import missing, root
@@ -61,7 +62,14 @@ class Device:
             self.command("run"), env=self.environ, cwd="/", user=AGENT, group=AGENT, extra_groups=[], umask=0o077,
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
-        wait_until((self.home / "agent.sock").exists, "the service listens")
+        wait_until(self._listens, "the service listens")
+
+    def _listens(self) -> bool:
+        try:
+            LineClient(self.home / "agent.sock", timeout=DEADLINE_SECONDS).close()
+        except OSError:  # not there yet, or bound and not listening yet
+            return False
+        return True
 
     def stop(self) -> None:
         if self.service is not None:
@@ -120,6 +128,22 @@ def test_a_member_sees_the_status_and_the_queue(device: Device) -> None:
     assert "2  invalid_event: because" in dead_text
     for output in (json.dumps(found), listed.stdout, text, dead.stdout, dead_text):
         assert not any(secret in output for secret in (*SECRETS, "psd_secret"))
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["service", "no service"])
+def test_root_and_the_agents_user_see_the_same_status(device: Device, running: bool) -> None:
+    device.own()
+    if running:
+        device.start()
+    asked = {user: device.run("status", "--json", user=user, groups=()) for user in (0, AGENT)}
+    if running:
+        asked[MEMBER] = device.run("status", "--json")
+
+    shown = [json.loads(done.stdout) for done in asked.values()]
+    for name in ("stream", "waiting", "dead", "delivered", "last_seq", "salvaged", "enrolled", "service", "home"):
+        assert len({json.dumps(each[name]) for each in shown}) == 1, name
+    assert (shown[0]["waiting"], shown[0]["dead"], shown[0]["service"]) == (250, 1, running)
+    assert {path.stat().st_uid for path in device.home.iterdir()} == {AGENT}, "root leaves no file of its own"
 
 
 def test_a_member_sees_the_last_runs(device: Device) -> None:

@@ -297,7 +297,7 @@ class TestQuestions:
     def test_an_unknown_device(self, filled: ReceiverProcess) -> None:
         done = filled.run("history", "unknown")
         assert (done.returncode, done.stdout) == (1, "")
-        assert "device" in done.stderr
+        assert "unknown device 'unknown'" in done.stderr
 
     def test_they_are_answered_while_nothing_serves(self, filled: ReceiverProcess, tmp_path: Path) -> None:
         copy = ReceiverProcess(tmp_path)

@@ -1,6 +1,6 @@
 """Slow, lossy and interrupted links, in network namespaces, between a real agent and a real receiver.
 
-What counts is bytes, so that a busy machine changes nothing: a window in which the link is up ends after a number of bytes.
+What counts is bytes, so that a busy machine changes nothing: the link goes down after a number of bytes.
 `PISYNC_TEST_LINKS=full` measures the figures of docs/device.md, which takes some minutes.
 """
 

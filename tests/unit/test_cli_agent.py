@@ -5,6 +5,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -609,6 +610,17 @@ def test_every_command_has_a_description_and_an_example(parser: argparse.Argumen
     shown = parser.format_help()
     assert parser.description
     assert f"  {parser.prog}" in shown.partition("example")[2]
+
+
+@pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)
+def test_help_fits_a_terminal(parser: argparse.ArgumentParser, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but examples, which are to be copied as they are."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert [
+        line
+        for line in parser.format_help().splitlines()
+        if len(line) > 80 and not re.match(r"  +(pisync [a-z]|[{\"])", line)
+    ] == []
 
 
 @pytest.mark.parametrize("parser", PARSERS, ids=lambda parser: parser.prog)

@@ -352,6 +352,7 @@ def test_a_change_of_an_unknown_device_makes_none() -> None:
     store = MemoryStore()
     outcome = one(store.run(DeviceChange(device_id="pibook-1", site="north", retire=True, at_ms=NOON)))
     assert isinstance(outcome, UnknownDevice)
+    assert "'pibook-1'" in str(outcome)
     assert store.devices == {}
 
 

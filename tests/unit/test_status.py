@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pisync_agent import config
 from pisync_agent.commands import status, status_text
 from tests.support.processes import AgentProcess
 
@@ -152,7 +151,3 @@ def test_the_service_and_the_file_show_the_same(agent: AgentProcess) -> None:
         name: from_file[name] for name in from_file.keys() - alone
     }
     assert json.dumps(from_file["clock"]["synced"]) == json.dumps(through_service["clock"]["synced"])
-
-
-def test_the_system_home_needs_the_service() -> None:
-    assert found()["home"] == str(config.SYSTEM_HOME)

@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import Command
+from pisync_agent.commands.formatting import paragraphs
 from pisync_agent.commands.usage import DONE, EXIT_CODES, UNUSABLE, exit_code
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
@@ -46,8 +47,10 @@ class Entry(NamedTuple):
 TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
     "See how this device is": (
         Entry("status", "show whether all is delivered, what is pending and why", "status:STATUS"),
-        Entry("doctor", "find out what is wrong with this device, and what to do first", "doctor:DOCTOR"),
-        Entry("history", "show the last sync runs: when, how many, how fast, what failed", "history:HISTORY"),
+        Entry("doctor", "find out what is wrong, and what to do first", "doctor:DOCTOR"),
+        Entry("history", "show the last sync runs: when, how many, how fast", "history:HISTORY"),
+        Entry("logs", "show what the service wrote to the journal", "logs:LOGS"),
+        Entry("support", "write one file for an engineer: no secret, no learner, no event", "support:SUPPORT"),
         Entry("queue list", "list pending events", "queue:LIST"),
         Entry("queue show", "show one event", "queue:SHOW"),
         Entry("queue dead", "list rejected events, and why they were rejected", "queue:DEAD"),
@@ -57,18 +60,18 @@ TASKS: Final[Mapping[str, tuple[Entry, ...]]] = {
         Entry("queue requeue", "send a rejected event again, once its cause is fixed", "queue:REQUEUE"),
     ),
     "Record": (
-        Entry("record", "store one progress event, or many; then a power cut cannot lose it", "record:RECORD"),
-        Entry("adopt", "bring the events of another outbox into this device's, each once", "adopt:ADOPT"),
+        Entry("record", "store one event, or many; then a power cut cannot lose it", "record:RECORD"),
+        Entry("adopt", "bring another outbox's events into this device's, each once", "adopt:ADOPT"),
     ),
     "Set up": (
-        Entry("enroll", "exchange a code from an administrator for this device's identity", "enroll:ENROLL"),
-        Entry("enroll-file", "take up an enrollment file, which enrolls without a person", "enroll:ENROLL_FILE"),
+        Entry("enroll", "exchange an administrator's code for an identity", "enroll:ENROLL"),
+        Entry("enroll-file", "take up an enrollment file: it enrolls without a person", "enroll:ENROLL_FILE"),
         Entry("set-url", "change the receiver's address, and nothing else", "set_url:SET_URL"),
-        Entry("unenroll", "delete the identity and its token; everything recorded stays", "leaving:UNENROLL"),
+        Entry("unenroll", "delete the identity and its token; events stay", "leaving:UNENROLL"),
         Entry("reset", "delete everything recorded on this device, and its identity", "leaving:RESET"),
-        Entry("seal", "prepare this card for being copied: each copy becomes a device", "leaving:SEAL"),
+        Entry("seal", "prepare this card for copying: each copy becomes a device", "leaving:SEAL"),
         Entry("config", "show each setting, its value and its source", "run:CONFIG"),
-        Entry("run", "the service: take records from apps and deliver them, until it is stopped", "run:RUN"),
+        Entry("run", "the service: take records from apps and deliver them", "run:RUN"),
     ),
 }
 """Every command, by the task it is for. A new command is one line here, and a Command in its module."""
@@ -121,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
         _GROUPS,
         _add_command,
         description=(
-            "PiSync's agent: keeps what learners do on this device, and delivers it when there is a link.\n\n"
+            "PiSync's agent: keeps what learners do on this device, and delivers it when\nthere is a link.\n\n"
             + _listing()
         ),
         epilog=(
@@ -146,7 +149,7 @@ def _add_command(where: Any, entry: Entry) -> None:
 
 
 def _epilog(entry: Entry) -> str:
-    more = f"\n\n{entry.command.more}" if entry.command.more else ""
+    more = f"\n\n{paragraphs(entry.command.more)}" if entry.command.more else ""
     return f"example:\n  {PROGRAM} {entry.example}{more}\n\n{EXIT_CODES}"
 
 

@@ -49,6 +49,17 @@ def paragraph(text: str) -> str:
     return "\n".join(_lines(text, WIDTH))
 
 
+def paragraphs(text: str) -> str:
+    """Fold a text of several paragraphs; lines that begin with a space, such as examples, stay as they are."""
+    found = [[""]]
+    for line in text.splitlines():
+        if line[:1].strip() and found[-1][0][:1].strip():
+            found[-1].append(line)
+        else:
+            found.append([line])
+    return "\n".join(paragraph(" ".join(lines)) if lines[0][:1].strip() else lines[0] for lines in found[1:])
+
+
 def _lines(text: str, room: int) -> list[str]:
     """Fold a text at its spaces, and a longer word anywhere. To load `textwrap` would cost `status` a tenth."""
     lines: list[str] = []

@@ -16,9 +16,9 @@ from pisync_common.settings import Settings
 DONE, PENDING, WRONG_USAGE, UNREACHABLE, REFUSED, UNUSABLE = range(6)
 
 EXIT_CODES: Final = (
-    "exit codes: 0 done, nothing pending; 1 something pending or rejected, or the output cannot be written;\n"
-    "2 wrong usage; 3 receiver unreachable; 4 not enrolled, or the receiver refused the device;\n"
-    "5 the local store is unusable"
+    "exit codes: 0 done, nothing pending; 1 something pending or rejected, or the\n"
+    "output cannot be written; 2 wrong usage; 3 receiver unreachable; 4 not enrolled,\n"
+    "or the receiver refused the device; 5 the local store is unusable"
 )
 
 

@@ -1,8 +1,6 @@
 """Who may reach what in the agent's folder, as advice for a user who may not."""
 
-import grp
 import os
-import pwd
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,6 +65,9 @@ def _is_anothers(home: Path) -> bool:
 
 def _owners(home: Path) -> tuple[str, str]:
     """Return the names of the folder's user and group, as `sudo -u` takes them."""
+    import grp  # only for these texts
+    import pwd
+
     try:
         found = home.stat()
     except OSError:

@@ -27,7 +27,6 @@ from typing import Any, Final
 from pisync_agent.errors import AgentError, InvalidEvent, NotAnswering, NotEnrolled, OutboxFull, StoreUnusable
 from pisync_agent.outbox import files
 from pisync_agent.service.access import reach_hint
-from pisync_agent.service.lock import holder_of
 from pisync_common.unix_socket import LineClient
 
 VERSION: Final = 1
@@ -112,6 +111,8 @@ def error_from(fields: object) -> AgentError:
 
 def not_answering(home: Path, outcome: str) -> NotAnswering:
     """Return the error for a writer that is silent; `outcome` says what became of the request."""
+    from pisync_agent.service.lock import holder_of  # only for this text
+
     who = "the service" if files.socket(home).exists() else "the writer of the outbox"
     holder = holder_of(files.lock(home))
     state = f"({holder}) runs but does not answer" if holder else "does not answer; it may be starting"

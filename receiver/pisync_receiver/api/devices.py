@@ -83,9 +83,10 @@ async def change_device(request: Request) -> Answer:
 
 async def known_device(request: Request) -> DeviceRecord:
     """Return the device that the path names, if the caller may see it. Raises Problem 404."""
-    unknown = Problem(404, "unknown_device", "unknown device: no device of this id has enrolled or reported here")
+    named = request.path["device_id"]
+    unknown = Problem(404, "unknown_device", f"unknown device {named[:128]!r}: it has not enrolled or reported here")
     try:
-        device_id = rules.check_id("device_id", request.path["device_id"])
+        device_id = rules.check_id("device_id", named)
     except RuleError as error:
         raise unknown from error  # a database may refuse even to look for it
     device = await request.services.store.device(device_id)

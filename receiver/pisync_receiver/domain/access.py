@@ -246,7 +246,7 @@ def _admit(state: State, device: Device, code: EnrollmentCode, act: Enroll) -> N
 def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
     device = state.device(act.device_id)
     if device is None:
-        return UnknownDevice("no device of this id has enrolled or reported here; nothing was changed")
+        return UnknownDevice(f"device {act.device_id!r} has not enrolled or reported here; nothing was changed")
     if act.site is not None and (act.site != device.site or act.site_since_ms is not None):
         device = moved(device, act.site, act.at_ms if act.site_since_ms is None else act.site_since_ms)
     if act.label is not None:
