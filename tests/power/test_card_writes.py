@@ -84,7 +84,7 @@ def test_an_event_recorded_alone_and_delivered_with_nine_others_writes_less_than
 
 
 def test_events_in_bursts_of_a_hundred_write_about_a_kilobyte_each(device: Device) -> None:
-    assert device.school_day(2000, gathered=100, together=100) < 1_200
+    assert device.school_day(2000, gathered=100, together=100) < 1_000
 
 
 def test_commits_make_no_file_longer_from_the_second_on(disk: Ext4Disk) -> None:

@@ -2,10 +2,13 @@
 
 import select
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from pisync_agent.sync.connectivity import ELSEWHERE, LinkWatch, has_link, routed
+from pisync_agent.service.service import Service
+from pisync_agent.sync.connectivity import ELSEWHERE, LinkWatch, has_link, own_addresses, routed
 
 IPV4_HEAD = "Iface\tDestination\tGateway \tFlags\n"
 
@@ -94,3 +97,25 @@ def test_a_watch_can_be_waited_for_and_closed() -> None:
         assert select.select([watch], [], [], 0)[0] in ([], [watch])
         watch.drain()
         watch.drain()
+
+
+def test_the_address_towards_the_world_is_found_without_a_packet() -> None:
+    assert own_addresses(("127.0.0.1", "not an address")) == {"127.0.0.1"}
+
+
+def test_another_link_counts_as_new_although_there_was_one_all_the_time(tmp_path: Path) -> None:
+    """From a cable to a wireless network, say: the connection that was kept is gone."""
+    service: Any = Service(tmp_path, settings=cast("Any", {}))
+    ups: list[None] = []
+    service._scheduler = SimpleNamespace(link_up=lambda: ups.append(None))
+    for route, links in [
+        ({"10.0.0.5"}, 1),
+        ({"10.0.0.5"}, 1),
+        ({"192.168.7.2"}, 2),
+        (set[str](), 2),
+        (set[str](), 2),
+        ({"192.168.7.2"}, 3),
+    ]:
+        service._runner = SimpleNamespace(route=lambda route=route: frozenset(route))
+        service._on_link_event(SimpleNamespace(drain=lambda: None))
+        assert len(ups) == links

@@ -1,18 +1,13 @@
-"""Quiet hours, metered links and a cap on the rate: what holds sending back, and what does not."""
+"""Quiet hours and metered links: what holds sync runs back, and what does not; and how a rate is written."""
 
 import os
-import stat
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Any
 
 import pytest
 
 import pisync_agent.config as config
-from pisync_agent.network.metered import BUSCTL, is_metered
-from pisync_agent.network.throttle import Throttle
 from pisync_agent.service.restraints import ASKED_S, Restraints
 from pisync_common.errors import SettingError
 from pisync_common.models import Stamp
@@ -85,32 +80,6 @@ def test_the_seconds_left_may_span_midnight(hours: str, left: float) -> None:
 # Metered links
 
 
-@pytest.mark.parametrize(
-    ("answer", "metered"),
-    [
-        ("echo 'u 1'", True),
-        ("echo 'u 3'", True),
-        ("echo 'u 2'", False),
-        ("echo 'u 4'", False),
-        ("echo 'u 0'", False),
-        ("echo 's \"u 1\"'", False),
-        ("echo 'u 1'; exit 1", False),
-        ("head -c 100000 /dev/zero", False),
-        ("exec sleep 60", False),
-    ],
-)
-def test_networkmanagers_answer_says_whether_the_link_is_metered(tmp_path: Path, answer: str, metered: bool) -> None:
-    program = tmp_path / "busctl"
-    program.write_text(f"#!/bin/sh\n{answer}\n")
-    program.chmod(program.stat().st_mode | stat.S_IXUSR)
-
-    assert is_metered([str(program), *BUSCTL[1:]], patience=0.5 if "sleep" in answer else 30) is metered
-
-
-def test_without_the_command_no_link_is_metered(tmp_path: Path) -> None:
-    assert is_metered([str(tmp_path / "busctl")]) is False
-
-
 def test_a_link_is_asked_about_once_until_it_changes() -> None:
     asked: list[int] = []
 
@@ -137,24 +106,6 @@ def test_the_setting_decides_without_asking(setting: str, metered: bool, monkeyp
 # The rate
 
 
-def test_bytes_are_spread_over_time() -> None:
-    now, slept = [100.0], []
-
-    def sleep(seconds: float) -> None:
-        slept.append(seconds)
-        now[0] += seconds
-
-    throttle = Throttle(rate=8000, monotonic=lambda: now[0], sleep=sleep)
-    for _ in range(4):
-        throttle.take(4000)
-    assert slept == [0.5, 0.5, 0.5]
-    now[0] += 60
-    throttle.take(4000)
-    assert len(slept) == 3, "time in which nothing was sent is not saved up, and is not waited for"
-    throttle.take(4000)
-    assert slept[3:] == [0.5]
-
-
 @pytest.mark.parametrize(
     ("text", "rate"), [("64kbit", 8000), ("1Mbit", 125_000), ("1.5 Mbit/s", 187_500), ("32kbit", 4000), ("", None)]
 )
@@ -166,41 +117,3 @@ def test_a_rate_is_given_in_bits(text: str, rate: float | None) -> None:
 def test_a_rate_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(SettingError, match="max_rate"):
         settings(max_rate=text)
-
-
-def test_the_rate_bounds_what_a_connection_sends() -> None:
-    """A real connection; the waits are taken down instead of being slept."""
-    import socket
-    import threading
-
-    import httpcore
-
-    from pisync_agent.network.connections import Deadline, _Backend
-
-    taken: list[int] = []
-
-    class Counting(Throttle):
-        def take(self, size: int) -> None:
-            taken.append(size)
-
-    throttle = Counting(rate=1.0, monotonic=lambda: 0.0, sleep=lambda seconds: None)
-    deadline = Deadline(lambda: 0.0, throttle)
-    deadline.begin(60)
-    received: list[bytes] = []
-    with socket.create_server(("127.0.0.1", 0)) as server:
-
-        def receive() -> None:
-            peer, _ = server.accept()
-            with peer:
-                while part := peer.recv(65536):
-                    received.append(part)
-
-        receiving = threading.Thread(target=receive)
-        receiving.start()
-        stream: Any = _Backend(None, deadline, None).connect_tcp("127.0.0.1", server.getsockname()[1])
-        assert isinstance(stream, httpcore.NetworkStream)
-        stream.write(bytes(10_000))
-        stream.close()
-        receiving.join()
-    assert sum(map(len, received)) == sum(taken) == 10_000
-    assert max(taken) <= 4096

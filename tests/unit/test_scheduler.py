@@ -11,7 +11,8 @@ import pytest
 from tenacity import RetryCallState
 
 from pisync_agent.errors import AgentError, Overloaded, StoreUnusable, Unreachable
-from pisync_agent.service.schedule import Schedule
+from pisync_agent.service.restraints import Restraints
+from pisync_agent.service.schedule import GATHERED, Due, Schedule
 from pisync_agent.service.scheduler import Finished, Scheduler
 
 LONG = 3600.0
@@ -30,7 +31,13 @@ def failed(error: AgentError | None = None) -> Any:
 class Bench:
     """A syncer whose runs come one by one: `begun` tells of each, `end` gives it its result."""
 
-    def __init__(self, *, waits: Callable[[RetryCallState], float] = lambda state: LONG, enrolled: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        waits: Callable[[RetryCallState], float] = lambda state: LONG,
+        enrolled: bool = True,
+        restraints: Restraints | None = None,
+    ) -> None:
         self.begun: queue.Queue[bool] = queue.Queue()
         self.told: queue.Queue[Any] = queue.Queue()
         self.attempts: list[int] = []
@@ -39,12 +46,13 @@ class Bench:
         self._waits = waits
         self.syncer = Scheduler(
             run=self._run,
-            schedule=Schedule(now=time.monotonic(), delay=0.0, interval=LONG, first=LONG),
+            schedule=Schedule(now=time.monotonic(), delay=0.0, interval=LONG, first=LONG, metered_delay=LONG),
             wait_policy=self._policy,
             notify=self.told.put,
             monotonic=time.monotonic,
             waiting=lambda: self.waiting,
             enrolled=enrolled,
+            restraints=restraints or Restraints(),
         )
         self.syncer.start()
 
@@ -296,4 +304,76 @@ def test_live_describes_the_scheduler(bench: Bench) -> None:
 def test_the_thread_is_a_daemon() -> None:
     bench = Bench()
     assert any(thread.name == "sync" and thread.daemon for thread in threading.enumerate())
+    bench.close()
+
+
+# Quiet hours and metered links
+
+
+class Quiet(Restraints):
+    """Quiet until the test says otherwise."""
+
+    over = False
+
+    def quiet(self) -> Due | None:
+        return None if self.over else Due(at=time.monotonic() + LONG, why="quiet hours until 15:00")
+
+
+def test_in_quiet_hours_only_a_request_brings_a_run() -> None:
+    bench = Bench(restraints=Quiet())
+    bench.syncer.recorded(GATHERED)
+    bench.syncer.link_up()
+    due = bench.syncer.live().due
+    assert due is not None
+    assert due.why == "quiet hours until 15:00"
+    bench.syncer.request()
+
+    assert bench.next() is True, "the run that was asked for, not one for the news"
+    bench.end(result())
+    bench.close()
+
+
+def test_what_quiet_hours_held_back_is_sent_when_they_end() -> None:
+    restraints = Quiet()
+    bench = Bench(restraints=restraints)
+    bench.syncer.recorded()
+    assert bench.begun.empty()
+    restraints.over = True
+    bench.syncer.recorded(GATHERED)
+
+    assert bench.next() is False
+    bench.end(result())
+    bench.close()
+
+
+def test_after_a_run_over_a_metered_link_events_are_gathered_for_longer() -> None:
+    bench = Bench(restraints=Restraints(ask_metered=lambda: True))
+    bench.syncer.recorded()
+    bench.next()
+    bench.end(result())
+    bench.syncer.recorded()
+    due = bench.syncer.live().due
+    assert due is not None
+    assert "metered" in due.why
+    assert due.at > time.monotonic() + LONG / 2
+    bench.syncer.recorded(GATHERED)
+
+    assert bench.next() is False
+    bench.end(result())
+    bench.close()
+
+
+def test_a_new_link_is_asked_about_again() -> None:
+    answers = iter([True, False])
+    bench = Bench(restraints=Restraints(ask_metered=lambda: next(answers)))
+    bench.syncer.request()
+    bench.next()
+    bench.end(result())
+    bench.syncer.link_up()
+    bench.next()
+    bench.end(result())
+    bench.syncer.recorded()
+
+    assert bench.next() is False, "without the wait of a metered link"
+    bench.end(result())
     bench.close()

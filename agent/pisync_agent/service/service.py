@@ -183,7 +183,7 @@ class Service:
             monotonic=self._clock.monotonic,
             waiting=lambda: self._outbox.state().waiting,
             enrolled=self._runner.enrolled,
-            restraints=Restraints.from_settings(settings, self._clock),
+            restraints=Restraints.from_settings(settings, self._clock) if self._kind == "service" else Restraints(),
         )
 
     async def _stop(self) -> None:
