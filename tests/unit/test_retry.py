@@ -138,18 +138,34 @@ def test_a_full_batch_moves_the_size_towards_three_seconds_at_most_twofold(secon
 
 
 def test_requests_on_a_link_that_holds_take_up_to_ten_seconds() -> None:
-    """Twice: what a link has proved is forgotten when it is interrupted, and its pace is not."""
+    """What a link has proved is forgotten when it is interrupted; its pace is remembered."""
     size = BatchSize(first=30 * KIB, most=MIB)
-    for _ in range(2):
-        taken = []
-        for _ in range(40):
-            seconds = size.bytes / (10 * KIB)
-            size.succeeded(events=1000, bytes=size.bytes, seconds=seconds)
-            taken.append(round(seconds))
-        assert taken[:8] == [3] * 8
-        assert taken[-1] == 10
-        assert taken == sorted(taken)
-        size.interrupted()
+    before = taken(size, 40)
+    size.interrupted()
+    after = taken(size, 40)
+
+    assert (before[:8], before[-1]) == ([3] * 8, 10)
+    assert (after[:8], after[-1]) == ([1, 2, 3, 3, 3, 3, 3, 3], 10)
+
+
+def taken(size: BatchSize, number: int, *, pace: int = 10 * KIB) -> list[int]:
+    """Return the seconds that full batches take, one after another."""
+    seconds = []
+    for _ in range(number):
+        seconds.append(round(size.bytes / pace))
+        size.succeeded(events=1000, bytes=size.bytes, seconds=size.bytes / pace)
+    return seconds
+
+
+def test_two_batches_are_risked_after_an_interruption_when_the_link_has_held() -> None:
+    size = BatchSize(first=30 * KIB)
+    size.interrupted()
+    seen = []
+    for _ in range(5):
+        size.succeeded(events=1000, bytes=size.bytes, seconds=7.5)
+        seen.append(size.parallel)
+
+    assert seen == [1, 1, 1, 2, 2]
 
 
 def test_two_batches_are_in_flight_on_a_slow_link_that_works() -> None:
