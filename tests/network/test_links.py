@@ -7,9 +7,11 @@ What counts is bytes, so that a busy machine changes nothing: a window in which 
 import json
 import os
 import random
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,16 +95,25 @@ def test_a_slow_link_is_used_without_waste(field: Field) -> None:
     count = 50_000 if FULL else 3_000
     payload = field.record(count)
     field.link.shape("256kbit")
-    before = sum(field.link.packets())
+    field.agent.start("--sync-delay", "1h")
+    before, began = sum(field.link.packets()), time.monotonic()
+    ends: list[float] = []
 
-    result = field.agent.json("sync")
+    def note(progress: Mapping[str, Any]) -> None:
+        if progress["seconds_left"] and progress["events"] >= count / 4:
+            ends.append(time.monotonic() - began + progress["seconds_left"])
 
+    result = protocol.sync(field.agent.socket, note)
+
+    assert result is not None
     assert (result["delivered"], result["duplicates"], result["waiting"]) == (count, 0, 0)
     assert sum(field.link.packets()) - before <= 1.3 * payload
     if FULL:
         used = result["bytes_sent"] / result["seconds"] / (256_000 / 8)
         print(f"{used:.0%} of the line in {result['seconds']} s")
         assert used >= 0.85
+        print(f"expected to end after {min(ends):.0f} to {max(ends):.0f} s")
+        assert 0.8 * result["seconds"] <= min(ends) <= max(ends) <= 1.2 * result["seconds"]
 
 
 def test_a_link_that_comes_and_goes_wastes_little(field: Field) -> None:
