@@ -9,7 +9,7 @@ import os
 import random
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.service import protocol
 from pisync_agent.sync.batches import MOST_BYTES, Packer
 from pisync_common.limits import BATCH_EVENTS
+from pisync_common.models import Stamp
 from tests.support.network import Link
 from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
 
@@ -42,8 +43,8 @@ class Field:
         """Fill the outbox, before the service starts; return the bytes of the largest batches that hold it all."""
         chance, clock = random.Random(5), SystemClock()
         outbox = open_outbox(self.agent.home, clock=clock)
-        for _ in range(0, count, 100):
-            outbox.append([_event(chance, clock) for _ in range(100)])
+        for first in range(0, count, 100):
+            outbox.append([_event(chance, clock.stamp(), number) for number in range(first, first + 100)])
         packer = Packer(outbox, device_id="pibook-1", stream=outbox.stream, agent=AGENT)
         after, payload = 0, 0
         while batch := packer.pack(after, max_events=BATCH_EVENTS, max_bytes=MOST_BYTES):
@@ -70,13 +71,14 @@ class Field:
         return [line["client"] for line in lines if line.get("route") == "/api/events"]
 
 
-def _event(chance: random.Random, clock: SystemClock) -> NewEvent:
+def _event(chance: random.Random, stamp: Stamp, number: int) -> NewEvent:
+    later = 1000 * number + chance.randrange(900)
     return NewEvent.create(
         "video.watched",
         learner_id=f"s-{chance.randrange(400)}",
         object_id=f"math/g{chance.randrange(9)}/ch{chance.randrange(20):02}/v{chance.randrange(30):02}",
         data={"seconds_watched": chance.randrange(900), "progress": round(chance.random(), 2)},
-        stamp=clock.stamp(),
+        stamp=replace(stamp, at_ms=stamp.at_ms + later, boottime_ms=stamp.boottime_ms + later),
     )
 
 

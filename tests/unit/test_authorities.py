@@ -52,7 +52,7 @@ def test_an_empty_file_of_authorities_is_no_store(
 
 
 @pytest.mark.usefixtures("store")
-def test_a_device_without_any_authority_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_authority_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(trust_env: bool) -> ssl.SSLContext:
         raise FileNotFoundError(2, "No such file or directory")
 

@@ -160,23 +160,23 @@ def taken(size: BatchSize, number: int, *, pace: int = 10 * KIB) -> list[int]:
 def test_two_batches_are_risked_after_an_interruption_when_the_link_has_held() -> None:
     size = BatchSize(first=30 * KIB)
     size.interrupted()
-    seen = []
+    seen: list[int] = []
     for _ in range(5):
-        size.succeeded(events=1000, bytes=size.bytes, seconds=7.5)
+        size.succeeded(events=1000, bytes=size.bytes, seconds=1.9 if len(seen) == 4 else 7.5)
         seen.append(size.parallel)
 
-    assert seen == [1, 1, 1, 2, 2]
+    assert seen == [1, 1, 1, 1, 2]
 
 
 def test_two_batches_are_in_flight_on_a_slow_link_that_works() -> None:
     size = BatchSize()
     seen = []
-    for seconds in (0.1, 1.0, 0.4, 1.0):
+    for seconds in (0.1, 1.0, 0.4, 1.9, 3.9, 4.1, 2.1, 1.0):
         size.succeeded(events=1, bytes=200, seconds=seconds)
         seen.append(size.parallel)
     size.failed(events=1, bytes=200)
 
-    assert (seen, size.parallel) == ([1, 2, 1, 2], 1)
+    assert (seen, size.parallel) == ([1, 2, 1, 2, 2, 1, 1, 2], 1)
 
 
 def test_a_partial_batch_does_not_change_the_size() -> None:
