@@ -162,7 +162,7 @@ def test_two_batches_are_risked_after_an_interruption_when_the_link_has_held() -
     size.interrupted()
     seen: list[int] = []
     for _ in range(5):
-        size.succeeded(events=1000, bytes=size.bytes, seconds=1.9 if len(seen) == 4 else 7.5)
+        size.succeeded(events=1000, bytes=size.bytes, seconds=1.4 if len(seen) == 4 else 7.5)
         seen.append(size.parallel)
 
     assert seen == [1, 1, 1, 1, 2]
@@ -171,7 +171,7 @@ def test_two_batches_are_risked_after_an_interruption_when_the_link_has_held() -
 def test_two_batches_are_in_flight_on_a_slow_link_that_works() -> None:
     size = BatchSize()
     seen = []
-    for seconds in (0.1, 1.0, 0.4, 1.9, 3.9, 4.1, 2.1, 1.0):
+    for seconds in (0.1, 1.0, 0.4, 1.4, 2.9, 3.1, 1.6, 1.0):
         size.succeeded(events=1, bytes=200, seconds=seconds)
         seen.append(size.parallel)
     size.failed(events=1, bytes=200)

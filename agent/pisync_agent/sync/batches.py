@@ -30,7 +30,7 @@ HELD: Final = 8
 PARALLEL: Final = 2
 """How many batches are in flight on a slow link: while the first is answered, the second keeps the line busy."""
 SLOW_S: Final = 0.5
-LONG_S: Final = 2.0
+LONG_S: Final = 1.5
 """Two are in flight where a batch takes between these, alone: less is quick enough, and a batch that takes more keeps
 the line busy for long against the wait for its receipt, while two would be lost with the link."""
 STEADY_S: Final = 30.0
