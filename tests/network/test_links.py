@@ -1,7 +1,7 @@
 """Slow, lossy and interrupted links, in network namespaces, between a real agent and a real receiver.
 
 What counts is bytes, so that a busy machine changes nothing: a window in which the link is up ends after some bytes.
-`PISYNC_TEST_LINKS=full` measures the figures of docs/device.md, which takes some minutes.
+`PISYNC_TEST_LINKS=full` measures the figures of docs/design.md, which takes some minutes.
 """
 
 import json
