@@ -175,6 +175,7 @@ class Wire:
                     timeout=_TIMEOUTS,
                     headers={"User-Agent": AGENT, "Accept": "application/json", "Accept-Encoding": "identity"},
                 )
+                del self._http.headers["Connection"]  # HTTP/1.1 keeps it without being asked, and each byte counts
                 self._http.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=()))
             return self._http
 

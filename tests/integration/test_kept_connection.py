@@ -1,17 +1,23 @@
 """The connection to the receiver is kept between sync runs, noticed when it is gone, and cheap to open again."""
 
+import socket
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from pisync_agent.client import ReceiverClient
 from pisync_agent.clock import SystemClock
 from pisync_agent.errors import Unreachable
 from pisync_agent.identity import Identity
+from pisync_agent.network.authorities import no_trust
+from pisync_agent.network.connections import Connections, Deadline
 from pisync_agent.sync.run import Delivery
 from tests.integration.test_client_faults import RECEIPT, STREAM, client, cut_before_answer
 from tests.support.certificates import Authority
@@ -190,3 +196,48 @@ def test_a_broken_kept_connection_is_opened_again() -> None:
         one.post_batch(b"batch", stream=STREAM)
 
         assert (server.connections, len(server.requests)) == (2, 2)
+
+
+def test_what_cannot_be_sent_stays_with_the_client_and_a_dead_link_is_noticed() -> None:
+    """A large buffer in the system would count as sent, and a lost link would go unnoticed for a quarter of an hour."""
+    deadline = Deadline(time.monotonic)
+    with (
+        RawServer(answering(http(200, RECEIPT))) as server,
+        socket.create_connection(("127.0.0.1", server.port)) as untouched,
+        closing(Connections(trust=no_trust(), proxy=None, deadline=deadline)) as connections,
+    ):
+        timeouts = httpx.Timeout(DEADLINE_SECONDS).as_dict()
+        deadline.begin(DEADLINE_SECONDS)
+        response = connections.handle_request(httpx.Request("GET", server.url, extensions={"timeout": timeouts}))
+        response.read()
+        (used,) = connections._backend.sockets
+        options = [
+            [each.getsockopt(socket.IPPROTO_TCP, option) for each in (used, untouched)]
+            for option in (socket.TCP_NOTSENT_LOWAT, socket.TCP_USER_TIMEOUT)
+        ]
+
+    assert options[0][0] == 16 * 1024 != options[0][1]
+    assert options[1] == [20_000, 0]
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_two_threads_have_a_connection_each(authority: Authority, tls: bool) -> None:
+    both = threading.Barrier(2, timeout=DEADLINE_SECONDS)
+
+    def together(peer: Peer) -> None:
+        while peer.request() is not None:
+            both.wait()
+            peer.send(http(200, RECEIPT))
+
+    sizes = (10_000, 50_000)
+    with (
+        RawServer(together, tls=authority.server() if tls else None) as server,
+        client(server.url, ca_file=authority.certificate) as one,
+        ThreadPoolExecutor(2) as threads,
+    ):
+        for _ in range(3):
+            answers = list(threads.map(lambda size: one.post_batch(b"x" * size, stream=STREAM), sizes))
+            assert [answer.stored for answer in answers] == [1, 1]
+
+        assert server.connections == 2
+        assert one.bytes_sent == sum(map(len, server.requests))

@@ -56,6 +56,10 @@ class Authority:
         context.load_cert_chain(self.pem(start=start, end=end))
         return context
 
+    def client(self) -> ssl.SSLContext:
+        """A client's side of TLS that trusts this authority alone."""
+        return ssl.create_default_context(cafile=str(self.certificate))
+
     def pem(self, *, start: str = "20200101000000Z", end: str = "20900101000000Z") -> Path:
         """The same as a file: the certificate, then its key."""
         request, key, certificate = (self._folder / f"leaf.{suffix}" for suffix in ("csr", "key", "pem"))

@@ -27,6 +27,8 @@ from tests.support.processes import AgentProcess
 _NUMBERS: Final = itertools.count()
 _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 _QUEUE: Final = ("burst", "16kb", "latency", "400ms")
+_ETHERNET_BYTES: Final = 14
+"""The head of a frame, which the interface counts with the packet."""
 _TABLE: Final = "pisync_test"
 
 
@@ -105,9 +107,13 @@ class Link:
         self._in("ip", "route", "replace", "default", "via", self.receiver)
 
     def packets(self) -> tuple[int, int]:
-        """Return the bytes that the device has sent and received so far, headers of every layer included."""
+        """Return the bytes that the device has sent and received so far in IP packets, repeats included."""
+        return self._ip_bytes("rx"), self._ip_bytes("tx")
+
+    def _ip_bytes(self, way: str) -> int:
         folder = Path(f"/sys/class/net/{self._outside}/statistics")
-        return int((folder / "rx_bytes").read_text()), int((folder / "tx_bytes").read_text())
+        size, number = (int((folder / f"{way}_{what}").read_text()) for what in ("bytes", "packets"))
+        return size - number * _ETHERNET_BYTES
 
     def _address(self, number: int) -> str:
         return f"{self._prefix}.{self._last + number}/29"

@@ -138,29 +138,45 @@ def test_a_full_batch_moves_the_size_towards_three_seconds_at_most_twofold(secon
 
 
 def test_requests_on_a_link_that_holds_take_up_to_ten_seconds() -> None:
-    """Twice: what a link has proved is forgotten when it is interrupted, and its pace is not."""
+    """What a link has proved is forgotten when it is interrupted; its pace is remembered."""
     size = BatchSize(first=30 * KIB, most=MIB)
-    for _ in range(2):
-        taken = []
-        for _ in range(40):
-            seconds = size.bytes / (10 * KIB)
-            size.succeeded(events=1000, bytes=size.bytes, seconds=seconds)
-            taken.append(round(seconds))
-        assert taken[:8] == [3] * 8
-        assert taken[-1] == 10
-        assert taken == sorted(taken)
-        size.interrupted()
+    before = taken(size, 40)
+    size.interrupted()
+    after = taken(size, 40)
+
+    assert (before[:8], before[-1]) == ([3] * 8, 10)
+    assert (after[:8], after[-1]) == ([1, 2, 3, 3, 3, 3, 3, 3], 10)
+
+
+def taken(size: BatchSize, number: int, *, pace: int = 10 * KIB) -> list[int]:
+    """Return the seconds that full batches take, one after another."""
+    seconds = []
+    for _ in range(number):
+        seconds.append(round(size.bytes / pace))
+        size.succeeded(events=1000, bytes=size.bytes, seconds=size.bytes / pace)
+    return seconds
+
+
+def test_two_batches_are_risked_after_an_interruption_when_the_link_has_held() -> None:
+    size = BatchSize(first=30 * KIB)
+    size.interrupted()
+    seen: list[int] = []
+    for _ in range(5):
+        size.succeeded(events=1000, bytes=size.bytes, seconds=1.4 if len(seen) == 4 else 7.5)
+        seen.append(size.parallel)
+
+    assert seen == [1, 1, 1, 1, 2]
 
 
 def test_two_batches_are_in_flight_on_a_slow_link_that_works() -> None:
     size = BatchSize()
     seen = []
-    for seconds in (0.1, 1.0, 0.4, 1.0):
+    for seconds in (0.1, 1.0, 0.4, 1.4, 2.9, 3.1, 1.6, 1.0):
         size.succeeded(events=1, bytes=200, seconds=seconds)
         seen.append(size.parallel)
     size.failed(events=1, bytes=200)
 
-    assert (seen, size.parallel) == ([1, 2, 1, 2], 1)
+    assert (seen, size.parallel) == ([1, 2, 1, 2, 2, 1, 1, 2], 1)
 
 
 def test_a_partial_batch_does_not_change_the_size() -> None:

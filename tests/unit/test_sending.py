@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from pisync_agent.sync.batches import BatchSize
+from pisync_common.times import parse_ms
 from tests.support.processes import DEADLINE_SECONDS
 from tests.unit.made_up_receiver import Fault, Proceed, raising, status
 from tests.unit.test_sync_run import Bench, upto
@@ -98,10 +99,15 @@ def test_a_receipt_is_kept_until_a_later_run_needs_it(bench: Bench) -> None:
     bench.record(20)
     route(bench, *first_after_second(raising(httpx.ReadError), proceeding))
 
-    first, second = bench.run(), bench.run()
+    first = bench.run()
+    bench.receiver.server_time = "2026-11-23T11:00:00.000Z"
+    second = bench.run()
 
     assert (first.errors, first.waiting) == ({"connect": 1}, 20)
     assert (second.delivered, second.duplicates, second.waiting) == (20, 0, 0)
+    known = bench.delivery._sync_events._server
+    assert known is not None
+    assert known[0] == parse_ms("2026-11-23T11:00:00Z")  # the receipt of then does not tell the time of now
     assert times_sent(bench) == Counter(upto(20) + upto(5))
 
 

@@ -523,6 +523,24 @@ def test_a_link_that_always_breaks_gets_smaller_batches_each_run(bench: Bench) -
     assert [run.errors for run in runs] == [{"connect": 1}, {"connect": 1}, {}]
 
 
+@pytest.mark.parametrize(("seen", "events"), [(True, 1000), (False, 50)])
+def test_a_link_that_is_gone_does_not_halve_the_batch_unless_it_was_never_seen(
+    bench: Bench, seen: bool, events: int
+) -> None:
+    """Whether there is a link is only a hint: where it is always wrong, batches have to shrink all the same."""
+    bench.record(100)
+    bench.linked = seen
+
+    def unplug(request: httpx.Request, proceed: Callable[[], httpx.Response]) -> httpx.Response:
+        bench.linked = False
+        raise httpx.ReadError("made up", request=request)
+
+    bench.receiver.next(unplug)
+
+    assert bench.run().offline
+    assert bench.size.events == events
+
+
 def test_a_run_continues_on_a_link_that_breaks_now_and_then(bench: Bench) -> None:
     bench.record(800)
     bench.size.events = 100

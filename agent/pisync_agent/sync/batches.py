@@ -30,7 +30,9 @@ HELD: Final = 8
 PARALLEL: Final = 2
 """How many batches are in flight on a slow link: while the first is answered, the second keeps the line busy."""
 SLOW_S: Final = 0.5
-"""A batch that takes longer makes the link a slow link."""
+LONG_S: Final = 1.5
+"""Two are in flight where a batch takes between these, alone: less is quick enough, and a batch that takes more keeps
+the line busy for long against the wait for its receipt, while two would be lost with the link."""
 STEADY_S: Final = 30.0
 """For so long must a link have held after an interruption before two batches are risked at once."""
 
@@ -64,7 +66,8 @@ class BatchSize:
         self._held += seconds
         self._rate = bytes / seconds
         steady = not self._interrupted or self._held >= STEADY_S
-        self.parallel = PARALLEL if steady and seconds >= SLOW_S else 1
+        alone = seconds / self.parallel  # two share the line
+        self.parallel = PARALLEL if steady and seconds >= SLOW_S and alone <= LONG_S else 1
         aim = min(AIM_S, max(FIRST_AIM_S, self._held / HELD))
         factor = min(2.0, max(0.5, aim / seconds))
         if factor > 1.0:

@@ -58,7 +58,10 @@ class Flight:
 
 @dataclass(kw_only=True)
 class Sender:
-    """Sends what is pending, one run at a time; keep it between runs. `on_receipt` is called with each receipt."""
+    """Sends what is pending, one run at a time; keep it between runs.
+
+    `on_receipt` is called when a receipt comes, in any thread.
+    """
 
     outbox: Outbox
     client: ReceiverClient
@@ -72,13 +75,14 @@ class Sender:
     _early: tuple[Flight, Receipt] | None = None
     """A batch that arrived although the batch before it did not."""
     _got_through: bool = False
+    _linked: bool = False
 
     def run(self, tracker: ProgressTracker, *, probe: bool) -> None:
         """Send everything pending; with `probe` ask for the watermark if nothing is.
 
         Raises the DeliveryError that ended it, or an error of the outbox.
         """
-        self._tracker, self._got_through = tracker, False
+        self._tracker, self._got_through, self._linked = tracker, False, self.link()
         self.outbox.begin_run()
         renewed = self._renew()
         for _ in range(STREAMS_A_RUN):
@@ -170,7 +174,7 @@ class Sender:
             return self._after_refusal(batch, error, "declined")
         if not isinstance(error, Unreachable) or error.kind not in ("timeout", "connect") or not flight.sent:
             raise error
-        if not self.link():
+        if self._linked and not self.link():
             self.size.interrupted()
             raise error
         self._halve(batch)
@@ -201,7 +205,6 @@ class Sender:
         """Apply a receipt; return the event to go on after."""
         batch = flight.batch
         receipt = replace(receipt, watermark=max(receipt.watermark, flight.watermark))
-        self.on_receipt(receipt)
         if any(rejection.code == CONFLICT for rejection in receipt.rejected):
             # Noted first: a crash in between must not leave the conflict unanswered.
             self.outbox.set_note(CONFLICT, batch.stream)
@@ -229,6 +232,7 @@ class Sender:
         receipt = self.client.post_batch(batch.sealed(self.clock.stamp()), stream=batch.stream, on_sent=on_sent)
         flight.seconds = self.clock.monotonic() - began
         check_receipt(receipt, batch.seqs)
+        self.on_receipt(receipt)
         return receipt
 
     def _renew(self) -> bool:
