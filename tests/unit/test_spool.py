@@ -192,8 +192,8 @@ def test_what_cannot_be_taken_is_left_and_stops_nothing_else(
     device: Device, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     secret, linked = tmp_path / "secret", tmp_path / "linked"
-    for file in (secret, linked):
-        file.write_text(json.dumps(event(66)) + "\n")
+    for target in (secret, linked):
+        target.write_text(json.dumps(event(66)) + "\n")
     (device.folder / "a-link.ndjson").symlink_to(linked)
     (device.folder / "b-nowhere.ndjson").symlink_to("/nowhere")
     os.link(secret, device.folder / "c-hard.ndjson")
