@@ -405,15 +405,16 @@ def test_all_bodies_together_are_bounded(serve: Serve) -> None:
     serve(test, held_bytes=100_000)
 
 
-def test_a_new_client_takes_the_place_of_the_oldest_that_says_nothing(serve: Serve) -> None:
+def test_a_new_client_takes_the_place_of_the_oldest_that_is_not_being_answered(serve: Serve) -> None:
     async def test(device: Device) -> None:
-        oldest, busy = await device.connect(), await device.connect()
         device.gate.clear()
+        busy = await device.connect()
         waiting = asyncio.ensure_future(busy.ask())
         await until(lambda: any(each.answering for each in device.http._open))
-        third = await device.connect()
-        asked = asyncio.ensure_future(third.ask())
-        assert await oldest.is_closed()
+        silent = await device.connect()
+        await until(lambda: len(device.http._open) == 2)
+        asked = asyncio.ensure_future((await device.connect()).ask())
+        assert await silent.is_closed()
         device.gate.set()
         assert (await waiting)[0] == (await asked)[0] == 200
 

@@ -191,15 +191,17 @@ def test_a_full_outbox_keeps_the_file_and_it_is_recorded_once_there_is_room(
 def test_what_cannot_be_taken_is_left_and_stops_nothing_else(
     device: Device, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    secret = tmp_path / "secret"
-    secret.write_text(json.dumps(event(66)) + "\n")
-    (device.folder / "a-link.ndjson").symlink_to(secret)
+    secret, linked = tmp_path / "secret", tmp_path / "linked"
+    for target in (secret, linked):
+        target.write_text(json.dumps(event(66)) + "\n")
+    (device.folder / "a-link.ndjson").symlink_to(linked)
     (device.folder / "b-nowhere.ndjson").symlink_to("/nowhere")
     os.link(secret, device.folder / "c-hard.ndjson")
     os.mkfifo(device.folder / "d-pipe.ndjson")
     (device.folder / "e-folder.ndjson").mkdir()
     with (device.folder / "f-huge.ndjson").open("wb") as huge:
-        huge.truncate(spool_file.FILE_BYTES + 1)
+        huge.seek(spool_file.FILE_BYTES)
+        huge.write(b"\n")
     (device.folder / "g-writing.ndjson").write_text(json.dumps(event(1)) + '\n{"type": "not')
     (device.folder / ("h" * 230 + ".ndjson")).write_text(json.dumps(event(2)) + "\n")
     (device.folder / ".hidden.ndjson").write_text(json.dumps(event(3)) + "\n")

@@ -100,7 +100,6 @@ class Spool:
                 except FileNotFoundError:
                     continue
                 except (AgentError, OSError) as error:
-                    self._certain = False
                     self._log(f"a spool file is kept and tried again: {error}")
                     return False
         finally:
