@@ -147,7 +147,7 @@ MAX_CONNECTIONS = Setting(
     default="4096",
     parse=integer(1, 100_000),
     metavar="N",
-    help="connections served at once; more are answered 503 with Retry-After",
+    help="connections served at once; a new connection replaces an idle connection, or is answered 503",
 )
 DEVICE_RATE = Setting(
     name="device_rate",

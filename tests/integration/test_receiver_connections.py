@@ -209,12 +209,29 @@ def test_requests_far_ahead_of_their_answers_end_the_connection() -> None:
         assert len(everything(greedy)) < LARGE
 
 
-def test_a_connection_too_many_is_answered_by_the_busy_app() -> None:
+def test_an_idle_connection_makes_room_for_another() -> None:
     with serving(max_connections=2) as port, contextlib.ExitStack() as stack:
+        held: list[socket.socket] = []
+        for _ in range(4):
+            held.append(stack.enter_context(connect(port)))
+            assert is_served(held[-1])
+        assert [is_served(each) for each in held].count(True) == 2
+        assert is_served(held[-1])
+
+
+def is_served(connection: socket.socket) -> bool:
+    """Return whether a request on a connection is answered 200."""
+    with contextlib.suppress(ConnectionResetError, BrokenPipeError):
+        connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        return connection.recv(65536).startswith(b"HTTP/1.1 200")
+    return False
+
+
+def test_a_connection_too_many_is_answered_by_the_busy_app() -> None:
+    with serving(max_connections=2, app=patient) as port, contextlib.ExitStack() as stack:
         for _ in range(2):
             held = stack.enter_context(connect(port))
-            held.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert held.recv(65536).startswith(b"HTTP/1.1 200")
+            held.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nh")
         with connect(port) as one_more:
             one_more.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\nhi")
             assert everything(one_more).startswith(b"HTTP/1.1 503")
@@ -222,8 +239,7 @@ def test_a_connection_too_many_is_answered_by_the_busy_app() -> None:
 
 def test_a_connection_too_many_gets_a_problem_with_retry_after(tmp_path: Path) -> None:
     with ReceiverProcess(tmp_path, "--max-connections", "1") as receiver, connect(receiver.port) as held:
-        held.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
-        assert held.recv(65536).startswith(b"HTTP/1.1 200")
+        held.sendall(b"GET /healthz HTTP/1.1\r\n")
         answer = httpx.get(receiver.url + "/healthz", headers={"PiSync-Nonce": "n"}, trust_env=False)
     assert (answer.status_code, answer.headers["connection"]) == (503, "close")
     assert 30 <= int(answer.headers["Retry-After"]) <= 60

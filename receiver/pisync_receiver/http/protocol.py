@@ -4,11 +4,13 @@ stands in front.
 A request is HTTP/1.0 or 1.1, its target begins with `/`, and 1.1 names one host; anything else is answered 400. Its
 head must be complete within `HEAD_SECONDS`, `HEAD_BYTES` and `HEADERS` (trailers included), a caller that reads nothing
 of an answer for `STALL_SECONDS` is cut off, so is a caller that sends over `PIPELINED` requests ahead of its answers,
-and at most `max_connections` are served; the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an
-idle connection by the keep-alive.)
+and at most `max_connections` are served: a new connection replaces an idle connection, which its device opens again
+for its next delivery; the rest are answered 503 with a Retry-After. (A body is bounded by `body`, an idle connection by
+the keep-alive.)
 """
 
 import asyncio
+from itertools import islice
 from typing import Any, Final
 
 from starlette.types import ASGIApp
@@ -26,6 +28,9 @@ STALL_SECONDS: Final = 60.0
 PIPELINED: Final = 64
 TOO_MANY: Final = 64
 """How many connections over the limit are kept until they are answered 503; more are cut off at once."""
+
+LOOKED_AT: Final = 64
+"""How many connections are looked at for an idle one: what a caller can cause has to be bounded."""
 
 _HOSTS: Final = {"1.0": (0, 1), "1.1": (1,)}
 """How many Host headers a version's requests may have."""
@@ -90,12 +95,20 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_made(transport)
         self.transport: Any = _OneWrite(transport)
         over = len(self.connections) - self.max_connections
-        if over > 0:
+        if over > 0 and not self._close_idle():
             self.app: ASGIApp = self.busy
         if over > TOO_MANY:
             transport.abort()
             return
         self._start_head()
+
+    def _close_idle(self) -> bool:
+        """Close a connection that waits for another request of its caller; return whether there was one."""
+        for other in islice(self.connections, LOOKED_AT):
+            if other.timeout_keep_alive_task is not None and not other.transport.is_closing():
+                other.timeout_keep_alive_handler()
+                return True
+        return False
 
     def connection_lost(self, exc: Exception | None) -> None:
         if self._head_timer is not None:
