@@ -154,7 +154,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
         copy.write_text(text.replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
     done = analyze("verify", *map(str, copies))
 
-    assert {copy.name for copy in copies} == {"pisync-agent.service", "pisync-agent.socket"}
+    assert {copy.name for copy in copies} == {"pisync-agent.service", "pisync-agent.socket", "pisync-enroll.service"}
     assert (done.returncode, done.stderr) == (0, "")
 
 

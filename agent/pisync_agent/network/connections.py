@@ -131,7 +131,9 @@ class Connections(httpx.BaseTransport):
             except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
                 if not self._backend.deadline.before_proxy:
                     raise
-                raise httpcore.ProxyError(str(error)) from error
+                # httpcore's pool takes the cause from an error that it passes on.
+                late = TimeoutError(str(error)) if isinstance(error, httpcore.TimeoutException) else error
+                raise httpcore.ProxyError(str(error)) from late
         assert isinstance(answer.stream, Iterable)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer, self._backend))
 
