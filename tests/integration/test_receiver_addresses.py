@@ -15,7 +15,7 @@ from pisync_agent.enrollment.addresses import AGAIN_S, Announcements
 from pisync_agent.enrollment.machine import Machine
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.outbox import Outbox
-from pisync_agent.service.scheduler import PREFERRED_S, SyncRunner
+from pisync_agent.service.sync_runner import PREFERRED_S, SyncRunner
 from pisync_agent.sync.progress import SyncResult
 from pisync_common.models import Receipt, Stamp
 from pisync_common.wire import RECEIVER_HEADER

@@ -12,7 +12,7 @@ from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import LAST_RUN, OutboxLimits, OutboxState
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.service.scheduler import SyncRunner
+from pisync_agent.service.sync_runner import SyncRunner
 from pisync_agent.sync.progress import SyncResult
 from pisync_agent.sync.run import Delivery
 from pisync_common.sqlite import Connection

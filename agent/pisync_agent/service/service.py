@@ -31,8 +31,9 @@ from pisync_agent.service.decoding import unexpected
 from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.restraints import Restraints
 from pisync_agent.service.schedule import START_S, Schedule
-from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
+from pisync_agent.service.scheduler import Finished, Scheduler
 from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.sync_runner import SyncRunner
 from pisync_agent.service.ways_in import open_ways_in
 from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
