@@ -241,3 +241,29 @@ def test_two_threads_have_a_connection_each(authority: Authority, tls: bool) -> 
 
         assert server.connections == 2
         assert one.bytes_sent == sum(map(len, server.requests))
+
+
+def test_a_connection_that_broke_leaves_the_other_request_alone() -> None:
+    """The next request closes what has broken, or was opened at another address, and nothing else."""
+    go_on, broken = threading.Event(), threading.Event()
+
+    def one_waits_one_breaks(peer: Peer) -> None:
+        request = peer.request()
+        assert request is not None
+        if request.endswith(b"first"):
+            assert go_on.wait(DEADLINE_SECONDS)
+        peer.send(http(200, RECEIPT))
+        if request.endswith(b"second"):
+            peer.reset()
+            broken.set()
+
+    with RawServer(one_waits_one_breaks) as server, client(server.url) as one, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(one.post_batch, b"first", stream=STREAM)
+        wait_until(lambda: len(server.requests) == 1, "the first is in flight")
+        one.post_batch(b"second", stream=STREAM)
+        assert broken.wait(DEADLINE_SECONDS)
+        one.post_batch(b"third", stream=STREAM)
+        go_on.set()
+
+        assert first.result(DEADLINE_SECONDS).stored == 1
+        assert len(server.requests) == server.connections == 3
