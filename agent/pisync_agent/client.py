@@ -114,6 +114,8 @@ class Wire:
         self.monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._measured_until = 0.0
+        self._under_way = 0
+        """Requests being made."""
 
     def post(
         self,
@@ -128,6 +130,8 @@ class Wire:
         limit = ANSWER_S if seconds is None else seconds
         self._deadline.begin(limit + len(body) / SLOWEST_BYTES)
         sending = _Sending(self, body, on_sent, lambda: self._deadline.shorten(limit))
+        with self._lock:
+            self._under_way += 1
         try:
             http = self._opened()
             nonce = secrets.token_hex(8)
@@ -148,6 +152,9 @@ class Wire:
         except (httpx.TransportError, OSError, UnicodeError) as error:
             port = self._url.port or _PORTS[self._url.scheme]
             raise failures.no_answer(error, self._url.host, port, self._evidence(error)) from error
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     def abort(self) -> None:
         """Break the connection, and with it a request in progress. May be called from any thread."""
@@ -227,9 +234,14 @@ class Wire:
         return facts
 
     def _forget_trust(self) -> None:
-        """Load the authorities again for the next request: they may have been renewed since."""
-        self.close()
-        self._http = self._connections = None
+        """Load the authorities again for the next request: they may have been renewed since.
+
+        Not under another thread's request: the number of a socket that is closed may be another file's at once.
+        """
+        with self._lock:
+            if self._under_way == 1:
+                self.close()
+                self._http = self._connections = None
 
 
 def parsed_url(url: str) -> httpx.URL:
