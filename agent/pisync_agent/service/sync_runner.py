@@ -99,31 +99,32 @@ class SyncRunner:
 
     def run(self, *, probe: bool, progress: Show) -> SyncResult:
         """Make one sync run. Failures of delivery are in the result; raises NotEnrolled, or an error of the outbox."""
-        result = self._run_by_turns(probe=probe, progress=progress)
+        result, client = self._run_by_turns(probe=probe, progress=progress)
         note = {"at_ms": self.clock.stamp().at_ms} | result.fields()
         self.outbox.end_run(None if result.offline else json.dumps(note))
         if not result.offline:
             history.append(self.home, note)
         if result.delivered or result.duplicates or result.rejected:
             log.info("sync: %s", result)
+        self._follow_announcement(client)  # now that everything is stored: it may take as long as a request
         return result
 
-    def _run_by_turns(self, *, probe: bool, progress: Show) -> SyncResult:
+    def _run_by_turns(self, *, probe: bool, progress: Show) -> tuple[SyncResult, ReceiverClient]:
         """Run at the address that last worked; while nothing is reached, at the receiver's others."""
         if self._turn and self.clock.monotonic() - self._turned_at > PREFERRED_S:
             self._turn = 0
         delivery = self._current()
         begin_stream_of(self.outbox, delivery.client.device_id)
-        result = delivery.run(probe=probe, progress=progress)
-        for _ in self._identity.others if self._identity else ():
-            if self.stopping() or not _is_unreached(result):
-                break
+        left = len(self._identity.others) if self._identity else 0
+        result = delivery.run(probe=probe, progress=progress, final=not left)
+        while left and _is_unreached(result) and not self.stopping():
+            left -= 1
             self._turn, self._turned_at = self._turn + 1, self.clock.monotonic()
             delivery = self._current()
-            log.info("the receiver is not reached; trying %s", delivery.client.identity.url)
-            result = delivery.run(probe=probe, progress=progress)
-        self._follow_announcement(delivery.client)
-        return result
+            if not result.offline:  # a device without a link looks for one each minute
+                log.info("the receiver is not reached; trying %s", delivery.client.identity.url)
+            result = delivery.run(probe=probe, progress=progress, final=not left)
+        return result, delivery.client
 
     def _follow_announcement(self, client: ReceiverClient) -> None:
         known = self._identity
