@@ -250,7 +250,7 @@ class Sender:
 
 
 def _begun(post: Callable[[], Receipt]) -> Callable[[], Receipt]:
-    """Begin in a thread, which does not keep the process from ending; return what waits for the receipt."""
+    """Begin in a thread that does not keep the process from ending; return a function that waits for the receipt."""
     receipt: Future[Receipt] = Future()
 
     def work() -> None:
