@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from pisync_agent.client import ReceiverClient, Transfer
+from pisync_agent.client import ReceiverClient
 from pisync_agent.clock import Clock
 from pisync_agent.errors import DeliveryError, Unreachable
+from pisync_agent.network.bodies import Transfer
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.sync.batches import BatchSize
 from pisync_agent.sync.progress import SYNC_EVENT, ProgressTracker, Show, SyncResult
