@@ -20,9 +20,9 @@ import os
 import secrets
 import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http.cookiejar import DefaultCookiePolicy
 from pathlib import Path
 from typing import Final, Self
@@ -36,6 +36,7 @@ from pisync_agent.clock import RELEASED_MS, Clock
 from pisync_agent.errors import DeliveryError, NotEnrolled
 from pisync_agent.identity import Identity, bad_url, checked_url
 from pisync_agent.network.authorities import no_trust, private_trust, public_trust
+from pisync_agent.network.bodies import Body, OnSent, Transfer, head_size
 from pisync_agent.network.certificates import read_certificate
 from pisync_agent.network.connections import Connections, Deadline, peer_certificate
 from pisync_agent.network.failures import Evidence
@@ -61,27 +62,7 @@ SLOWEST_BYTES: Final = 2 * KIB
 ANSWER_BYTES: Final = 1 * MIB
 
 _PORTS: Final = {"http": 80, "https": 443}
-_CHUNK_BYTES: Final = 16 * KIB
 _TIMEOUTS: Final = httpx.Timeout(SILENCE_S, connect=CONNECT_S)
-
-OnSent = Callable[[int], None]
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Transfer:
-    """How much was sent in how much time: bodies of batches, from their first byte to the beginning of the answer.
-
-    Less one round trip, in which the answer only travels. Time in which two were sent counts once.
-    """
-
-    bytes: int = 0
-    seconds: float = 0.0
-
-    def plus(self, size: int, seconds: float) -> "Transfer":
-        return Transfer(bytes=self.bytes + size, seconds=self.seconds + max(0.0, seconds))
-
-    def since(self, earlier: "Transfer") -> "Transfer":
-        return Transfer(bytes=self.bytes - earlier.bytes, seconds=self.seconds - earlier.seconds)
 
 
 class Wire:
@@ -111,9 +92,10 @@ class Wire:
         """A time that has passed for certain: a clock before it is wrong."""
         self.bytes_sent = 0
         self.transfer = Transfer()
-        self.monotonic = clock.monotonic
         self._lock = threading.Lock()
         self._measured_until = 0.0
+        self._under_way = 0
+        """Requests being made."""
 
     def post(
         self,
@@ -127,7 +109,15 @@ class Wire:
         """Return the answer, whatever its status. Raises Unreachable without an answer, or if it is too long."""
         limit = ANSWER_S if seconds is None else seconds
         self._deadline.begin(limit + len(body) / SLOWEST_BYTES)
-        sending = _Sending(self, body, on_sent, lambda: self._deadline.shorten(limit))
+
+        def count(sent: int) -> None:
+            self._count(sent)
+            if on_sent is not None:
+                on_sent(sent)
+
+        sending = Body(body, count=count, at_end=lambda: self._deadline.shorten(limit), monotonic=self._clock.monotonic)
+        with self._lock:
+            self._under_way += 1
         try:
             http = self._opened()
             nonce = secrets.token_hex(8)
@@ -148,6 +138,9 @@ class Wire:
         except (httpx.TransportError, OSError, UnicodeError) as error:
             port = self._url.port or _PORTS[self._url.scheme]
             raise failures.no_answer(error, self._url.host, port, self._evidence(error)) from error
+        finally:
+            with self._lock:
+                self._under_way -= 1
 
     def abort(self) -> None:
         """Break the connection, and with it a request in progress. May be called from any thread."""
@@ -159,7 +152,7 @@ class Wire:
         if self._connections is not None:
             self._connections.close()
 
-    def count(self, sent: int) -> None:
+    def _count(self, sent: int) -> None:
         with self._lock:
             self.bytes_sent += sent
 
@@ -203,10 +196,10 @@ class Wire:
         headers = {name.lower(): value for name, value in response.headers.items()}
         return answers.read(response.status_code, headers, bytes(body), nonce=nonce, most=ANSWER_BYTES)
 
-    def _measure(self, sending: "_Sending") -> None:
+    def _measure(self, sending: Body) -> None:
         round_trip = self._connections.round_trip_s if self._connections is not None else 0.0
         with self._lock:
-            now, before = self.monotonic(), self._measured_until
+            now, before = self._clock.monotonic(), self._measured_until
             began = sending.began + round_trip if sending.began >= before else before
             self.transfer, self._measured_until = self.transfer.plus(sending.size, now - began), now
 
@@ -227,9 +220,14 @@ class Wire:
         return facts
 
     def _forget_trust(self) -> None:
-        """Load the authorities again for the next request: they may have been renewed since."""
-        self.close()
-        self._http = self._connections = None
+        """Load the authorities again for the next request: they may have been renewed since.
+
+        Not under another thread's request: the number of a socket that is closed may be another file's at once.
+        """
+        with self._lock:
+            if self._under_way == 1:
+                self.close()
+                self._http = self._connections = None
 
 
 def parsed_url(url: str) -> httpx.URL:
@@ -356,44 +354,6 @@ def enroll(
         return Identity(url=url, device_id=given_id, token=token, insecure_http=insecure_http, ca_file=ca_file)
     except RuleError:
         raise answers.portal("the answer is not an identity") from None
-
-
-def head_size(request: httpx.Request) -> int:
-    """Return the bytes of a request's line and headers on the wire."""
-    line = len(request.method) + 1 + len(request.url.raw_path) + len(" HTTP/1.1\r\n")
-    return line + sum(len(name) + len(value) + 4 for name, value in request.headers.raw) + 2
-
-
-class _Sending(Iterable[bytes]):
-    """A body in chunks. A chunk counts as sent when the next one is asked for. `at_end` is called after the last."""
-
-    def __init__(self, wire: Wire, body: bytes, on_sent: OnSent | None, at_end: Callable[[], None]) -> None:
-        self.head = 0
-        """Bytes sent before the body."""
-        self.size = len(body)
-        self.began = 0.0
-        """When the first byte of the body was about to be sent."""
-        self.complete = False
-        self._wire = wire
-        self._body = body
-        self._on_sent = on_sent
-        self._at_end = at_end
-        self._now = wire.monotonic
-
-    def __iter__(self) -> Iterator[bytes]:
-        self._count(self.head)
-        self.began = self._now()
-        for at in range(0, len(self._body), _CHUNK_BYTES):
-            chunk = self._body[at : at + _CHUNK_BYTES]
-            yield chunk
-            self._count(len(chunk))
-        self.complete = True
-        self._at_end()
-
-    def _count(self, number: int) -> None:
-        self._wire.count(number)
-        if self._on_sent is not None:
-            self._on_sent(number)
 
 
 @contextmanager

@@ -15,11 +15,12 @@ import httpx
 import pytest
 
 from pisync_agent import client as clients
-from pisync_agent.client import ReceiverClient, Transfer, enroll
+from pisync_agent.client import ReceiverClient, enroll
 from pisync_agent.clock import SystemClock
 from pisync_agent.errors import BadAnswer, Declined, DeliveryError, Overloaded, Refused, TooLarge, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.network import sign_in
+from pisync_agent.network.bodies import Transfer
 from pisync_common.models import Stamp
 from pisync_common.problems import CONTENT_TYPE, problem_type
 from pisync_common.times import parse_ms

@@ -16,7 +16,7 @@ import pytest
 from pisync_agent import Recorder
 from pisync_agent.errors import NotAnswering
 from pisync_agent.outbox import files
-from pisync_agent.service import protocol, service
+from pisync_agent.service import protocol, waiters
 from pisync_common import unix_socket
 from pisync_common.unix_socket import LineClient
 from tests.support.outboxes import bodies, opened
@@ -221,7 +221,7 @@ def test_commands_end_with_an_error(agent: AgentProcess, command: tuple[str, ...
 
 def test_the_service_shows_life_while_the_receiver_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its progress comes more often than a client's patience, while one request lasts."""
-    assert service.ALIVE_S < protocol.ANSWER_S / 2
+    assert waiters.ALIVE_S < protocol.ANSWER_S / 2
     with socket.create_server(("127.0.0.1", 0)) as silent, AgentProcess(tmp_path / "device") as agent:
         agent.home.mkdir()
         identity = {"url": f"http://127.0.0.1:{silent.getsockname()[1]}", "device_id": "d", "token": "psd_x"}

@@ -241,3 +241,54 @@ def test_two_threads_have_a_connection_each(authority: Authority, tls: bool) -> 
 
         assert server.connections == 2
         assert one.bytes_sent == sum(map(len, server.requests))
+
+
+def test_a_connection_that_broke_leaves_the_other_request_alone() -> None:
+    """The next request closes what has broken, or was opened at another address, and nothing else."""
+    go_on, broken = threading.Event(), threading.Event()
+
+    def one_waits_one_breaks(peer: Peer) -> None:
+        request = peer.request()
+        assert request is not None
+        if request.endswith(b"first"):
+            assert go_on.wait(DEADLINE_SECONDS)
+        peer.send(http(200, RECEIPT))
+        if request.endswith(b"second"):
+            peer.reset()
+            broken.set()
+
+    with RawServer(one_waits_one_breaks) as server, client(server.url) as one, ThreadPoolExecutor(1) as threads:
+        first = threads.submit(one.post_batch, b"first", stream=STREAM)
+        wait_until(lambda: len(server.requests) == 1, "the first is in flight")
+        one.post_batch(b"second", stream=STREAM)
+        assert broken.wait(DEADLINE_SECONDS)
+        one.post_batch(b"third", stream=STREAM)
+        go_on.set()
+
+        assert first.result(DEADLINE_SECONDS).stored == 1
+        assert len(server.requests) == server.connections == 3
+
+
+def test_a_certificate_that_is_refused_leaves_the_other_request_alone(authority: Authority, tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def wait(peer: Peer) -> None:
+        peer.request()
+        assert go_on.wait(DEADLINE_SECONDS)
+        peer.send(http(200, RECEIPT))
+
+    with (
+        RawServer(wait, tls=authority.server()) as good,
+        RawServer(wait, tls=Authority(tmp_path / "another").server()) as bad,
+        RawServer(lambda peer: peer.join((bad if gateway.connections > 1 else good).port)) as gateway,
+        client(f"https://localhost:{gateway.port}", ca_file=authority.certificate) as one,
+        ThreadPoolExecutor(1) as threads,
+    ):
+        first = threads.submit(one.post_batch, b"first", stream=STREAM)
+        wait_until(lambda: len(good.requests) == 1, "the first is in flight")
+        with pytest.raises(Unreachable) as refused:
+            one.post_batch(b"second", stream=STREAM)
+        go_on.set()
+
+        assert refused.value.kind == "tls"
+        assert first.result(DEADLINE_SECONDS).stored == 1

@@ -13,9 +13,12 @@ from pisync_agent.clock import SystemClock
 from pisync_agent.commands.cli import main
 from pisync_agent.enrollment.addresses import AGAIN_S, Announcements
 from pisync_agent.enrollment.machine import Machine
+from pisync_agent.errors import Unreachable
 from pisync_agent.identity import Identity
+from pisync_agent.outbox.models import LAST_RUN
 from pisync_agent.outbox.outbox import Outbox
-from pisync_agent.service.scheduler import PREFERRED_S, SyncRunner
+from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.service.sync_runner import PREFERRED_S, SyncRunner
 from pisync_agent.sync.progress import SyncResult
 from pisync_common.models import Receipt, Stamp
 from pisync_common.wire import RECEIVER_HEADER
@@ -115,6 +118,21 @@ def test_the_old_address_is_used_where_the_new_one_fails_later(new: Live, dead_u
         assert made.urls == (dead_url, old)
 
 
+def test_the_receipt_is_stored_before_an_announced_address_is_tried(new: Live, tmp_path: Path) -> None:
+    stored = []
+
+    def prove(*_: object, **__: object) -> Receipt:
+        with OutboxReader(tmp_path) as outbox:
+            stored.append((outbox.state().delivered, outbox.note(LAST_RUN) is not None))
+        raise Unreachable("no answer", kind="timeout")
+
+    with old_receiver(new, "http://127.0.0.1:9") as old, device(tmp_path, new, old) as made:
+        made.runner._announcements.prove = prove
+        assert made.record_and_sync().delivered == 1
+
+    assert stored == [(1, True)]
+
+
 def test_an_announced_address_that_fails_is_tried_once_a_day(
     new: Live, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -168,10 +186,29 @@ def test_an_address_is_believed_as_far_as_the_receiver_is(
 
         announcements = Announcements(home=tmp_path, outbox=outbox, clock=SystemClock(), prove=prove)
         identity = Identity(url=by, device_id="mine", token="psd_x")
+        identities.save(tmp_path, identity)
         moved = announcements.follow(identity, url, by=by)
 
     assert (moved.url, moved.others) == ((url, (by,)) if taken else (by, ()))
-    assert identities.load(tmp_path) == (moved if taken else None)
+    assert identities.load(tmp_path) == moved
+
+
+@pytest.mark.parametrize("again", [Identity(url="https://school.example", device_id="other", token="psd_y"), None])
+def test_what_a_person_does_while_an_address_is_proved_stays(tmp_path: Path, again: Identity | None) -> None:
+    identity = Identity(url="https://old.example", device_id="mine", token="psd_x")
+    identities.save(tmp_path, identity)
+    with closing(opened(tmp_path)) as outbox:
+
+        def prove(*_: object, **__: object) -> Receipt:
+            identities.path(tmp_path).unlink()
+            if again is not None:
+                identities.save(tmp_path, again)
+            return receipt(outbox, 0)
+
+        announcements = Announcements(home=tmp_path, outbox=outbox, clock=SystemClock(), prove=prove)
+        assert announcements.follow(identity, "https://new.example", by=identity.url) is identity
+
+    assert identities.load(tmp_path) == again
 
 
 def test_only_a_configured_receiver_announces(new: Live) -> None:
@@ -204,6 +241,7 @@ def test_the_address_that_works_is_kept_for_a_while(
         made.clock.passed += PREFERRED_S + 1
         assert made.record_and_sync().delivered == 1
         assert caplog.text.count("trying") == 2
+        assert made.outbox.state().sync_events_waiting == 0
 
 
 def test_a_run_ends_when_no_address_answers(new: Live, dead_url: str, tmp_path: Path) -> None:
@@ -213,6 +251,7 @@ def test_a_run_ends_when_no_address_answers(new: Live, dead_url: str, tmp_path: 
         assert (result.delivered, result.waiting) == (0, 1)
         assert result.failure is not None
         assert result.failure.kind == "connect"
+        assert made.outbox.state().sync_events_waiting == 1, "it is one failure, and three make a failing device"
 
 
 # set-url

@@ -15,7 +15,7 @@ import pytest
 from pisync_agent.client import ReceiverClient
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.outbox import open_outbox
-from pisync_agent.service.scheduler import SyncRunner
+from pisync_agent.service.sync_runner import SyncRunner
 from pisync_agent.sync.run import Delivery
 from tests.support.ext4 import Ext4Disk
 from tests.support.outboxes import StillClock, event

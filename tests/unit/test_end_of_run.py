@@ -12,10 +12,9 @@ from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import LAST_RUN, OutboxLimits, OutboxState
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.outbox.reader import OutboxReader
-from pisync_agent.service.scheduler import SyncRunner
+from pisync_agent.service.sync_runner import SyncRunner
 from pisync_agent.sync.progress import SyncResult
 from pisync_agent.sync.run import Delivery
-from pisync_common.sqlite import Connection
 from tests.support.outboxes import StillClock, event, events, opened, receipt
 from tests.unit.made_up_receiver import DEVICE, TOKEN, URL, MadeUpReceiver
 
@@ -113,17 +112,6 @@ def test_without_anything_to_store_there_is_no_commit(device: Device) -> None:
     assert device.outbox.trim() == 0
 
     assert device.commits == before
-
-
-def test_more_can_be_stored_with_the_result(device: Device, tmp_path: Path) -> None:
-    def also(connection: Connection) -> None:
-        connection.execute("INSERT INTO notes (name, value) VALUES ('more', '1')")
-
-    before = device.commits
-    device.outbox.end_run("{}", also)
-
-    assert device.commits == before + 1
-    assert note(tmp_path, "more") == "1"
 
 
 def test_a_note_for_later_is_read_at_once(tmp_path: Path) -> None:

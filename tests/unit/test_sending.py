@@ -2,13 +2,15 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
 import pytest
 
+from pisync_agent.errors import StoreUnusable
 from pisync_agent.sync.batches import BatchSize
+from pisync_common.models import Receipt
 from pisync_common.times import parse_ms
 from tests.support.processes import DEADLINE_SECONDS
 from tests.unit.made_up_receiver import Fault, Proceed, raising, status
@@ -108,6 +110,26 @@ def test_a_receipt_is_kept_until_a_later_run_needs_it(bench: Bench) -> None:
     known = bench.delivery._sync_events._server
     assert known is not None
     assert known[0] == parse_ms("2026-11-23T11:00:00Z")  # the receipt of then does not tell the time of now
+    assert times_sent(bench) == Counter(upto(20) + upto(5))
+
+
+def test_a_batch_that_arrived_is_not_sent_again_although_the_card_failed_meanwhile(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.record(20)
+    route(bench, *first_after_second(proceeding, proceeding))
+    settle = bench.outbox.settle
+
+    def fail_once(receipt: Receipt, sent: Sequence[int]) -> int:
+        monkeypatch.setattr(bench.outbox, "settle", settle)
+        raise StoreUnusable("input/output error")
+
+    monkeypatch.setattr(bench.outbox, "settle", fail_once)
+    with pytest.raises(StoreUnusable):
+        bench.run()
+    result = bench.run()
+
+    assert (result.waiting, result.failure) == (0, None)
     assert times_sent(bench) == Counter(upto(20) + upto(5))
 
 

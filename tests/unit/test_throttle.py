@@ -25,6 +25,26 @@ def test_bytes_are_spread_over_time() -> None:
     assert slept[3:] == [0.5]
 
 
+def test_two_threads_share_the_rate() -> None:
+    """Two batches in flight: the second comes while the first reckons how long it has the line."""
+    slept: list[float] = []
+    second: list[threading.Thread] = []
+
+    class Rate(float):
+        def __rtruediv__(self, size: float) -> float:
+            if not second:
+                second.append(threading.Thread(target=throttle.take, args=(4000,)))
+                second[0].start()
+                second[0].join(0.1)  # without turns it is through by then
+            return size / float(self)
+
+    throttle = Throttle(rate=Rate(8000), monotonic=lambda: 100.0, sleep=slept.append)
+    throttle.take(4000)
+    second[0].join()
+
+    assert slept == [0.5]
+
+
 def test_the_rate_bounds_what_a_connection_sends() -> None:
     """A real connection; the waits are taken down instead of being slept."""
     taken: list[int] = []

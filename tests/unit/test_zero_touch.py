@@ -260,6 +260,25 @@ def test_a_file_is_forgotten_once_the_device_is_enrolled(tmp_path: Path) -> None
     wait_until(lambda: not (tmp_path / PENDING).exists(), "the code is deleted")
 
 
+def test_a_file_that_stays_is_used_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The service reads its identity again at the news, and looks for a file again."""
+    store_pending(tmp_path, WANTED)
+    unlink = Path.unlink
+
+    def fails(path: Path, missing_ok: bool = False) -> None:
+        if path.name == PENDING:
+            raise OSError(30, "Read-only file system")
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", fails)
+    receiver, news = Receiver(), []
+    unattended = zero(tmp_path, receiver, threading.Event())
+    unattended.enrolled = lambda: news.append(identities.load(tmp_path))
+
+    assert [unattended._attempt(1) for _ in range(3)] == [None] * 3
+    assert len(receiver.asked) == len(news) == 1
+
+
 def test_a_damaged_identity_is_replaced(tmp_path: Path) -> None:
     identities.path(tmp_path).write_text("{")
     store_pending(tmp_path, WANTED)

@@ -16,7 +16,7 @@ import pisync_agent.identity as identities
 from pisync_agent.answers import printable
 from pisync_agent.client import AGENT, ReceiverClient
 from pisync_agent.clock import Clock
-from pisync_agent.errors import DeliveryError
+from pisync_agent.errors import DeliveryError, NotEnrolled
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.outbox import Outbox
 from pisync_common.errors import RuleError
@@ -63,8 +63,10 @@ class Announcements:
             return identity
         try:
             moved = self._proved(identity, url, by)
+            if identities.load(self.home) != identity:
+                return identity  # a person changed it meanwhile, or deleted it
             identities.save(self.home, moved)
-        except (RuleError, DeliveryError, OSError) as error:
+        except (RuleError, DeliveryError, NotEnrolled, OSError) as error:
             self._not_before = self.clock.monotonic() + AGAIN_S
             log.warning("the receiver announced the address %s, which is not used: %s", printable(url), error)
             return identity

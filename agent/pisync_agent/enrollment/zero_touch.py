@@ -163,7 +163,8 @@ class ZeroTouch:
         try:
             if (wanted := load_pending(self.home)) is None:
                 return None
-            identity = self._identity() or self._enroll(wanted)
+            known = self._identity()
+            identity = known or self._enroll(wanted)
         except Refused as error:
             self._refused = True
             return self._note("refused", f"the enrollment file's code was refused: {error}", wait + REFUSED_S)
@@ -173,9 +174,13 @@ class ZeroTouch:
             wait = self.policy.delay(failures, getattr(error, "retry_after", None))
             return self._note("waiting", f"waiting to enroll: {error}", wait)
         log.info("enrolled as %s at %s", identity.device_id, identity.url)
-        with contextlib.suppress(OSError):
+        try:
             (self.home / PENDING).unlink(missing_ok=True)
             note_state(self.home, None)
+        except OSError as error:
+            log.warning("%s cannot be deleted: %s", self.home / PENDING, error)
+            if known is not None:
+                return None  # otherwise the news would lead to this file again, for ever
         self.enrolled()
         return None
 

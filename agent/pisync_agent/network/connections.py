@@ -123,8 +123,8 @@ class Connections(httpx.BaseTransport):
             extensions=request.extensions,
         )
         self._backend.tunnels = url.scheme == "https"
-        if any(map(_has_moved, self._backend.sockets)):
-            self.abort()
+        for each in filter(_has_moved, self._backend.sockets):
+            _break(each)
         with _errors_of_httpx():
             try:
                 answer = self._answer(sent)
@@ -140,9 +140,7 @@ class Connections(httpx.BaseTransport):
     def abort(self) -> None:
         """Break the connections, and with them requests in progress. May be called from any thread."""
         for each in self._backend.sockets:
-            with contextlib.suppress(OSError):
-                # Not SSLSocket's own shutdown, which would end TLS under a thread that uses it.
-                socket.socket.shutdown(each, socket.SHUT_RDWR)
+            _break(each)
 
     def close(self) -> None:
         self._pool.close()
@@ -274,6 +272,12 @@ def _has_moved(used: socket.socket) -> bool:
             return bool(probe.getsockname()[0] != used.getsockname()[0])
     except OSError:
         return True
+
+
+def _break(used: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        # Not SSLSocket's own shutdown, which would end TLS under a thread that uses it.
+        socket.socket.shutdown(used, socket.SHUT_RDWR)
 
 
 class _Resuming:

@@ -88,14 +88,13 @@ def lengthen(path: Path, size: int) -> None:
         os.close(fd)
 
 
-def sync_file(path: Path) -> None:
-    """Flush a file to the disk."""
-    _sync(path, os.O_RDWR)
-
-
 def sync_folder(folder: Path) -> None:
     """Flush a folder's names to the disk."""
-    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def random_hex(size: int) -> str:
@@ -112,11 +111,3 @@ def errors(path: Path) -> Iterator[None]:
         from pisync_agent.outbox.faults import explained  # loads SQLite, which the service's clients do not need
 
         raise explained(path, error) from error
-
-
-def _sync(path: Path, flags: int) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

@@ -160,15 +160,12 @@ class Outbox:
 
         return self._file.guarded(trim)
 
-    def end_run(self, note: str | None = None, also: Callable[[Connection], object] = lambda connection: None) -> None:
-        """Commit what a sync run has left to be stored, its result as the note LAST_RUN, and what `also` writes.
-
-        One commit; none if there is nothing to store.
-        """
+    def end_run(self, note: str | None = None) -> None:
+        """Commit what a sync run has left to be stored, and its result as the note LAST_RUN; nothing if nothing is."""
         if note is not None:
             self.set_note(LAST_RUN, note, later=True)
         if self._unsaved.any:
-            self._maintain(also)
+            self._maintain(lambda connection: None)
 
     def start_new_stream(self, reason: str, *, after: int = 0) -> None:
         """Begin a new stream: pending events, and events in conflict, are transferred into it with their origin.

@@ -31,8 +31,10 @@ from pisync_agent.service.decoding import unexpected
 from pisync_agent.service.lock import writer_lock
 from pisync_agent.service.restraints import Restraints
 from pisync_agent.service.schedule import START_S, Schedule
-from pisync_agent.service.scheduler import Finished, Scheduler, SyncRunner
+from pisync_agent.service.scheduler import Finished, Scheduler
 from pisync_agent.service.server import LocalServer, Request, record
+from pisync_agent.service.sync_runner import SyncRunner
+from pisync_agent.service.waiters import Waiters
 from pisync_agent.service.ways_in import open_ways_in
 from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
@@ -50,9 +52,6 @@ TICK_S: Final = 15.0
 """How often the service checks itself, unless systemd's watchdog asks for more."""
 FLUSH_S: Final = 1.0
 """How long answers may take to leave when the service stops; and then the outbox, to be closed."""
-ALIVE_S: Final = 3.0
-"""How often a client that waits for a sync run gets progress, well within its patience (`protocol.ANSWER_S`)."""
-STARTING: Final = Progress(step="starting", events=0, of=0, bytes=0, speed_mbit=0.0, seconds_left=None)
 
 STOPPED: Final = "the service has stopped; everything is kept, and delivered when it runs again"
 
@@ -75,9 +74,7 @@ class Service:
         self._settings = settings
         self._clock = clock or SystemClock()
         self._kind = ""
-        self._waiters: list[tuple[Request, int]] = []
-        self._progress = STARTING
-        self._repeats: asyncio.TimerHandle | None = None
+        self._waiters = Waiters()
         self._write_faults = WriteFaults(monotonic=self._clock.monotonic, now_ms=now_ms)
         self._fault: AgentError | None = None
         self._interrupted = False
@@ -198,7 +195,7 @@ class Service:
                 await self._idle.wait()
         except TimeoutError:
             log.warning("a request was still in flight; its events are sent again")
-        self._answer_waiters(None, protocol.error_answer(protocol.Stopped(STOPPED)))
+        self._waiters.answer_all(protocol.error_answer(protocol.Stopped(STOPPED)))
         with suppress(TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 await self._server.flushed()
@@ -345,9 +342,7 @@ class Service:
             raise NotEnrolled(self._runner.enrollment().detail)
         if self._ending.is_set():
             raise protocol.Stopped(STOPPED)
-        self._waiters.append((request, self._scheduler.request()))
-        if self._repeats is None:
-            self._repeats = self._loop.call_later(ALIVE_S, self._repeat_progress)
+        self._waiters.add(request, self._scheduler.request())
 
     def _requeue(self, message: Mapping[str, Any]) -> int:
         seq = message.get("seq")
@@ -363,8 +358,7 @@ class Service:
         log.info("the identity was read again: %s", "enrolled" if self._runner.enrolled else "not enrolled")
         self._scheduler.set_enrolled(self._runner.enrolled)
         if not self._runner.enrolled:
-            refusal = NotEnrolled(self._runner.enrollment().detail)
-            self._answer_waiters(None, protocol.error_answer(refusal))
+            self._waiters.answer_all(protocol.error_answer(NotEnrolled(self._runner.enrollment().detail)))
         if self._zero_touch is not None:
             self._zero_touch.wake()
 
@@ -382,36 +376,12 @@ class Service:
             case Finished():
                 self._on_finished(news)
             case Progress():
-                self._progress = news
                 if self._own is not None:
                     self._own[1](news.fields())
-                self._show_progress()
-
-    def _show_progress(self) -> None:
-        for request, _ in self._waiters:
-            request.show({"progress": self._progress.fields()})
-
-    def _repeat_progress(self) -> None:
-        """Show that the service lives, during a request to the receiver that takes long."""
-        self._show_progress()
-        self._repeats = self._loop.call_later(ALIVE_S, self._repeat_progress) if self._waiters else None
+                self._waiters.show(news)
 
     def _on_finished(self, finished: Finished) -> None:
-        self._progress = STARTING
-        if finished.result is not None:
-            self._answer_waiters(finished.covers, {"result": finished.result.fields()})
-        else:
-            error = finished.error or AgentError("the sync run ended without a result")
-            self._answer_waiters(finished.covers, protocol.error_answer(error))
+        self._waiters.finish(finished)
         if self._own is not None and self._own[0] <= finished.covers:
             self._own, self._own_end = None, finished
             self._ending.set()
-
-    def _answer_waiters(self, covers: int | None, answer: dict[str, object]) -> None:
-        """Answer the requests up to `covers`; all of them where it is None."""
-        waiters, self._waiters = self._waiters, []
-        for request, number in waiters:
-            if covers is None or number <= covers:
-                request.answer(answer)
-            else:
-                self._waiters.append((request, number))

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
-from pisync_agent.client import ReceiverClient, Transfer
+from pisync_agent.client import ReceiverClient
 from pisync_agent.clock import Clock
 from pisync_agent.errors import DeliveryError, Unreachable
+from pisync_agent.network.bodies import Transfer
 from pisync_agent.outbox.outbox import Outbox
 from pisync_agent.sync.batches import BatchSize
 from pisync_agent.sync.progress import SYNC_EVENT, ProgressTracker, Show, SyncResult
@@ -65,10 +66,11 @@ class Delivery:
         self.client.abort()
         self.batch_size.interrupted()
 
-    def run(self, *, probe: bool = False, progress: Show = lambda progress: None) -> SyncResult:
+    def run(self, *, probe: bool = False, progress: Show = lambda progress: None, final: bool = True) -> SyncResult:
         """Make one sync run. With `probe` (a run that was asked for) ask the receiver even if nothing is pending.
 
-        What ended it early is in the result. Raises AgentError where the outbox itself fails.
+        What ended it early is in the result. Unless it is `final`, a run that reaches nothing makes no sync event:
+        it goes on at another address. Raises AgentError where the outbox itself fails.
         """
         bytes_before = self.client.bytes_sent
         linked = self.link()
@@ -82,7 +84,8 @@ class Delivery:
         offline = _may_be_offline(failure, tracker) and not (linked and self.link())
         if failure is not None and not offline:
             tracker.errors[failure.kind] += 1
-        self._send_sync_events(tracker, failure, offline=offline, linked=linked, forced=probe)
+        if final or tracker.events or not isinstance(failure, Unreachable):
+            self._send_sync_events(tracker, failure, offline=offline, linked=linked, forced=probe)
         if offline:
             self.batch_size.interrupted()
         if failure is not None:

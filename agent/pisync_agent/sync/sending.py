@@ -11,10 +11,11 @@ what was acknowledged is not sent again.
 """
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from concurrent.futures import Future
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Final
@@ -24,7 +25,7 @@ from pisync_agent.client import AGENT, ReceiverClient
 from pisync_agent.clock import Clock
 from pisync_agent.errors import Declined, DeliveryError, TooLarge, Unreachable
 from pisync_agent.outbox.outbox import Outbox
-from pisync_agent.sync.batches import PARALLEL, Batch, BatchSize, Packer, Prefetcher
+from pisync_agent.sync.batches import Batch, BatchSize, Packer, Prefetcher
 from pisync_agent.sync.progress import ASKING, SENDING, ProgressTracker
 from pisync_common.models import Receipt
 
@@ -100,7 +101,8 @@ class Sender:
         if self._early is not None and self._early[0].batch.stream != stream:
             self._early = None
         self._flights.clear()
-        with closing(Prefetcher(packer, self.size)) as prefetcher, ThreadPoolExecutor(PARALLEL, "send") as threads:
+        with closing(Prefetcher(packer, self.size)) as prefetcher, ExitStack() as stack:
+            stack.callback(self._await_rest)
             while True:
                 goes_on = not self.stopping() and self.outbox.stream == stream
                 batch = None
@@ -108,7 +110,7 @@ class Sender:
                     batch = prefetcher.take(after, before=self._first_early())
                 if batch is not None:
                     late += after >= last
-                    after = self._launch(batch, threads, prefetcher)
+                    after = self._launch(batch, prefetcher)
                 elif self._flights:
                     after = self._land(packer)
                 elif goes_on and self._early is not None:
@@ -125,11 +127,11 @@ class Sender:
     def _first_early(self) -> int | None:
         return None if self._early is None else self._early[0].batch.seqs[0]
 
-    def _launch(self, batch: Batch, threads: ThreadPoolExecutor, prefetcher: Prefetcher) -> int:
+    def _launch(self, batch: Batch, prefetcher: Prefetcher) -> int:
         """Send a batch: in a thread where another is sent meanwhile. Return the event to go on after."""
         flight = Flight(batch=batch)
         if self.size.parallel > 1:
-            flight.answer = threads.submit(self._post, flight).result
+            flight.answer = _begun(partial(self._post, flight))
         else:
             flight.answer = partial(self._post, flight)
             prefetcher.prepare(batch.last)
@@ -245,3 +247,17 @@ class Sender:
         )
         self.outbox.start_new_stream("the receiver has other events under the same numbers (a cloned card)")
         return True
+
+
+def _begun(post: Callable[[], Receipt]) -> Callable[[], Receipt]:
+    """Begin in a thread that does not keep the process from ending; return a function that waits for the receipt."""
+    receipt: Future[Receipt] = Future()
+
+    def work() -> None:
+        try:
+            receipt.set_result(post())
+        except BaseException as error:
+            receipt.set_exception(error)
+
+    threading.Thread(target=work, name="send", daemon=True).start()
+    return receipt.result
