@@ -13,11 +13,11 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.commands.command import Command
 from pisync_agent.commands.enroll import reload_service
-from pisync_agent.commands.formatting import count
 from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, acting_as_owner, settings_of
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.enrollment.state import PENDING, note_state
 from pisync_agent.errors import NotEnrolled, StoreUnusable
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 from pisync_agent.outbox.models import OutboxState
 from pisync_agent.outbox.reader import OutboxReader

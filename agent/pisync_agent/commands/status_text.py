@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pisync_agent.config as config
-from pisync_agent.commands.formatting import count, moment, paragraph, pending, row, size, span
+from pisync_agent.formatting import count, moment, paragraph, pending, row, size, span
 
 _INDENT: Final = 11
 _START: Final = "sudo systemctl start pisync-agent"

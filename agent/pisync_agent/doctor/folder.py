@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Final
 
 import pisync_agent.config as config
-from pisync_agent.commands.formatting import count
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 
 ENTRIES: Final = 5000

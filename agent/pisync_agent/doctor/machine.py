@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pisync_agent.commands.formatting import count, moment, size
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
+from pisync_agent.formatting import count, moment, size
 from pisync_agent.outbox import space
 from pisync_common.limits import MIB
 

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from pisync_agent.commands.formatting import count, moment, span
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
 from pisync_agent.doctor.service import last_failure
 from pisync_agent.doctor.subject import Subject
 from pisync_agent.errors import AgentError
+from pisync_agent.formatting import count, moment, span
 from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.integrity import Integrity
 from pisync_common.models import Receipt
