@@ -67,9 +67,14 @@ def unsettled(kind: str) -> dict[str, Any]:
         (unsettled("moved"), "Needs help: this card was enrolled on another machine; 9 events wait.", 4),
         (unsettled("refused"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
         (unsettled("invalid"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
-        ({"write_fault": {"since_ms": 0, "count": 2, "detail": "full"}}, "Needs help: apps cannot record.", 0),
-        ({"outbox_fault": "the file is damaged"}, "Needs help: the outbox cannot be read.", 5),
-        ({"outbox_fault": "x", "service_fault": "hangs"}, "Needs help: the service runs but does not answer.", 5),
+        ({"write_fault": {"since_ms": 0, "count": 2, "detail": "full"}}, "Needs help: apps cannot record.", 5),
+        ({"write_fault": {"fault": "full", "detail": "no room"}}, "Needs help: apps cannot record.", 5),
+        ({"outbox_fault": {"fault": "damaged", "detail": "x"}}, "Needs help: the outbox cannot be read.", 5),
+        (
+            {"outbox_fault": {"fault": "busy", "detail": "x"}, "service_fault": "hangs"},
+            "Needs help: the service runs but does not answer.",
+            5,
+        ),
     ],
 )
 def test_the_first_line_says_whether_this_device_is_fine(changes: dict[str, Any], said: str, code: int) -> None:

@@ -50,7 +50,7 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return "the service runs but does not answer. See the line `service`."
     if found["outbox_fault"]:
         return "the outbox cannot be read. See the line `pending`."
-    if _recording(found):
+    if found["write_fault"]:
         return "apps cannot record. See the line `recording`."
     left = _pause(found)
     kind = found["enrollment"]["kind"]
@@ -108,7 +108,8 @@ def _device(found: Mapping[str, Any]) -> str:
 
 def _pending(found: Mapping[str, Any]) -> str:
     if found["outbox_fault"]:
-        return f"unknown: {'the service does not answer' if found['service_fault'] else found['outbox_fault']}"
+        why = "the service does not answer" if found["service_fault"] else found["outbox_fault"]["detail"]
+        return f"unknown: {why}"
     if not found["last_seq"]:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
@@ -149,8 +150,9 @@ def _service(found: Mapping[str, Any]) -> str:
 def _recording(found: Mapping[str, Any]) -> str:
     fault = found["write_fault"]
     if fault is None:
-        return "fails: the card's file system is read-only; `dmesg` shows why" if found["disk"]["read_only"] else ""
-    return f"fails since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')}): {fault['detail']}"
+        return ""
+    since = f" since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')})" if "count" in fault else ""
+    return f"fails{since}: {fault['detail']}"
 
 
 def _clock(clock: Mapping[str, Any]) -> str:
@@ -162,7 +164,7 @@ def _clock(clock: Mapping[str, Any]) -> str:
 
 def _space(disk: Mapping[str, Any]) -> str:
     outbox = "" if disk["outbox_bytes"] is None else f"{size(disk['outbox_bytes'])} in the outbox, "
-    return f"{outbox}{size(disk['free_bytes'])} free"
+    return f"{outbox}{'unknown' if disk['free_bytes'] is None else size(disk['free_bytes'])} free"
 
 
 def _salvaged(each: Mapping[str, Any]) -> str:

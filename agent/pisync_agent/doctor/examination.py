@@ -73,7 +73,7 @@ def device_checks(subject: Subject, around: Surroundings) -> Iterator[Finding]:
         yield skipped("disk", f"{home}: {error.strerror}")
         device = ""
     else:
-        yield machine.check_disk(facts, write_fault=(subject.live or {}).get("write_fault"))
+        yield machine.check_disk(facts, write_fault=subject.write_fault)
         device = facts.device
     yield machine.check_kernel(around.kernel_log(), device)
     yield folder.check_folder(home, _folder_facts(home), system=subject.system)
