@@ -175,9 +175,9 @@ def _disk(home: Path) -> dict[str, Any]:
     try:
         while not folder.exists() and folder != folder.parent:
             folder = folder.parent
-        return {"free_bytes": space.free_bytes(folder), "read_only": bool(os.statvfs(folder).f_flag & os.ST_RDONLY)}
+        return {"free_bytes": space.free_bytes(folder), "read_only": space.is_read_only(folder)}
     except OSError:
-        return {"free_bytes": None, "read_only": None}
+        return {"free_bytes": None, "read_only": False}
 
 
 STATUS: Final = Command(
