@@ -20,7 +20,7 @@ from pisync_agent.commands.status_text import text
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
 from pisync_agent.errors import AgentError, NotAnswering, StoreUnusable
 from pisync_agent.outbox import files, space
-from pisync_agent.service import protocol
+from pisync_agent.service import protocol, spool_folder
 
 NOT_PERMITTED: Final = "not_permitted"
 """`Fault.NOT_PERMITTED`, without loading SQLite."""
@@ -64,6 +64,7 @@ def collect(home: Path) -> dict[str, Any]:
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": _synced(live)},
         "disk": disk | {"outbox_bytes": state["bytes_used"]},
         "outbox_fault": found["fault"],
+        "spool": _spool(home),
         "link": url and _link(live, url),
         "home": str(home),
     }
@@ -78,7 +79,8 @@ def verdict(found: Mapping[str, Any]) -> int:
         return REFUSED
     if found["waiting"] and failure == "unreachable":
         return UNREACHABLE
-    return PENDING if found["waiting"] or found["dead"] else DONE
+    left = found["spool"] and (found["spool"]["left"] or found["spool"]["refused"])
+    return PENDING if found["waiting"] or found["dead"] or left else DONE
 
 
 # What is collected
@@ -168,6 +170,11 @@ def _link(live: Mapping[str, Any], url: str) -> bool:
     from pisync_agent.sync.connectivity import has_link
 
     return has_link(urlsplit(url).hostname or "")
+
+
+def _spool(home: Path) -> dict[str, int] | None:
+    found = spool_folder.counts(home)
+    return None if found is None else found._asdict()
 
 
 def _disk(home: Path) -> dict[str, Any]:

@@ -18,6 +18,7 @@ def text(found: Mapping[str, Any]) -> str:
         ("enrollment", found["enrollment"]["detail"] if found["enrollment"]["kind"] != "none" else ""),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
+        ("spool", _spool(found["spool"])),
         ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
@@ -66,6 +67,8 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return f"the service does not run{left}: {_START}"
     if found["dead"]:
         return f"{count(found['dead'], 'event')} rejected, and kept{left}. See `pisync queue dead`."
+    if _spool(found["spool"]):
+        return f"files of apps were not recorded{left}. See the line `spool`."
     return ""
 
 
@@ -114,6 +117,15 @@ def _pending(found: Mapping[str, Any]) -> str:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
     return f"{pending(found['waiting'])}; {delivered} of {found['last_seq']:,} (stream {found['stream']})"
+
+
+def _spool(spool: Mapping[str, int] | None) -> str:
+    """Return what the spool folder holds that the service did not take; nothing if it took all, or this is unknown."""
+    if not spool or not (spool["left"] or spool["refused"]):
+        return ""
+    left = f"{count(spool['left'], 'file')} not recorded; `pisync logs` shows why" if spool["left"] else ""
+    refused = f"{count(spool['refused'], 'file')} of refused lines (.refused): delete them when their app is corrected"
+    return "; ".join(filter(None, (left, refused if spool["refused"] else "")))
 
 
 def _last_run(run: Mapping[str, Any] | None) -> str:

@@ -29,6 +29,7 @@ from pisync_agent.doctor.surroundings import Surroundings
 from pisync_agent.doctor.way import WayChecks
 from pisync_agent.errors import AgentError
 from pisync_agent.outbox import files, integrity
+from pisync_agent.service import spool_folder
 
 TOTAL_S: Final = 10.0
 """Of the promised 15 seconds the rest is for the start of the program on a slow device."""
@@ -81,6 +82,7 @@ def device_checks(subject: Subject, around: Surroundings) -> Iterator[Finding]:
     yield service.check_service(subject, around.unit_state() if subject.system else None)
     yield service.check_socket(subject)
     yield folder.check_strays(folder.stray_outboxes(home))
+    yield folder.check_spool(home / spool_folder.FOLDER, spool_folder.counts(home))
     yield service.check_enrollment(subject)
 
 
