@@ -1,14 +1,16 @@
 """Hours of the day in which nothing is sent."""
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, time, timedelta, tzinfo
+from typing import NamedTuple
 
 from pisync_common.times import from_ms
 
 
-@dataclass(frozen=True, kw_only=True)
-class QuietHours:
-    """From `start` until `end` (excluded) by local time; may span midnight."""
+class QuietHours(NamedTuple):
+    """From `start` until `end` (excluded) by local time; may span midnight.
+
+    No dataclass, which every command of the agent would then load with its settings.
+    """
 
     start: time
     end: time

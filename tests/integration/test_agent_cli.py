@@ -304,11 +304,15 @@ def test_what_a_clone_of_the_card_recorded_is_rejected_and_sent_in_a_new_stream(
 def test_an_outbox_that_cannot_be_used(enrolled: AgentProcess) -> None:
     (enrolled.home / "outbox.db").unlink(missing_ok=True)
     (enrolled.home / "outbox.db").mkdir()
-    for command in (("sync",), ("record", "a.b"), ("run",), ("status",), ("queue", "list")):
+    for command in (("sync",), ("record", "a.b"), ("run",), ("queue", "list")):
         done = enrolled.run(*command)
         assert (done.returncode, done.stdout) == (5, ""), (command, done)
         assert done.stderr.startswith("pisync: "), command
         assert "Traceback" not in done.stderr, command
+    found = enrolled.json("status", code=5)
+    assert "it is a directory" in found["outbox_fault"]["detail"]
+    assert (found["waiting"], found["enrolled"]) == (None, None)
+    assert "it is a directory" in " ".join(enrolled.command("status", code=5).split())
 
 
 def test_two_syncs_at_once_make_one_run(enrolled: AgentProcess, receiver: ReceiverProcess) -> None:
@@ -478,7 +482,7 @@ def test_python_m_and_version(agent: AgentProcess) -> None:
     from pisync_common import __version__
 
     assert agent.command("--version") == f"pisync {__version__}\n"
-    assert agent.run().returncode == 2
+    assert agent.run().returncode == 0
     assert agent.run("fly").returncode == 2
 
 

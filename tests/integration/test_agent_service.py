@@ -131,7 +131,8 @@ def test_a_write_that_fails_is_reported_and_the_watchdog_goes_on(tmp_path: Path,
         ) as holder:  # fmt: skip
             assert holder.stdout is not None
             assert holder.stdout.readline() == "locked\n"
-            wait_until(lambda: "recording fails" in agent.log(), "the service notices")
+            assert agent.run("record", "note.taken").returncode == 5
+            wait_until(lambda: "recording fails" in agent.log(), "the service notes it")
             assert systemd.gets_in_the_end("WATCHDOG=1"), "a restart would not mend it"
             holder.communicate("")
         wait_until(lambda: "recording works again" in agent.log(), "it notices the end")

@@ -1,4 +1,4 @@
-"""A card that fails every write, as real ext4 does: the log, `status` and the watchdog while the service goes on."""
+"""A card that fails every write, as real ext4 does: the log and `status` while the service goes on."""
 
 import subprocess
 from pathlib import Path
@@ -10,7 +10,7 @@ from tests.support.processes import AgentProcess, wait_until
 
 
 @pytest.mark.parametrize("reads", [True, False], ids=["read-only", "dead"])
-def test_a_failing_card_is_reported_without_an_app(tmp_path: Path, reads: bool) -> None:
+def test_a_failing_card_is_reported(tmp_path: Path, reads: bool) -> None:
     """The file system turns read-only after an error, or answers everything with EIO."""
     with ext4_disk(tmp_path) as disk:
         agent = AgentProcess(disk.path / "device", environ={"WATCHDOG_USEC": "600000"})
@@ -22,11 +22,12 @@ def test_a_failing_card_is_reported_without_an_app(tmp_path: Path, reads: bool) 
                 subprocess.run(["mount", "-o", "remount,abort", str(disk.path)], check=True)
             else:
                 disk.cut_power()
-            wait_until(lambda: "recording fails" in agent.log(), "the service's own check notices")
-            found = agent.json("status", code=4 if reads else 5)
-            text = agent.run("status").stdout
+            assert agent.run("record", "note.taken").returncode == 5
+            wait_until(lambda: "recording fails" in agent.log(), "the service notices")
+            found = agent.json("status", code=5)
+            text = " ".join(agent.run("status").stdout.split())
             refused = agent.run("record", "note.taken")
-            again = agent.json("status", code=4 if reads else 5)
+            again = agent.json("status", code=5)
 
             assert found["write_fault"]["code"] == "store_unusable"
             assert found["write_fault"]["fault"] == ("read_only" if reads else "disk_failed")

@@ -53,7 +53,10 @@ def test_a_card_that_went_read_only_after_a_clean_stop_can_be_read(disk: Path) -
     expected = contents(home)
     mount("-o", "remount,ro", str(disk))
     assert contents(home) == expected
-    assert "recording fails: the card's file system is read-only" in status_text.text(status.collect(home))
+    found = status.collect(home)
+    assert (found["write_fault"]["fault"], found["outbox_fault"], found["last_seq"]) == ("read_only", None, 20)
+    assert status.verdict(found) == 5
+    assert "its file system is read-only" in " ".join(status_text.text(found).split())
     mount("-o", "remount,rw", str(disk))
     assert "read-only" not in status_text.text(status.collect(home))
     outbox = open_outbox(home)

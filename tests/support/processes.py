@@ -166,7 +166,7 @@ class AgentProcess(Program):
 
     def status(self) -> dict[str, Any]:
         """Return `status --json`, whatever its exit code says."""
-        found: dict[str, Any] = self.json("status", code=(0, 1, 3, 4))
+        found: dict[str, Any] = self.json("status", code=(0, 1, 3, 4, 5))
         return found
 
     def record(self, type: str = "note.taken", *arguments: str) -> int:

@@ -18,8 +18,8 @@ from hypothesis import given
 from hypothesis import settings as fuzz_settings
 from hypothesis import strategies as st
 
-from pisync_agent import config
-from pisync_agent.commands import cli, formatting, record, status, sync
+from pisync_agent import config, formatting
+from pisync_agent.commands import cli, record, status, sync
 from pisync_agent.commands.usage import WrongUsage, exit_code
 from pisync_agent.errors import (
     BadAnswer,

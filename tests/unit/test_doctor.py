@@ -22,6 +22,7 @@ from pisync_agent.network.proxies import Proxy
 from pisync_agent.outbox.condition import Condition
 from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.integrity import Integrity
+from pisync_agent.service.spool_folder import SpoolCounts
 from pisync_common import __version__
 from pisync_common.models import Receipt
 from pisync_common.problems import CONTENT_TYPE, problem_type
@@ -147,6 +148,14 @@ def test_folder_that_this_user_may_not_see() -> None:
 def test_strays_name_the_folder_and_the_command() -> None:
     the(Verdict.OK, folder.check_strays([]))
     the(Verdict.WARN, folder.check_strays([HOME]), str(HOME), f"sudo pisync adopt {HOME}")
+
+
+def test_files_of_apps_that_were_not_taken() -> None:
+    spool = HOME / "spool"
+    the(Verdict.OK, folder.check_spool(spool, SpoolCounts(pending=2)))
+    the(Verdict.BAD, folder.check_spool(spool, SpoolCounts(pending=2, left=1)), "1 file", "is not", "pisync logs")
+    the(Verdict.WARN, folder.check_spool(spool, SpoolCounts(refused=3)), "3 files", "reason")
+    the(Verdict.SKIPPED, folder.check_spool(spool, None), "sudo pisync doctor")
 
 
 # Service, socket, enrollment

@@ -138,3 +138,23 @@ def test_unenroll_deletes_the_token_alone(home: Path, capsys: pytest.CaptureFixt
         assert outbox.state().waiting == 1
     assert identities.proposed_id(home, Machine()) == "mine"
     assert run("unenroll", "--yes", home=home) == 4
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_files_of_apps_are_learners_work_too(home: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    """A copy must not deliver them again under another device's name."""
+    with contextlib.closing(opened(home)) as outbox:
+        deliver(outbox, 1)
+    spool = home / "spool"
+    spool.mkdir()
+    for name in ("notes.ndjson", "old.ndjson.refused", ".notes.tmp"):
+        (spool / name).write_text("{}")
+    (spool / "link.ndjson").symlink_to(home / "notes.txt")
+    assert run(command, "--yes", home=home) == 1
+    assert "3 files in the spool folder" in capsys.readouterr().err
+    assert len(names(spool)) == 4
+
+    assert run(command, "--yes", DISCARD[command], home=home) == 0
+    assert "3 files in the spool folder" in capsys.readouterr().out
+    assert names(home) == ["notes.txt", "outbox.lock", "spool"]
+    assert names(spool) == []

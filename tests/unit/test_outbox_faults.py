@@ -241,6 +241,16 @@ def test_a_used_up_quota_keeps_delivery_going(tmp_path: Path, monkeypatch: pytes
     outbox.close()
 
 
+def test_a_probe_is_never_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may ask for it in a folder of the agent's user, who makes the link after the old probe was deleted."""
+    (tmp_path / "file").write_text("of root")
+    (tmp_path / "outbox.probe").symlink_to(tmp_path / "file")
+    monkeypatch.setattr(Path, "unlink", lambda path, missing_ok=False: None)
+
+    faults.refusal_to_write(tmp_path)
+    assert (tmp_path / "file").read_text() == "of root"
+
+
 def test_a_probe_leaves_nothing_behind(tmp_path: Path) -> None:
     assert faults.refusal_to_write(tmp_path) is None
     assert list(tmp_path.iterdir()) == []

@@ -35,6 +35,7 @@ def found(**changes: Any) -> dict[str, Any]:
         "syncing": False, "last_run": run, "next_run_in_s": 60.0, "next_run_why": "the interval", "last_error": None,
         "write_fault": None, "clock": {"now": "2026-11-23T10:00:00Z", "synced": True},
         "disk": {"free_bytes": 2**30, "read_only": False, "outbox_bytes": 4096}, "outbox_fault": None, "link": True,
+        "spool": {"pending": 0, "left": 0, "refused": 0},
         "home": "/var/lib/pisync", "enrollment": {"kind": "enrolled", "detail": ""},
     } | changes  # fmt: skip
 
@@ -67,9 +68,18 @@ def unsettled(kind: str) -> dict[str, Any]:
         (unsettled("moved"), "Needs help: this card was enrolled on another machine; 9 events wait.", 4),
         (unsettled("refused"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
         (unsettled("invalid"), "Needs help: the enrollment file does not work; 9 events wait.", 4),
-        ({"write_fault": {"since_ms": 0, "count": 2, "detail": "full"}}, "Needs help: apps cannot record.", 0),
-        ({"outbox_fault": "the file is damaged"}, "Needs help: the outbox cannot be read.", 5),
-        ({"outbox_fault": "x", "service_fault": "hangs"}, "Needs help: the service runs but does not answer.", 5),
+        ({"write_fault": {"since_ms": 0, "count": 2, "detail": "full"}}, "Needs help: apps cannot record.", 5),
+        ({"spool": {"pending": 3, "left": 2, "refused": 0}}, "Needs help: files of apps were not recorded.", 1),
+        ({"spool": {"pending": 0, "left": 0, "refused": 1}}, "Needs help: files of apps were not recorded.", 1),
+        ({"spool": {"pending": 3, "left": 0, "refused": 0}}, "This device is fine", 0),
+        ({"spool": None}, "This device is fine", 0),
+        ({"write_fault": {"fault": "full", "detail": "no room"}}, "Needs help: apps cannot record.", 5),
+        ({"outbox_fault": {"fault": "damaged", "detail": "x"}}, "Needs help: the outbox cannot be read.", 5),
+        (
+            {"outbox_fault": {"fault": "busy", "detail": "x"}, "service_fault": "hangs"},
+            "Needs help: the service runs but does not answer.",
+            5,
+        ),
     ],
 )
 def test_the_first_line_says_whether_this_device_is_fine(changes: dict[str, Any], said: str, code: int) -> None:

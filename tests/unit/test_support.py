@@ -157,7 +157,7 @@ def test_a_damaged_outbox_and_missing_programs_leave_the_rest(
     assert main(["support", "--output", str(tmp_path / "b.tar.gz")]) == 0
 
     files = unpacked(tmp_path / "b.tar.gz")
-    assert "StoreUnusable" in json.loads(files["status.json"])["unavailable"]
+    assert json.loads(files["status.json"])["outbox_fault"]["fault"] == "damaged"
     assert json.loads(files["about.json"])["pisync"]
     assert "journalctl: FileNotFoundError" in files["journal.txt"]
     assert TOKEN not in "".join(files.values())

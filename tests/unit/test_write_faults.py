@@ -5,6 +5,7 @@ import pytest
 from pisync_agent.errors import OutboxFull, StoreUnusable
 from pisync_agent.outbox.models import OutboxState
 from pisync_agent.service.write_faults import CHECK_S, LOG_EVERY_S, WriteFaults, has_room
+from pisync_common.limits import KIB, MIB
 
 
 class Clock:
@@ -51,13 +52,20 @@ def test_it_is_logged_at_first_then_hourly_then_at_its_end(caplog: pytest.LogCap
 def test_a_check_writes_only_where_nothing_else_has_proved_it() -> None:
     clock = Clock()
     faults = clock.faults()
-    assert not faults.is_check_due(CHECK_S)
+    assert not faults.is_check_due(read_only=False)
+    assert faults.is_check_due(read_only=True), "so that it is reported before an app records"
+    clock.seconds = CHECK_S - 1
+    assert not faults.is_check_due(read_only=False)
     clock.seconds = CHECK_S
-    assert faults.is_check_due(CHECK_S)
+    assert faults.is_check_due(read_only=False)
     faults.note(None)
-    assert not faults.is_check_due(CHECK_S)
+    assert not faults.is_check_due(read_only=False)
     faults.note(StoreUnusable("disk I/O error"))
-    assert faults.is_check_due(CHECK_S), "so that its end is noticed soon"
+    assert faults.is_check_due(read_only=False), "so that its end is noticed soon"
+
+
+def test_checks_write_less_than_a_megabyte_a_day() -> None:
+    assert 24 * 3600 / CHECK_S * 16 * KIB < MIB
 
 
 def test_a_full_outbox_lasts_until_there_is_room_and_is_not_logged_again_and_again(

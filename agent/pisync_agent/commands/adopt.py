@@ -21,10 +21,10 @@ from typing import Any, Final
 import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.commands.command import OUTBOX, Command, add_json
-from pisync_agent.commands.formatting import count
 from pisync_agent.commands.sync import Meter
 from pisync_agent.commands.usage import DONE, PENDING, WrongUsage, acting_as_owner
 from pisync_agent.errors import AgentError, InvalidEvent, NotEnrolled, StoreUnusable
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 from pisync_agent.outbox.adopted import ADOPTED_BEFORE
 from pisync_agent.outbox.adoption import Source

@@ -23,7 +23,7 @@ from urllib.parse import unquote, urlsplit
 import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import kernel_sync_check
-from pisync_agent.commands import cli, status
+from pisync_agent.commands import status
 from pisync_agent.commands.logs import UNIT
 from pisync_agent.commands.redaction import MASK, Redactor
 from pisync_agent.errors import AgentError
@@ -47,7 +47,7 @@ _SCAN_S: Final = 3.0
 _DOCTOR_S: Final = 15.0
 _OURS: Final = re.compile(
     r"outbox\.(?:db|lock|reserve|probe)(?:-wal|-shm|-journal)?|outbox[.-][0-9A-Za-z.-]+|identity\.json(?:\.new)?"
-    r"|runs(?:\.1)?\.jsonl|agent\.sock|receiver-ca\.(?:pem|new)"
+    r"|runs(?:\.1)?\.jsonl|agent\.sock|receiver-ca\.(?:pem|new)|http-token|enroll-[a-z]+\.json|spool"
 )
 _UNIT_FACTS: Final = (
     "LoadState", "UnitFileState", "ActiveState", "SubState", "Result", "NRestarts", "ExecMainCode", "ExecMainStatus",
@@ -195,8 +195,6 @@ class Bundle:
 
     def _doctor(self) -> Any:
         """Run `pisync doctor --json` in a process of its own: it may take long, and must not end this."""
-        if not any(entry.typed == "doctor" for entry in cli.ENTRIES):
-            return {"unavailable": "not part of this version"}
         command = [sys.executable, "-m", "pisync_agent", "doctor", "--json", "--home", str(self._home)]
         shown = self._output(command, _DOCTOR_S, {"PYTHONPATH": os.pathsep.join(sys.path)})
         return json.loads(shown)

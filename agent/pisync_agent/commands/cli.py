@@ -12,8 +12,8 @@ from typing import Any, Final, NamedTuple
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import Command
-from pisync_agent.commands.formatting import paragraphs
 from pisync_agent.commands.usage import DONE, EXIT_CODES, UNUSABLE, exit_code
+from pisync_agent.formatting import paragraphs
 from pisync_common import command_line
 from pisync_common.errors import PiSyncError
 from pisync_common.settings import add_flags

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import Command, add_json
-from pisync_agent.commands.formatting import count, moment, pending, row, size, span
 from pisync_agent.commands.usage import DONE, whole_number
+from pisync_agent.formatting import count, moment, pending, row, size, span
 from pisync_agent.service import views
 
 _INDENT: Final = 21

@@ -13,15 +13,17 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.commands.command import Command
 from pisync_agent.commands.enroll import reload_service
-from pisync_agent.commands.formatting import count
 from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, acting_as_owner, settings_of
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.enrollment.state import PENDING, note_state
 from pisync_agent.errors import NotEnrolled, StoreUnusable
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 from pisync_agent.outbox.models import OutboxState
 from pisync_agent.outbox.reader import OutboxReader
+from pisync_agent.service import spool_folder
 from pisync_agent.service.lock import writer_lock
+from pisync_agent.service.spool_folder import SpoolCounts
 
 MACHINE_ID: Final = Path("/etc/machine-id")
 
@@ -29,7 +31,7 @@ _OWN: Final = re.compile(
     r"outbox(?!\.lock$)([.-].+)?|\.?identity\.json.*|\.?proposed-device-id.*|\.?receiver-ca\.pem.*|\.?enroll[.-].+"
     r"|\.?runs\..+|http-token"
 )
-"""What the agent itself puts into its folder; a user's own files there stay."""
+"""What the agent itself puts into its folder; a user's own files there stay. The spool folder's files go, too."""
 
 
 def unenroll(arguments: argparse.Namespace) -> int:
@@ -98,11 +100,13 @@ def _described(home: Path, *, discard: bool, flag: str) -> str:
                 f"{error}. How much is pending is unknown; nothing was deleted; {flag} deletes it"
             ) from error
         state = OutboxState()
-    undelivered = state.waiting + state.dead
-    if undelivered and not discard:
+    spool = spool_folder.counts(home) or SpoolCounts()
+    spooled = spool.pending + spool.refused
+    if (state.waiting or state.dead or spooled) and not discard:
         raise StillPending(
-            f"{count(state.waiting, 'event')} pending and {state.dead:,} rejected are on this device alone; nothing "
-            f"was deleted. Deliver them with `pisync sync`, or add {flag}"
+            f"{count(state.waiting, 'event')} pending, {state.dead:,} rejected, and {count(spooled, 'file')} in the "
+            "spool folder, are on this device alone; nothing was deleted. Start the service, deliver them with "
+            f"`pisync sync`, or add {flag}"
         )
     identity = None
     with contextlib.suppress(NotEnrolled):  # damaged: it goes, too
@@ -112,6 +116,7 @@ def _described(home: Path, *, discard: bool, flag: str) -> str:
         f"{state.dead:,} rejected",
         f"{count(max(0, state.delivered - state.kept_from + 1), 'delivered event')}",
         f"{count(len(state.salvaged), 'file')} set aside",
+        *([f"{count(spooled, 'file')} in the spool folder"] if spooled else []),
         "no identity" if identity is None else f"the identity {identity.device_id} with its token",
     ]
     return ", ".join(parts)
@@ -128,6 +133,12 @@ def _delete(home: Path, *, keep: tuple[str, ...]) -> None:
     for entry in home.iterdir():
         if _OWN.fullmatch(entry.name) and entry.name not in keep and not entry.is_dir():
             entry.unlink()
+    spool = home / spool_folder.FOLDER
+    if spool.is_dir() and not spool.is_symlink():
+        for entry in spool.iterdir():
+            if not entry.is_dir() or entry.is_symlink():
+                entry.unlink()
+        files.sync_folder(spool)
     files.sync_folder(home)
 
 

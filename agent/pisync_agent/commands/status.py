@@ -20,25 +20,27 @@ from pisync_agent.commands.status_text import text
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, UNUSABLE
 from pisync_agent.errors import AgentError, NotAnswering, StoreUnusable
 from pisync_agent.outbox import files, space
-from pisync_agent.service import protocol
+from pisync_agent.service import protocol, spool_folder
 
-_NUMBERS: Final = (
-    "last_seq", "delivered", "watermark", "waiting", "dead", "kept_from", "bytes_used", "sync_events_waiting",
-)  # fmt: skip
-"""What is null in the JSON where the outbox cannot be read."""
+NOT_PERMITTED: Final = "not_permitted"
+"""`Fault.NOT_PERMITTED`, without loading SQLite."""
 
 
 def status(arguments: argparse.Namespace) -> int:
     """Print the status; the exit code says whether all is well."""
     found = collect(config.settings_from(arguments)[config.HOME])
+    fault = found["outbox_fault"]
+    if fault and fault["fault"] == NOT_PERMITTED and not (found["service"] or arguments.json):
+        raise StoreUnusable(fault["detail"])  # nothing else is known either
     print(json.dumps(found) if arguments.json else text(found))
     return verdict(found)
 
 
 def collect(home: Path) -> dict[str, Any]:
-    """Return everything known, as `status --json` prints it. Raises StoreUnusable if that is nothing."""
+    """Return everything known, as `status --json` prints it."""
     live = _live(home)
     found = _outbox(home, live)
+    disk = _disk(home)
     state, last_run, url = found["outbox"], found["last_run"], found["url"]
     enrollment = live.get("enrollment") or _enrollment(home)
     if last_run is not None:
@@ -46,11 +48,11 @@ def collect(home: Path) -> dict[str, Any]:
     return {
         "device_id": found["device_id"],
         "url": url,
-        "enrolled": None if "fault" in found else found["device_id"] is not None and enrollment["kind"] != "moved",
+        "enrolled": None if found["fault"] else found["device_id"] is not None and enrollment["kind"] != "moved",
         "enrollment": enrollment,
         **state,
         "stream": state["stream"] or None,
-        "service": live.get("kind") == "service",
+        "service": None if live.get("barred") else live.get("kind") == "service",
         "service_pid": live.get("pid"),
         "service_fault": live.get("silent"),
         "syncing": bool(live.get("running")),
@@ -58,10 +60,11 @@ def collect(home: Path) -> dict[str, Any]:
         "next_run_in_s": live.get("next_run_in_s"),
         "next_run_why": live.get("next_run_why"),
         "last_error": live.get("last_error"),
-        "write_fault": live.get("write_fault"),
+        "write_fault": live.get("write_fault") or found["write_fault"] or _read_only(disk),
         "clock": {"now": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "synced": _synced(live)},
-        "disk": _disk(home) | {"outbox_bytes": state["bytes_used"]},
-        "outbox_fault": found.get("fault"),
+        "disk": disk | {"outbox_bytes": state["bytes_used"]},
+        "outbox_fault": found["fault"],
+        "spool": _spool(home),
         "link": url and _link(live, url),
         "home": str(home),
     }
@@ -69,49 +72,75 @@ def collect(home: Path) -> dict[str, Any]:
 
 def verdict(found: Mapping[str, Any]) -> int:
     """Return the exit code: whether anything is pending or rejected, and why it still is."""
-    if found.get("outbox_fault"):
+    if found["outbox_fault"] or found["write_fault"]:
         return UNUSABLE
     failure = ((found["last_run"] or {}).get("failure") or {}).get("code")
     if not found["enrolled"] or failure == "refused":
         return REFUSED
     if found["waiting"] and failure == "unreachable":
         return UNREACHABLE
-    return PENDING if found["waiting"] or found["dead"] else DONE
+    left = found["spool"] and (found["spool"]["left"] or found["spool"]["refused"])
+    return PENDING if found["waiting"] or found["dead"] or left else DONE
 
 
 # What is collected
 
 
 def _outbox(home: Path, live: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is known of the outbox; its fault, where only the service can say something."""
+    """Return what is known of the outbox, and its faults."""
     if live and not live.get("silent"):
         with suppress(AgentError, OSError):
             if (state := protocol.read(files.socket(home), "state", timeout=protocol.STATUS_S)) is not None:
-                return state
+                return state | {"fault": None, "write_fault": None}
     from pisync_agent.outbox.models import OutboxState
     from pisync_agent.service import views
 
+    fault, write_fault = (None, None) if live else _faults(home)
     try:
         with views.look(home) as view:
-            return view.state()
+            known = view.state()
     except StoreUnusable as error:
-        if not live:
-            raise
-        return {
-            "device_id": None,
-            "url": None,
-            "outbox": views.shown(OutboxState()) | dict.fromkeys(_NUMBERS),
-            "last_run": None,
-            "fault": str(error),
-        }
+        unknown = dict.fromkeys(views.shown(OutboxState())) | {"salvaged": ()}
+        known = {"device_id": None, "url": None, "last_run": None, "outbox": unknown}
+        fault = fault or _fault(error.fault, str(error))
+    return known | {"fault": fault, "write_fault": write_fault}
+
+
+def _faults(home: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Return why the outbox of no running service cannot be read, and why it cannot be written; None if it can."""
+    if not os.access(files.database(home), os.R_OK):
+        return None, None  # there is none, or it is not this user's to examine
+    from pisync_agent.outbox.condition import inspect
+
+    found = inspect(home)
+    if found.fault is None:
+        return None, None
+    fault = _fault(found.fault, found.detail)
+    if not found.reading:
+        return fault, None
+    return None, None if found.fault == NOT_PERMITTED else fault  # this user may read it, and not write
+
+
+def _fault(name: str | None, detail: str) -> dict[str, Any]:
+    return {"fault": name or "other", "detail": detail}
+
+
+def _read_only(disk: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the fault of a card that the service has not tried to write yet."""
+    if not disk["read_only"]:
+        return None
+    return _fault("read_only", "the card's file system is read-only; `dmesg` shows why")
 
 
 def _live(home: Path) -> dict[str, Any]:
-    """Return what the service says; nothing if none runs, `silent` if it does not answer."""
+    """Return what the service says; nothing if none runs, `silent` if it does not answer, `barred` if this user may
+    not ask it."""
     try:
         return protocol.live_status(files.socket(home)) or {}
     except NotAnswering as error:
         return {"kind": "service", "silent": str(error)}
+    except PermissionError:
+        return {"barred": True}
     except OSError:
         return {}
 
@@ -143,11 +172,19 @@ def _link(live: Mapping[str, Any], url: str) -> bool:
     return has_link(urlsplit(url).hostname or "")
 
 
+def _spool(home: Path) -> dict[str, int] | None:
+    found = spool_folder.counts(home)
+    return None if found is None else found._asdict()
+
+
 def _disk(home: Path) -> dict[str, Any]:
     folder = home
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return {"free_bytes": space.free_bytes(folder), "read_only": bool(os.statvfs(folder).f_flag & os.ST_RDONLY)}
+    try:
+        while not folder.exists() and folder != folder.parent:
+            folder = folder.parent
+        return {"free_bytes": space.free_bytes(folder), "read_only": space.is_read_only(folder)}
+    except OSError:
+        return {"free_bytes": None, "read_only": False}
 
 
 STATUS: Final = Command(

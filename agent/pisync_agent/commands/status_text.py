@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 import pisync_agent.config as config
-from pisync_agent.commands.formatting import count, moment, paragraph, pending, row, size, span
+from pisync_agent.formatting import count, moment, paragraph, pending, row, size, span
 
 _INDENT: Final = 11
 _START: Final = "sudo systemctl start pisync-agent"
@@ -18,6 +18,7 @@ def text(found: Mapping[str, Any]) -> str:
         ("enrollment", found["enrollment"]["detail"] if found["enrollment"]["kind"] != "none" else ""),
         ("pending", _pending(found)),
         ("rejected", f"{count(found['dead'], 'event')}: see `pisync queue dead`" if found["dead"] else ""),
+        ("spool", _spool(found["spool"])),
         ("last run", "" if found["outbox_fault"] else _last_run(found["last_run"])),
         ("next run", _next_run(found)),
         ("service", _service(found)),
@@ -50,7 +51,7 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return "the service runs but does not answer. See the line `service`."
     if found["outbox_fault"]:
         return "the outbox cannot be read. See the line `pending`."
-    if _recording(found):
+    if found["write_fault"]:
         return "apps cannot record. See the line `recording`."
     left = _pause(found)
     kind = found["enrollment"]["kind"]
@@ -66,6 +67,8 @@ def _trouble(found: Mapping[str, Any]) -> str:
         return f"the service does not run{left}: {_START}"
     if found["dead"]:
         return f"{count(found['dead'], 'event')} rejected, and kept{left}. See `pisync queue dead`."
+    if _spool(found["spool"]):
+        return f"files of apps were not recorded{left}. See the line `spool`."
     return ""
 
 
@@ -108,11 +111,21 @@ def _device(found: Mapping[str, Any]) -> str:
 
 def _pending(found: Mapping[str, Any]) -> str:
     if found["outbox_fault"]:
-        return f"unknown: {'the service does not answer' if found['service_fault'] else found['outbox_fault']}"
+        why = "the service does not answer" if found["service_fault"] else found["outbox_fault"]["detail"]
+        return f"unknown: {why}"
     if not found["last_seq"]:
         return "nothing: no event was ever recorded here"
     delivered = f"1 to {found['delivered']:,} delivered" if found["delivered"] else "none delivered yet"
     return f"{pending(found['waiting'])}; {delivered} of {found['last_seq']:,} (stream {found['stream']})"
+
+
+def _spool(spool: Mapping[str, int] | None) -> str:
+    """Return what the spool folder holds that the service did not take; nothing if it took all, or this is unknown."""
+    if not spool or not (spool["left"] or spool["refused"]):
+        return ""
+    left = f"{count(spool['left'], 'file')} not recorded; `pisync logs` shows why" if spool["left"] else ""
+    refused = f"{count(spool['refused'], 'file')} of refused lines (.refused): delete them when their app is corrected"
+    return "; ".join(filter(None, (left, refused if spool["refused"] else "")))
 
 
 def _last_run(run: Mapping[str, Any] | None) -> str:
@@ -149,8 +162,9 @@ def _service(found: Mapping[str, Any]) -> str:
 def _recording(found: Mapping[str, Any]) -> str:
     fault = found["write_fault"]
     if fault is None:
-        return "fails: the card's file system is read-only; `dmesg` shows why" if found["disk"]["read_only"] else ""
-    return f"fails since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')}): {fault['detail']}"
+        return ""
+    since = f" since {moment(fault['since_ms'])} ({count(fault['count'], 'failed commit')})" if "count" in fault else ""
+    return f"fails{since}: {fault['detail']}"
 
 
 def _clock(clock: Mapping[str, Any]) -> str:
@@ -162,7 +176,7 @@ def _clock(clock: Mapping[str, Any]) -> str:
 
 def _space(disk: Mapping[str, Any]) -> str:
     outbox = "" if disk["outbox_bytes"] is None else f"{size(disk['outbox_bytes'])} in the outbox, "
-    return f"{outbox}{size(disk['free_bytes'])} free"
+    return f"{outbox}{'unknown' if disk['free_bytes'] is None else size(disk['free_bytes'])} free"
 
 
 def _salvaged(each: Mapping[str, Any]) -> str:

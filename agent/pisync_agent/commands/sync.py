@@ -11,8 +11,8 @@ from typing import Any, Final, TextIO
 
 import pisync_agent.config as config
 from pisync_agent.commands.command import DELIVERY, Command, add_json
-from pisync_agent.commands.formatting import count, pending, size, span
 from pisync_agent.commands.usage import DONE, PENDING, REFUSED, UNREACHABLE, WrongUsage, settings_of
+from pisync_agent.formatting import count, pending, size, span
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
 from pisync_common.errors import LockHeld

@@ -29,6 +29,7 @@ from pisync_agent.doctor.surroundings import Surroundings
 from pisync_agent.doctor.way import WayChecks
 from pisync_agent.errors import AgentError
 from pisync_agent.outbox import files, integrity
+from pisync_agent.service import spool_folder
 
 TOTAL_S: Final = 10.0
 """Of the promised 15 seconds the rest is for the start of the program on a slow device."""
@@ -73,7 +74,7 @@ def device_checks(subject: Subject, around: Surroundings) -> Iterator[Finding]:
         yield skipped("disk", f"{home}: {error.strerror}")
         device = ""
     else:
-        yield machine.check_disk(facts, write_fault=(subject.live or {}).get("write_fault"))
+        yield machine.check_disk(facts, write_fault=subject.write_fault)
         device = facts.device
     yield machine.check_kernel(around.kernel_log(), device)
     yield folder.check_folder(home, _folder_facts(home), system=subject.system)
@@ -81,6 +82,7 @@ def device_checks(subject: Subject, around: Surroundings) -> Iterator[Finding]:
     yield service.check_service(subject, around.unit_state() if subject.system else None)
     yield service.check_socket(subject)
     yield folder.check_strays(folder.stray_outboxes(home))
+    yield folder.check_spool(home / spool_folder.FOLDER, spool_folder.counts(home))
     yield service.check_enrollment(subject)
 
 

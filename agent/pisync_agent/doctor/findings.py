@@ -64,6 +64,7 @@ DEVICE_CHECKS: Final[Mapping[str, Effect]] = {
     "service": Effect.TODO,
     "socket": Effect.TODO,
     "strays": Effect.TODO,
+    "spool": Effect.TODO,
     "enrollment": Effect.REFUSED,
 }
 NETWORK_CHECKS: Final[Mapping[str, Effect]] = {

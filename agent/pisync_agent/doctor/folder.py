@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 import pisync_agent.config as config
-from pisync_agent.commands.formatting import count
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
+from pisync_agent.service.spool_folder import SpoolCounts
 
 ENTRIES: Final = 5000
 """The most entries of the folder that are looked at."""
@@ -184,6 +185,28 @@ def check_strays(strays: Iterable[Path]) -> Finding:
         *(str(each) for each in found[:SHOWN]),
         advice=f"Bring them into the service's outbox: sudo pisync adopt {found[0]}",
     )
+
+
+def check_spool(spool: Path, counts: SpoolCounts | None) -> Finding:
+    """Judge the folder in which apps leave files of events."""
+    if counts is None:
+        return skipped("spool", f"this user may not look into {spool}: sudo pisync doctor")
+    if counts.left:
+        return bad(
+            "spool",
+            f"{count(counts.left, 'file')} of events in {spool} {'is' if counts.left == 1 else 'are'} not recorded. "
+            "They are kept there.",
+            advice="If the service runs, it says why: pisync logs   If it may not read a file, the user of the app "
+            "that wrote it does: chmod g+r FILE",
+        )
+    if counts.refused:
+        return warn(
+            "spool",
+            f"Lines of apps were refused; they are kept in {count(counts.refused, 'file')} in {spool}.",
+            advice="The reason stands beside each line. Have the app corrected, then delete the files: "
+            f"{spool}/*.refused",
+        )
+    return ok("spool", "every file of events was taken")
 
 
 def user_name(uid: int) -> str:

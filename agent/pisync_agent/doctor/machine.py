@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pisync_agent.commands.formatting import count, moment, size
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
+from pisync_agent.formatting import count, moment, size
 from pisync_agent.outbox import space
 from pisync_common.limits import MIB
 
@@ -72,7 +72,7 @@ def _device(folder: Path) -> str:
 
 
 def check_disk(facts: DiskFacts, *, write_fault: Mapping[str, Any] | None) -> Finding:
-    """Judge room, inodes and whether the disk takes writes; `write_fault` is the service's own."""
+    """Judge room, inodes and whether the disk takes writes; `write_fault` says why they fail."""
     shown = f"{size(facts.free_bytes)} free of {size(facts.total_bytes)}"
     inodes = "" if facts.free_inodes is None else f"room for {count(facts.free_inodes, 'more file')}"
     device = f"device {facts.device}" if facts.device else ""
@@ -95,8 +95,10 @@ def check_disk(facts: DiskFacts, *, write_fault: Mapping[str, Any] | None) -> Fi
             advice="Delete files that are not needed (videos, old downloads), then run: pisync sync",
         )
     if write_fault is not None:
-        since = f"since {moment(write_fault['since_ms'])}, {count(write_fault['count'], 'failed write')}"
-        return bad("disk", "Recording fails: " + str(write_fault["detail"]), since, shown, *evidence, advice=_REPLACE)
+        if "count" in write_fault:
+            since = f"since {moment(write_fault['since_ms'])}, {count(write_fault['count'], 'failed write')}"
+            evidence = (since, *evidence)
+        return bad("disk", "Recording fails: " + str(write_fault["detail"]), shown, *evidence, advice=_REPLACE)
     if facts.free_bytes < LOW_BYTES or (facts.free_inodes is not None and facts.free_inodes < LOW_INODES):
         return warn("disk", f"The disk is nearly full: {shown}.", *evidence, advice="Delete files that are not needed.")
     return ok("disk", shown, *evidence)

@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from pisync_agent.commands.formatting import count, moment, span
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
 from pisync_agent.doctor.service import last_failure
 from pisync_agent.doctor.subject import Subject
 from pisync_agent.errors import AgentError
+from pisync_agent.formatting import count, moment, span
 from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.integrity import Integrity
 from pisync_common.models import Receipt
@@ -30,7 +30,9 @@ def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Find
             return ok("outbox", "there is none yet: no event was recorded")
         if subject.state is not None:
             return skipped("outbox", "only the agent's user may read the file: sudo pisync doctor", *_salvaged(subject))
-        return skipped("outbox", subject.state_fault)
+        if subject.hidden or subject.silent:
+            return skipped("outbox", subject.state_fault)
+        return bad("outbox", "The outbox cannot be read.", subject.state_fault, advice=_salvage(subject))
     if isinstance(found, AgentError):
         return bad("outbox", "The outbox cannot be read.", str(found), advice="Do as the line above says.")
     if found.problems:
@@ -109,8 +111,6 @@ def check_rejected(subject: Subject) -> Finding:
 
 def check_clone(subject: Subject, receipt: Receipt | None) -> Finding:
     """Judge whether another device delivers under this device's name: the card was copied, or restored."""
-    if (moved := machine_finding(subject)) is not None:
-        return moved
     reasons = [each for each in subject.outbox.get("salvaged") or () if CLONED in str(each["reason"])]
     last = subject.outbox.get("last_seq")
     if receipt is not None and last is not None and receipt.watermark > last:
@@ -136,8 +136,3 @@ _CLONE: Final = (
     "Nothing is lost: both go on in streams of their own. Ask an administrator for a code for one of the two devices, "
     "then there: sudo pisync enroll URL --code CODE --again --device-id NEW-NAME"
 )
-
-
-def machine_finding(subject: Subject) -> Finding | None:
-    """Return the finding where the identity was made on another machine; None where it was not, or cannot tell."""
-    return None

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pisync_agent.commands.formatting import count
 from pisync_agent.doctor.findings import Finding
 from pisync_agent.doctor.folder import folder_facts
 from pisync_agent.doctor.service import UNIT
 from pisync_agent.errors import AgentError
+from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
 

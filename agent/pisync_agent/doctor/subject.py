@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +13,7 @@ from pisync_agent.errors import AgentError, NotAnswering, NotEnrolled
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
 from pisync_agent.outbox.condition import Condition, inspect
+from pisync_agent.outbox.faults import Fault
 from pisync_agent.service import protocol, views
 
 DEAD_COUNTED: Final = 1000
@@ -35,6 +36,8 @@ class Subject:
     """Why the identity cannot be used, or not by this user."""
     state: Mapping[str, Any] | None = None
     state_fault: str = ""
+    hidden: bool = False
+    """Whether the state is not shown only because this user may not read the file, and no service answers."""
     condition: Condition | None = None
     """The condition of the outbox's files; None where this user may not read them."""
     oldest: Mapping[str, Any] | None = None
@@ -55,6 +58,16 @@ class Subject:
         return "stop the process and start it again: pisync run"
 
     @property
+    def write_fault(self) -> Mapping[str, Any] | None:
+        """Why nothing can be recorded: as the service met it, else as the folder refuses a new file now."""
+        said: Mapping[str, Any] | None = (self.live or {}).get("write_fault")
+        if said is not None or self.condition is None or self.condition.writing:
+            return said
+        if self.condition.fault is Fault.NOT_PERMITTED:
+            return None  # it may be the service's to write, and not this user's
+        return {"fault": self.condition.fault, "detail": self.condition.detail}
+
+    @property
     def url(self) -> str | None:
         """The receiver's address; None where it is unknown, or there is none."""
         if self.identity is not None:
@@ -66,9 +79,6 @@ class Subject:
     def outbox(self) -> Mapping[str, Any]:
         """The outbox's numbers; empty where they are unknown."""
         return {} if self.state is None else self.state["outbox"]
-
-
-Ask = Callable[[], Any]
 
 
 def gather(home: Path) -> Subject:
@@ -103,4 +113,5 @@ def _queue(home: Path) -> dict[str, Any]:
                 found["dead"] = Counter(str(row["code"]) for row in view.dead() if row["requeued_as"] is None)
     except (AgentError, OSError) as error:
         found["state_fault"] = str(error)
+        found["hidden"] = getattr(error, "fault", None) == Fault.NOT_PERMITTED
     return found

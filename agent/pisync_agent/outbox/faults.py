@@ -151,7 +151,8 @@ def refusal_to_write(folder: Path) -> int | None:
     probe = folder / "outbox.probe"
     try:
         probe.unlink(missing_ok=True)  # left by a process that was killed
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        # Root may ask for it in a folder of the agent's user: never through a link.
+        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, bytes(_PROBE_BYTES))
             os.fsync(fd)
@@ -160,6 +161,8 @@ def refusal_to_write(folder: Path) -> int | None:
                 os.close(fd)
             finally:
                 probe.unlink(missing_ok=True)
+    except FileExistsError:  # another process has just made the same probe
+        return None
     except OSError as error:
         return error.errno
     return None

@@ -23,6 +23,14 @@ def total_bytes(folder: Path) -> int:
     return disk.f_blocks * _block_size(disk) if _is_counted(disk) else UNKNOWN_BYTES
 
 
+def is_read_only(folder: Path) -> bool:
+    """Return whether the file system takes no writes; False where it cannot tell."""
+    try:
+        return bool(os.statvfs(folder).f_flag & os.ST_RDONLY)
+    except OSError:
+        return False
+
+
 def _is_counted(disk: os.statvfs_result) -> bool:
     return disk.f_blocks > 0 and _block_size(disk) > 0
 

@@ -24,7 +24,7 @@ import pisync_agent.config as config
 from pisync_agent.clock import Clock, SystemClock
 from pisync_agent.enrollment.zero_touch import ZeroTouch
 from pisync_agent.errors import AgentError, NotEnrolled, StoreUnusable
-from pisync_agent.outbox import files
+from pisync_agent.outbox import files, space
 from pisync_agent.outbox.outbox import Outbox, open_outbox
 from pisync_agent.service import protocol, views
 from pisync_agent.service.decoding import unexpected
@@ -36,7 +36,7 @@ from pisync_agent.service.server import LocalServer, Request, record
 from pisync_agent.service.sync_runner import SyncRunner
 from pisync_agent.service.waiters import Waiters
 from pisync_agent.service.ways_in import open_ways_in
-from pisync_agent.service.write_faults import CHECK_S, WriteFaults, has_room
+from pisync_agent.service.write_faults import WriteFaults, has_room
 from pisync_agent.sync.connectivity import LinkWatch
 from pisync_agent.sync.progress import Progress
 from pisync_agent.sync.retry import RetryPolicy
@@ -214,12 +214,12 @@ class Service:
     async def _tick_forever(self) -> None:
         while True:
             watchdog = watchdog_interval()
-            self._tick(check_every=min(CHECK_S, watchdog / 2 if watchdog else CHECK_S))
+            self._tick()
             if watchdog is not None and not self._ending.is_set():
                 notify("WATCHDOG=1")
             await asyncio.sleep(min(TICK_S, watchdog / 3 if watchdog else TICK_S))
 
-    def _tick(self, *, check_every: float) -> None:
+    def _tick(self) -> None:
         """Check the file, and that it can be written. `write_faults` says why a failed write is no end."""
         if not self._is_in_place():
             self._fault = StoreUnusable(
@@ -227,7 +227,7 @@ class Service:
                 "opens the file in place when it starts again"
             )
             self._ending.set()
-        elif self._write_faults.is_check_due(check_every):
+        elif self._write_faults.is_check_due(read_only=space.is_read_only(self._home)):
             try:
                 self._outbox.check_writable()
                 state = self._outbox.state()

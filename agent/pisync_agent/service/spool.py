@@ -25,12 +25,12 @@ from pisync_agent.outbox.app_events import new_event
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.service.decoding import Events, decode, unexpected
 from pisync_agent.service.inotify import FolderWatch
-from pisync_agent.service.spool_file import ENDING, LINE_BYTES, Line, Position, SpoolFile, Unusable
+from pisync_agent.service.spool_file import LINE_BYTES, Line, Position, SpoolFile, Unusable
+from pisync_agent.service.spool_folder import FOLDER, is_event_file
 from pisync_common.models import Stamp
 
 log = logging.getLogger(__name__)
 
-FOLDER: Final = "spool"
 MODES: Final = (0o3770, 0o1770)
 """The group writes, and only its owner and the agent remove a file. A unit may forbid to set the bit for the group."""
 POLL_S: Final = 15.0
@@ -186,7 +186,7 @@ def _names(folder: int) -> Iterator[str]:
     last = ""
     for _ in range(PAGES):
         with os.scandir(folder) as entries:
-            names = (each.name for each in entries if each.name.endswith(ENDING) and not each.name.startswith("."))
+            names = (each.name for each in entries if is_event_file(each.name))
             page = heapq.nsmallest(PAGE_FILES, (name for name in names if name > last))
         yield from page
         if len(page) < PAGE_FILES:

@@ -16,10 +16,9 @@ from types import TracebackType
 from typing import Final, Self
 
 from pisync_agent.service.decoding import decode
+from pisync_agent.service.spool_folder import REFUSED
 from pisync_common.limits import KIB, MIB
 
-ENDING: Final = ".ndjson"
-REFUSED: Final = ".refused"
 FILE_BYTES: Final = 64 * MIB
 LINE_BYTES: Final = 1 * MIB
 NAME_BYTES: Final = 200

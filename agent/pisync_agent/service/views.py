@@ -17,6 +17,7 @@ import pisync_agent.identity as identities
 from pisync_agent.errors import NotEnrolled, StoreUnusable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
+from pisync_agent.outbox.faults import Fault
 from pisync_agent.outbox.models import LAST_RUN, OutboxState
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.outbox.recovery.log import WAL_HEADER
@@ -188,10 +189,12 @@ def answer(home: Path, identity: Identity | None, message: Mapping[str, Any]) ->
 def _through_service(home: Path) -> ServiceView:
     try:
         state = protocol.read(files.socket(home), "state", timeout=protocol.STATUS_S)
-    except PermissionError as error:
-        raise StoreUnusable(read_hint(home)) from error
+    except PermissionError:
+        state = None
     if state is None:
-        raise StoreUnusable(read_hint(home))
+        error = StoreUnusable(read_hint(home))
+        error.fault = Fault.NOT_PERMITTED
+        raise error
     return ServiceView(home, state)
 
 
@@ -216,10 +219,12 @@ def _found_without_pages(path: Path) -> "Found":
     """Return NOTHING, unless a log says that there was an outbox. Raises StoreUnusable."""
     log = files.companion(path, "-wal")
     if log.exists() and log.stat().st_size > WAL_HEADER:
-        raise StoreUnusable(
+        error = StoreUnusable(
             f"{path} is missing or empty, but its log is not: the newest events are in {log.name}. Keep that file. "
             "The service (`pisync run`) transfers them to a new file when it starts."
         )
+        error.fault = Fault.DAMAGED
+        raise error
     return Found.NOTHING
 
 
