@@ -172,7 +172,7 @@ def _file_argument(parser: argparse.ArgumentParser) -> None:
 
 ENROLL: Final = Command(
     run=enroll,
-    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
+    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z",
     arguments=_arguments,
 )
 ENROLL_FILE: Final = Command(
