@@ -155,7 +155,7 @@ def load(home: Path) -> Identity | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise NotEnrolled(f"{file} cannot be read ({error.strerror}); run this as the agent's user") from error
+        raise NotEnrolled(f"{file} cannot be read ({error.strerror}); run this with sudo") from error
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         # Without its cause: a decoder's error quotes the text, and with it the token.
         raise NotEnrolled(f"{file} is damaged; enroll this device again (everything recorded is kept)") from None

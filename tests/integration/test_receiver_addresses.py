@@ -282,7 +282,9 @@ def test_set_url_needs_a_receiver_that_knows_the_device(
     before = identities.load(enrolled)
 
     assert set_url(enrolled, dead_url) == 3
-    assert "https://old.example stays" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "https://old.example stays" in said
+    assert "repeat this command" in said
     with live_receiver(tmp_path) as other:
         assert set_url(enrolled, other.url) == 4
     assert "--again" in capsys.readouterr().err

@@ -207,7 +207,7 @@ def unsettled(kind: str) -> dict[str, Any]:
         ({"live": unsettled("moved")}, Verdict.BAD, ["another machine", "why it is", "--moved", "--new-device"]),
         ({"live": unsettled("waiting")}, Verdict.BAD, ["waits for the receiver", "why it is"]),
         ({"live": unsettled("refused")}, Verdict.BAD, ["refused", "why it is", "another file"]),
-        ({"live": unsettled("invalid")}, Verdict.BAD, ["cannot be used", "why it is", "Correct it"]),
+        ({"live": unsettled("invalid")}, Verdict.BAD, ["cannot be used", "why it is", "enroll-file FILE"]),
     ],
 )
 def test_enrollment(found: dict[str, Any], verdict: Verdict, words: list[str]) -> None:

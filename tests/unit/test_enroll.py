@@ -14,6 +14,7 @@ from pisync_agent.commands.enroll import current_identity
 from pisync_agent.commands.usage import become_owner
 from pisync_agent.enrollment.enrolling import enroll_device
 from pisync_agent.enrollment.machine import Machine, read_machine
+from pisync_agent.enrollment.state import EnrollmentState, note_state, state_of
 from pisync_agent.errors import AlreadyEnrolled, NotEnrolled, Refused, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.models import DEVICE
@@ -301,6 +302,13 @@ def test_an_unreachable_receiver_is_not_asked_twice(tmp_path: Path) -> None:
     assert len(wanted) == 1
 
 
+def test_an_enrollment_settles_what_an_enrollment_file_met_with(tmp_path: Path) -> None:
+    note_state(tmp_path, EnrollmentState(kind="invalid", detail="the file cannot be used"))
+    enroll(tmp_path, Receiver())
+
+    assert state_of(tmp_path, HERE) == EnrollmentState(kind="enrolled")
+
+
 def test_an_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((StoreUnusable, NotEnrolled)):
@@ -405,6 +413,7 @@ def test_a_moved_card_keeps_its_identity(tmp_path: Path, capsys: pytest.CaptureF
         ((URL, "--code", CODE, "--also", "http://192.0.2.1"), 2, "--insecure-http"),
         ((URL, "--code", CODE, "--device-id", "a b"), 2, "device_id"),
         (("--moved",), 4, "no identity to keep"),
+        (("--moved", URL, "--code", CODE, "--new-device"), 2, "--moved keeps the identity"),
     ],
 )
 def test_wrong_inputs_are_named_before_any_request(

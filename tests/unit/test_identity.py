@@ -119,7 +119,7 @@ def test_a_file_without_end_is_not_read_whole(tmp_path: Path) -> None:
 def test_an_unreadable_file_is_reported(tmp_path: Path) -> None:
     identities.path(tmp_path).mkdir()
 
-    with pytest.raises(NotEnrolled, match="run this as the agent's user"):
+    with pytest.raises(NotEnrolled, match="run this with sudo"):
         identities.load(tmp_path)
 
 

@@ -94,7 +94,9 @@ def test_a_running_writer_is_named(home: Path, capsys: pytest.CaptureFixture[str
     with writer_lock(files.lock(home)):
         assert run(command, "--yes", DISCARD[command], home=home) == 5
 
-    assert f"process {os.getpid()}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"process {os.getpid()}" in said
+    assert "systemctl stop pisync-agent.socket pisync-agent" in said
     assert "identity.json" in names(home)
 
 

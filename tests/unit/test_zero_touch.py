@@ -41,7 +41,7 @@ def boot(tmp_path: Path) -> Path:
 
 
 def take(file: Path, home: Path) -> str:
-    return take_up(file, home, as_owner=nullcontext)
+    return take_up(file, home, HERE, as_owner=nullcontext)
 
 
 def enroll(home: Path) -> Identity:
@@ -111,6 +111,16 @@ def test_a_wrong_file_stays_and_its_fault_is_shown(boot: Path, tmp_path: Path) -
     assert CODE not in shown.detail
 
 
+def test_a_file_that_asks_for_a_number_this_machine_lacks_stays(boot: Path, tmp_path: Path) -> None:
+    boot.write_text(f'{TEXT}device_id = "pibook-{{serial}}"')
+    with pytest.raises(RuleError, match=r"no \{serial\}"):
+        take_up(boot, tmp_path, Machine(), as_owner=nullcontext)
+
+    assert boot.exists()
+    assert not (tmp_path / PENDING).exists()
+    assert f"sudo pisync enroll-file {boot}" in state_of(tmp_path, HERE).detail
+
+
 def test_an_enrolled_device_sets_the_file_aside(boot: Path, tmp_path: Path) -> None:
     before = enroll(tmp_path)
     said = take(boot, tmp_path)
@@ -133,7 +143,7 @@ def test_root_stores_it_as_the_agents_user(boot: Path, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     for parent in tmp_path.parents[:2]:
         parent.chmod(parent.stat().st_mode | 0o011)
-    take_up(boot, home, as_owner=partial(acting_as_owner, home))
+    take_up(boot, home, HERE, as_owner=partial(acting_as_owner, home))
 
     assert os.geteuid() == 0
     assert [(each.stat().st_uid, each.stat().st_gid) for each in home.iterdir()] == [(4711, 4712)]

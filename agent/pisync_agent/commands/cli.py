@@ -129,7 +129,9 @@ def build_parser() -> argparse.ArgumentParser:
         ),
         epilog=(
             f"examples:\n{examples}\n\n"
-            f"{PROGRAM} COMMAND --help shows each command's flags and an example.\n\n{EXIT_CODES}"
+            f"{PROGRAM} COMMAND --help shows each command's flags and an example.\n\n"
+            "Where the service is installed, call commands with sudo. Members of its group\nrecord and sync "
+            f"without, and see status, history and the queue.\n\n{EXIT_CODES}"
         ),
         listed=False,
     )

@@ -26,6 +26,11 @@ _NOT_RETRIED: Final = "enrollment is not retried automatically: enroll again wit
 
 def enroll(arguments: argparse.Namespace) -> int:
     if arguments.moved:
+        if arguments.url or arguments.code or arguments.device_id or arguments.again or arguments.new_device:
+            raise WrongUsage(
+                "--moved keeps the identity as it is, and stands alone; a copy needs URL, --code CODE and --new-device "
+                "instead. Nothing was changed"
+            )
         return _accept_machine(arguments)
     if arguments.url is None or arguments.code is None:
         raise WrongUsage("enroll needs the receiver's URL and --code CODE; a card that was moved needs --moved alone")
@@ -83,7 +88,7 @@ def enroll_file(arguments: argparse.Namespace) -> int:
     file = next((place for place in places if place.exists()), None)
     if file is None:
         raise WrongUsage(f"there is no enrollment file at {', '.join(map(str, places))}")
-    print(zero_touch.take_up(file, home, as_owner=partial(acting_as_owner, home)))
+    print(zero_touch.take_up(file, home, read_machine(), as_owner=partial(acting_as_owner, home)))
     reload_service(home)
     return DONE
 
@@ -167,7 +172,7 @@ def _file_argument(parser: argparse.ArgumentParser) -> None:
 
 ENROLL: Final = Command(
     run=enroll,
-    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z --device-id pibook-0042",
+    example="enroll https://pisync.example.org --code K7MQ-2XPD-9RTA-WW4Z",
     arguments=_arguments,
 )
 ENROLL_FILE: Final = Command(

@@ -23,9 +23,14 @@ from pisync_agent.outbox.models import OutboxState
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.service import spool_folder
 from pisync_agent.service.lock import writer_lock
+<<<<<<< HEAD
 from pisync_agent.service.spool_folder import SpoolCounts
+=======
+from pisync_common.errors import LockHeld
+>>>>>>> rv-newcomer
 
 MACHINE_ID: Final = Path("/etc/machine-id")
+_STOP: Final = "sudo systemctl stop pisync-agent.socket pisync-agent"
 
 _OWN: Final = re.compile(
     r"outbox(?!\.lock$)([.-].+)?|\.?identity\.json.*|\.?proposed-device-id.*|\.?receiver-ca\.pem.*|\.?enroll[.-].+"
@@ -86,7 +91,12 @@ def seal(arguments: argparse.Namespace) -> int:
 @contextlib.contextmanager
 def _stopped(home: Path) -> Iterator[None]:
     """Act as the folder's owner while no process writes the outbox. Raises LockHeld."""
-    with acting_as_owner(home), writer_lock(files.lock(home)):
+    with contextlib.ExitStack() as held:
+        held.enter_context(acting_as_owner(home))
+        try:
+            held.enter_context(writer_lock(files.lock(home)))
+        except LockHeld as error:
+            raise LockHeld(f"{error}: {_STOP}") from error
         yield
 
 
@@ -168,7 +178,7 @@ def _seal_arguments(parser: argparse.ArgumentParser) -> None:
     _yes(parser)
 
 
-_STOP_FIRST: Final = "Stop the service first: sudo systemctl stop pisync-agent.socket pisync-agent. Settings stay."
+_STOP_FIRST: Final = f"Stop the service first: {_STOP}. Settings stay."
 
 UNENROLL: Final = Command(run=unenroll, example="unenroll --yes", arguments=_yes)
 RESET: Final = Command(

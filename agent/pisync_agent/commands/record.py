@@ -300,15 +300,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 
 RECORD: Final = Command(
     run=record,
-    example="record video.watched --learner s-17 --object math/g5/ch02/v03 --data '{\"seconds_watched\": 240}'",
+    example="record quiz.taken --learner s-17 --object math/g5 --data '{\"score\": 7}'",
     arguments=_arguments,
     settings=OUTBOX,
     more=(
         "Many events come from standard input, one JSON object a line, and are stored in groups as they come in:\n"
-        "  pisync record note.taken --data - < notes.ndjson     each line is the `data` of one event of this type\n"
-        "  pisync record - < events.ndjson                      each line is a whole event:\n"
-        '    {"type": "note.taken", "learner_id": "s-17", "object_id": "math/g5", "data": {}, "id": "app-981",\n'
-        '     "occurred_at": "2026-11-23T10:00:00+03:00"}\n'
+        "  pisync record note.taken --data - < notes.ndjson  each line: an event's data\n"
+        "  pisync record - < events.ndjson                   each line: a whole event\n"
+        '    {"type": "note.taken", "learner_id": "s-17", "object_id": "math/g5",\n'
+        '     "data": {}, "id": "app-981", "occurred_at": "2026-11-23T10:00:00+03:00"}\n'
         "The seq of each line is printed on a line of its own once the event is stored; an empty line gives an\n"
         "empty line. The first line that is refused ends it: the lines before it are stored, nothing after it is,\n"
         "and the message names the line from which to send again. So it does after Ctrl-C or if output fails.\n\n"

@@ -16,7 +16,8 @@ from pisync_agent.errors import DeliveryError, NotEnrolled, Refused
 
 
 def set_url(arguments: argparse.Namespace) -> int:
-    from pisync_agent.enrollment import addresses  # httpx is imported only where it is needed
+    from pisync_agent.answers import RETRIED  # httpx is imported only where it is needed
+    from pisync_agent.enrollment import addresses
     from pisync_agent.network.authorities import private_trust
 
     home = settings_of(arguments)[config.HOME]
@@ -35,7 +36,8 @@ def set_url(arguments: argparse.Namespace) -> int:
         addresses.prove(moved, stream=addresses.NO_STREAM, clock=SystemClock())
     except DeliveryError as error:
         hint = " If it is another receiver: pisync enroll URL --code CODE --again" if isinstance(error, Refused) else ""
-        error.args = (f"{moved.url} was not stored, {identity.url} stays: {error}.{hint}",)
+        said = str(error).removesuffix(".").replace(RETRIED, "repeat this command")
+        error.args = (f"{moved.url} was not stored, {identity.url} stays: {said}.{hint}",)
         raise
     if ca is not None:
         moved = dataclasses.replace(moved, ca_file=str(keep_authority(home, ca)))

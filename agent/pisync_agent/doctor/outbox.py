@@ -34,7 +34,7 @@ def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Find
             return skipped("outbox", subject.state_fault)
         return bad("outbox", "The outbox cannot be read.", subject.state_fault, advice=_salvage(subject))
     if isinstance(found, AgentError):
-        return bad("outbox", "The outbox cannot be read.", str(found), advice="Do as the line above says.")
+        return bad("outbox", f"The outbox cannot be read: {found}", advice="Do as this text says.")
     if found.problems:
         return bad(
             "outbox",
@@ -46,7 +46,7 @@ def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Find
     if subject.condition is not None and subject.condition.fault in _HIDDEN:
         return bad("outbox", "The outbox's files are damaged.", subject.condition.detail, advice=_salvage(subject))
     if subject.state is None and subject.state_fault:
-        return bad("outbox", "The outbox cannot be read.", subject.state_fault, advice="Do as the line above says.")
+        return bad("outbox", f"The outbox cannot be read: {subject.state_fault}", advice="Do as this text says.")
     part = "sound" if found.complete else "no damage in the part that could be read in a few seconds"
     return ok("outbox", f"{part}; {count(subject.outbox.get('last_seq') or 0, 'event')} recorded", *_salvaged(subject))
 

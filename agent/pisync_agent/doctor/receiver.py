@@ -209,9 +209,8 @@ def check_credential(subject: Subject, result: Receipt | AgentError | TimeoutErr
     if isinstance(result, DeliveryError):
         return bad(
             "credential",
-            "The receiver's answer to this device is not as it should be.",
-            str(result),
-            advice="Try again; if it stays so, tell the administrator the text above.",
+            f"The receiver's answer to this device is not as it should be: {result}",
+            advice="Try again; if it stays so, tell the administrator this text.",
         )
     return skipped("credential", str(result))
 

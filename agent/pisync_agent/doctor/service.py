@@ -35,7 +35,7 @@ _UNSETTLED: Final = {
     ),
     "waiting": ("An enrollment file waits for the receiver.", "Nothing, if this place has no internet"),
     "refused": ("The receiver refused the enrollment file's code.", "Ask an administrator for another file"),
-    "invalid": ("The enrollment file cannot be used.", "Correct it, and restart this device"),
+    "invalid": ("The enrollment file cannot be used.", "Correct it as named below, then: sudo pisync enroll-file FILE"),
 }
 """What to say, and to do, while an enrollment is not settled."""
 _RESTART: Final = f"sudo systemctl restart {UNIT}"

@@ -143,7 +143,7 @@ def _checked(values: Mapping[str, Any], folder: Path) -> EnrollFile:
     for name, value in values.items():
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
-            raise RuleError(f"there is no key {name[:40]!r}" + (f"; did you mean {near[0]}?" if near else ""))
+            raise RuleError(f"there is no key {name[:40]!r}" + (f" (did you mean {near[0]}?)" if near else ""))
         kind, how = _KINDS.get(name, (str, "text in quotes"))
         if not isinstance(value, kind):
             raise RuleError(f"{name} must be {how}")

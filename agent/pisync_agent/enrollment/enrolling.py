@@ -7,13 +7,12 @@ and no other.
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
 import pisync_agent.identity as identities
 from pisync_agent.enrollment.machine import Machine, is_another
-from pisync_agent.enrollment.state import MOVED
+from pisync_agent.enrollment.state import MOVED, note_state
 from pisync_agent.errors import AlreadyEnrolled, Refused, StoreUnusable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
@@ -63,6 +62,8 @@ def enroll_device(
         if ca is not None:
             identity = dataclasses.replace(identity, ca_file=str(keep_authority(home, ca)))
         identities.save(home, identity)
+    with contextlib.suppress(OSError):
+        note_state(home, None)  # what an enrollment file met with earlier is settled
     return identity
 
 
@@ -123,12 +124,11 @@ def _check_same(current: Identity, url: str, device_id: str | None, here: Machin
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _unwritable(home: Path, state: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StoreUnusable(
-            f"{home} cannot be written ({error.strerror or error}): {state}. Check the disk and who may write there, "
-            "then enroll again"
-        ) from error
+        denied = isinstance(error, PermissionError)
+        then = "Repeat it with sudo" if denied else "Check the disk and who may write there, then enroll again"
+        raise StoreUnusable(f"{home} cannot be written ({error.strerror or error}): {state}. {then}") from error

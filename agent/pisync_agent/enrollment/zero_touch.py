@@ -9,6 +9,7 @@ that is refused is tried again slowly, because an administrator may make it vali
 
 import contextlib
 import logging
+import shlex
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -48,7 +49,9 @@ REFUSED_S: Final = 3600.0
 """How long to wait, at least, after a refused code."""
 
 
-def take_up(file: Path, home: Path, *, as_owner: Callable[[], contextlib.AbstractContextManager[None]]) -> str:
+def take_up(
+    file: Path, home: Path, here: Machine, *, as_owner: Callable[[], contextlib.AbstractContextManager[None]]
+) -> str:
     """Move an enrollment file into the agent's folder; return what became of it. Raises RuleError, OSError.
 
     A file that cannot be used stays where it is, for the person who corrects it. On a device that is enrolled already
@@ -56,8 +59,10 @@ def take_up(file: Path, home: Path, *, as_owner: Callable[[], contextlib.Abstrac
     """
     try:
         wanted = read_enroll_file(file)
+        if wanted.device_id is not None:
+            device_id_of(wanted.device_id, here)  # a number that this machine lacks is a fault of the file
     except RuleError as error:
-        wrong = f"{file} cannot be used: {error}. Correct it, and restart this device"
+        wrong = f"{file} cannot be used: {error}. Correct it, then: sudo pisync enroll-file {shlex.quote(str(file))}"
         with as_owner():
             note_state(home, EnrollmentState(kind="invalid", detail=wrong))
         raise RuleError(wrong) from error
