@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import sys
 import tarfile
 from contextlib import closing
 from pathlib import Path
@@ -184,6 +185,21 @@ def test_an_existing_file_is_not_overwritten(home: Path, tmp_path: Path) -> None
 
     assert main(["support", "--output", str(tmp_path / "b.tar.gz")]) == 2
     assert (tmp_path / "b.tar.gz").read_text() == "precious"
+
+
+def test_no_program_of_the_folder_that_root_is_in_is_run(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stick, or a folder that every user may write."""
+    (tmp_path / "pisync_agent.py").write_text("open('run', 'w')")
+    (tmp_path / "json.py").write_text("open('run', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*sys.path, ""])
+
+    assert main(["support", "--output", "b.tar.gz"]) == 0
+
+    assert not (tmp_path / "run").exists()
+    assert json.loads(unpacked(tmp_path / "b.tar.gz")["doctor.json"])["findings"]
 
 
 # Redaction alone

@@ -197,8 +197,9 @@ class Bundle:
         """Run `pisync doctor --json` in a process of its own: it may take long, and must not end this."""
         if not any(entry.typed == "doctor" for entry in cli.ENTRIES):
             return {"unavailable": "not part of this version"}
-        command = [sys.executable, "-m", "pisync_agent", "doctor", "--json", "--home", str(self._home)]
-        shown = self._output(command, _DOCTOR_S, {"PYTHONPATH": os.pathsep.join(sys.path)})
+        # -P -s: never a module of the folder that root happens to be in, nor of the user who calls.
+        command = [sys.executable, "-P", "-s", "-m", "pisync_agent", "doctor", "--json", "--home", str(self._home)]
+        shown = self._output(command, _DOCTOR_S, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
         return json.loads(shown)
 
     def _output(self, command: Sequence[str], limit: float, environ: Mapping[str, str] | None = None) -> str:
