@@ -68,6 +68,9 @@ def adopt(arguments: argparse.Namespace) -> int:
     settings = config.settings_from(arguments)
     home, given = settings[config.HOME], Path(arguments.source).absolute()
     path = _database(given, home)
+    folder = path.parent if path.parent == given.resolve() else None
+    with files.errors(path):
+        identity = files.identity(path.parent)
     _check_service(home)
     with _unused(path), files.errors(path), Source(path, _other_device(path.parent, home)) as source:
         outcome = Outcome(
@@ -79,8 +82,8 @@ def adopt(arguments: argparse.Namespace) -> int:
         )
         with acting_as_owner(home), Recorder(home, limits=config.limits(settings)) as recorder:
             _transfer(source, recorder, outcome, everything=arguments.all)
-        if path.parent == given.resolve():
-            outcome.moved_to = _set_aside(given.resolve())
+        if folder is not None:
+            outcome.moved_to = set_aside(folder, identity)
     print(json.dumps(asdict(outcome)) if arguments.json else summary(outcome))
     return PENDING if outcome.refused or outcome.dead_letters or not outcome.whole else DONE
 
@@ -158,7 +161,7 @@ def _unused(path: Path) -> Iterator[None]:
         yield
         return
     with files.errors(lock):
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,22 +173,36 @@ def _unused(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _set_aside(folder: Path) -> str | None:
-    """Rename the folder, so that no agent delivers from it again; return its new name, None if that is refused.
+def set_aside(folder: Path, adopted: tuple[int, int]) -> str | None:
+    """Rename the folder that was adopted, so that no agent delivers from it again; return its new name.
 
-    A mount point, a read-only card and another user's folder stay where they are, and a folder that was renamed before.
+    None if that is refused: a mount point, a read-only card and another user's folder stay where they are, and a folder
+    that was renamed before. Its owner may put a link in any place of its path meanwhile, so it is renamed with the
+    rights of that owner, in the folder that holds it now.
     """
     if _RENAMED.search(folder.name):
         return None
-    target, number = folder.with_name(f"{folder.name}-adopted"), 1
-    while target.exists() or target.is_symlink():
-        number += 1
-        target = folder.with_name(f"{folder.name}-adopted-{number}")
     try:
-        folder.rename(target)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
-    return str(target)
+    try:
+        with acting_as_owner(parent):
+            found = os.stat(folder.name, dir_fd=parent, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) != adopted:
+                return None
+            name = _free_name(f"{folder.name}-adopted", os.listdir(parent))
+            os.rename(folder.name, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
+    return str(folder.with_name(name))
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    numbered = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
+    return next(each for each in numbered if each not in taken)
 
 
 # The transfer

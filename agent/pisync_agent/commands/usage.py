@@ -70,10 +70,10 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 @contextlib.contextmanager
-def acting_as_owner(home: Path) -> Iterator[None]:
-    """Act as the owner of `home` inside the block if root calls, and as root again after it."""
+def acting_as_owner(home: Path | int) -> Iterator[None]:
+    """Act as the owner of `home`, or of an open folder, inside the block if root calls, and as root again after it."""
     try:
-        owner = home.stat()
+        owner = os.stat(home)  # noqa: PTH116 - of a descriptor, too
     except OSError:
         owner = None
     if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
