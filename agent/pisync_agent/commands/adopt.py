@@ -59,6 +59,8 @@ class Outcome:
     refused_seqs: list[int] = field(default_factory=list)
     dead_letters: dict[str, int] = field(default_factory=dict)
     """Dead letters that stay in the source, by their code."""
+    missing: int = 0
+    """Undelivered events that cannot be read."""
     whole: bool = True
     moved_to: str | None = None
 
@@ -82,10 +84,12 @@ def adopt(arguments: argparse.Namespace) -> int:
         )
         with acting_as_owner(home), Recorder(home, limits=config.limits(settings)) as recorder:
             _transfer(source, recorder, outcome, everything=arguments.all)
+        outcome.missing = source.missing
         if folder is not None:
             outcome.moved_to = set_aside(folder, identity)
     print(json.dumps(asdict(outcome)) if arguments.json else summary(outcome))
-    return PENDING if outcome.refused or outcome.dead_letters or not outcome.whole else DONE
+    lost = outcome.missing or not outcome.whole
+    return PENDING if outcome.refused or outcome.dead_letters or lost else DONE
 
 
 def summary(outcome: Outcome) -> str:
@@ -100,6 +104,8 @@ def summary(outcome: Outcome) -> str:
     if outcome.dead_letters:
         codes = ", ".join(f"{number:,} {code}" for code, number in outcome.dead_letters.items())
         lines.append(f"its rejected events stay there ({codes}): pisync queue dead --home {_folder(outcome)}")
+    if outcome.missing:
+        lines.append(f"its file is damaged: {count(outcome.missing, 'event')} cannot be read; keep the file")
     if not outcome.whole:
         lines.append("its file is damaged: events recorded last may be missing; keep the file")
     if outcome.moved_to:
