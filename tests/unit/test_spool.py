@@ -255,6 +255,39 @@ def test_a_file_that_takes_the_name_meanwhile_is_not_deleted(device: Device) -> 
     assert device.recorded() == [2]
 
 
+def test_a_third_file_under_the_name_is_not_replaced(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app writes the next file as soon as the name is free."""
+    rename = os.rename
+
+    def rename_and_write(source: str, *arguments: Any, **folders: Any) -> None:
+        rename(source, *arguments, **folders)
+        if source == "a.ndjson":
+            (device.folder / "a.ndjson").write_text(json.dumps(event(3)) + "\n")
+
+    device.put("a.ndjson", event(1))
+    folder = os.open(device.folder, os.O_RDONLY)
+    with SpoolFile(folder, "a.ndjson") as file:
+        device.put("a.ndjson", event(2))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "rename", rename_and_write)
+            file.delete()
+    os.close(folder)
+
+    device.take()
+    assert sorted(device.recorded()) == [2, 3]
+
+
+def test_no_app_keeps_another_apps_file_from_being_deleted(device: Device) -> None:
+    device.put("a.ndjson", event(1))
+    device.put("b.ndjson", event(2))
+    for number in ((device.folder / "a.ndjson").stat().st_ino, "1"):
+        (device.folder / f".{number}.done").mkdir()
+
+    assert device.take()
+    assert device.recorded() == [1, 2]
+    assert not [name for name in device.names() if name.endswith(".ndjson")]
+
+
 def test_the_folder_is_the_groups_to_write(device: Device) -> None:
     assert stat.S_IMODE(device.folder.stat().st_mode) == 0o3770
     device.folder.chmod(0o700)
