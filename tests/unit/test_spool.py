@@ -1,8 +1,10 @@
 """The watched folder: every line once and in order, whatever is put there and whenever it is interrupted."""
 
 import asyncio
+import fcntl
 import json
 import os
+import signal
 import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -286,6 +288,24 @@ def test_no_app_keeps_another_apps_file_from_being_deleted(device: Device) -> No
     assert device.take()
     assert device.recorded() == [1, 2]
     assert not [name for name in device.names() if name.endswith(".ndjson")]
+
+
+def test_a_file_that_an_app_keeps_shut_stops_no_other(device: Device) -> None:
+    """With a lease, the kernel keeps others from opening a file for 45 seconds, and again."""
+    device.put("a.ndjson", event(1))
+    device.put("b.ndjson", event(2))
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with (device.folder / "a.ndjson").open("r+") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+            assert not device.take(), "it is tried again"
+            assert device.recorded() == [2]
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+    assert device.take()
+    assert device.recorded() == [2, 1]
 
 
 def test_the_folder_is_the_groups_to_write(device: Device) -> None:
