@@ -93,10 +93,10 @@ def read_enroll_file(file: Path) -> EnrollFile:
         raise RuleError("it is not TOML: it is nested too deeply") from None
 
 
-def load_pending(home: Path) -> EnrollFile | None:
+def load_pending(home: Path, *, name: str = PENDING) -> EnrollFile | None:
     """Return the file that is pending in the agent's folder. Raises RuleError if it is damaged, OSError."""
     try:
-        stored: dict[str, Any] = json.loads(_content(home / PENDING))
+        stored: dict[str, Any] = json.loads(_content(home / name))
         return EnrollFile(**(stored | {"also": tuple(stored["also"])}))
     except FileNotFoundError:
         return None
