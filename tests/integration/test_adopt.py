@@ -166,7 +166,7 @@ def test_root_renames_the_adopted_folder_and_no_other(open_folder: Path) -> None
     source.parent.symlink_to(roots.parent)
 
     assert set_aside(source, adopted) is None
-    assert os.listdir(roots.parent) == ["pisync"]
+    assert [each.name for each in roots.parent.iterdir()] == ["pisync"]
 
     source.parent.unlink()
     source.parent.with_name("away").rename(source.parent)
@@ -182,4 +182,4 @@ def test_root_has_the_rights_of_the_folders_owner_to_rename_it(open_folder: Path
     shared.chmod(0o500)
 
     assert set_aside(shared / "pisync", files.identity(shared / "pisync")) is None
-    assert os.listdir(shared) == ["pisync"]
+    assert [each.name for each in shared.iterdir()] == ["pisync"]

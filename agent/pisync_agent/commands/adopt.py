@@ -197,7 +197,7 @@ def set_aside(folder: Path, adopted: tuple[int, int]) -> str | None:
             found = os.stat(folder.name, dir_fd=parent, follow_symlinks=False)
             if (found.st_dev, found.st_ino) != adopted:
                 return None
-            name = _free_name(f"{folder.name}-adopted", os.listdir(parent))
+            name = _free_name(f"{folder.name}-adopted", os.listdir(parent))  # noqa: PTH208 - of a descriptor
             os.rename(folder.name, name, src_dir_fd=parent, dst_dir_fd=parent)
     except OSError:
         return None
