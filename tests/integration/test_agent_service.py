@@ -154,7 +154,7 @@ def test_systemd_understands_the_units(tmp_path: Path) -> None:
         copy.write_text(text.replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
     done = analyze("verify", *map(str, copies))
 
-    assert {copy.name for copy in copies} == {"pisync-agent.service", "pisync-agent.socket"}
+    assert {"pisync-agent.service", "pisync-agent.socket"} < {copy.name for copy in copies}
     assert (done.returncode, done.stderr) == (0, "")
 
 
@@ -169,6 +169,13 @@ def test_a_stop_ends_before_systemd_kills_within_five_seconds() -> None:
     patience = config.settings_from(argparse.Namespace(), {})[config.STOP_TIMEOUT]
 
     assert patience + 2 * FLUSH_S <= int(given) <= 5
+
+
+def test_a_service_that_cannot_start_is_not_started_for_ever() -> None:
+    """The service has no limit of its own: it is restarted as often as it fails for another reason."""
+    found = dict(re.findall(r"^(TriggerLimit\w+)=(.+)$", (UNITS / "pisync-agent.socket").read_text(), re.MULTILINE))
+
+    assert found == {"TriggerLimitIntervalSec": "10min", "TriggerLimitBurst": "60"}
 
 
 # Start and stop
