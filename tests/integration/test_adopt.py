@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pisync_agent.commands.adopt import set_aside
+from pisync_agent.outbox import files
 from tests.support.outboxes import bodies, deliver, events, opened
 from tests.support.processes import AgentProcess, ReceiverProcess
 from tests.support.proof import Proof
@@ -149,3 +151,35 @@ def test_root_adopts_a_users_folder_and_owns_nothing_in_the_services(open_folder
                 agent.start()
         assert agent.status()["waiting"] == 6
         assert {file.stat().st_uid for file in home.iterdir()} == {SERVICE}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
+def test_root_renames_the_adopted_folder_and_no_other(open_folder: Path) -> None:
+    """A user puts a link to a folder of root's into the path, while root reads the user's outbox."""
+    source, roots = open_folder / "user" / "share" / "pisync", open_folder / "etc" / "pisync"
+    for folder in (source, roots):
+        folder.mkdir(parents=True)
+    for folder in (source.parent.parent, source.parent, source):
+        os.chown(folder, USER, USER)
+    adopted = files.identity(source)
+    source.parent.rename(source.parent.with_name("away"))
+    source.parent.symlink_to(roots.parent)
+
+    assert set_aside(source, adopted) is None
+    assert [each.name for each in roots.parent.iterdir()] == ["pisync"]
+
+    source.parent.unlink()
+    source.parent.with_name("away").rename(source.parent)
+    assert set_aside(source, adopted) == f"{source}-adopted"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
+def test_root_has_the_rights_of_the_folders_owner_to_rename_it(open_folder: Path) -> None:
+    """A user moves another's folder, such as the agent's own, to where root renames it."""
+    shared = open_folder / "shared"
+    (shared / "pisync").mkdir(parents=True)
+    os.chown(shared, USER, USER)
+    shared.chmod(0o500)
+
+    assert set_aside(shared / "pisync", files.identity(shared / "pisync")) is None
+    assert [each.name for each in shared.iterdir()] == ["pisync"]

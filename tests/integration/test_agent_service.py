@@ -172,6 +172,13 @@ def test_a_stop_ends_before_systemd_kills_within_five_seconds() -> None:
     assert patience + 2 * FLUSH_S <= int(given) <= 5
 
 
+def test_a_service_that_cannot_start_is_not_started_for_ever() -> None:
+    """The service has no limit of its own: it is restarted as often as it fails for another reason."""
+    found = dict(re.findall(r"^(TriggerLimit\w+)=(.+)$", (UNITS / "pisync-agent.socket").read_text(), re.MULTILINE))
+
+    assert found == {"TriggerLimitIntervalSec": "10min", "TriggerLimitBurst": "60"}
+
+
 # Start and stop
 
 

@@ -500,6 +500,50 @@ def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
     assert files.database(home).read_bytes() == before
 
 
+@pytest.fixture
+def roots(tmp_path: Path) -> Path:
+    """A folder of root's, beside that of the agent's user."""
+    made = tmp_path / "root"
+    made.mkdir(mode=0o700)
+    return made
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """An agent's folder whose user is hostile."""
+    home = enrolled(tmp_path / "device", "http://127.0.0.1:1")
+    for each in (home, *home.iterdir()):
+        os.chown(each, 54_321, 54_321)
+    return home
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
+def test_repairs_open_no_socket_that_a_link_names(hostile: Path, roots: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(roots / "s"))
+        (roots / "s").chmod(0o600)
+        files.socket(hostile).symlink_to(roots / "s")
+        hostile.chmod(0o700)
+        wrong = Finding(check="folder", verdict=Verdict.BAD, summary="s", advice="a", fix="modes")
+
+        assert not repair(hostile, wrong).done
+
+    assert (roots / "s").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
+def test_repairs_give_away_no_file_with_another_name(hostile: Path, roots: Path) -> None:
+    (roots / "shadow").write_text("root's")
+    os.link(roots / "shadow", hostile / "outbox.db-x;reboot")
+    wrong = examined(hostile)["folder"]
+    assert wrong.fix == "ownership"
+    assert "reboot" not in wrong.advice
+
+    assert not repair(hostile, wrong).done
+
+    assert (roots / "shadow").stat().st_uid == 0
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask systemd for it")
 @pytest.mark.parametrize(
     ("fix", "program", "words"),

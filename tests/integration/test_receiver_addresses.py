@@ -211,6 +211,21 @@ def test_what_a_person_does_while_an_address_is_proved_stays(tmp_path: Path, aga
     assert identities.load(tmp_path) == again
 
 
+def test_two_receivers_that_announce_each_other_are_followed_once_a_day(tmp_path: Path) -> None:
+    clock = ShiftedClock()
+    one, other = "https://one.example", "https://other.example"
+    with closing(opened(tmp_path)) as outbox:
+        announcements = Announcements(
+            home=tmp_path, outbox=outbox, clock=clock, prove=lambda *_, **__: receipt(outbox, 0)
+        )
+        used = Identity(url=one, device_id="mine", token="psd_x")
+        for announced in (other, one, other, one):
+            used = announcements.follow(used, announced, by=used.url)
+            assert used.url == other
+        clock.passed = AGAIN_S
+        assert announcements.follow(used, one, by=used.url).url == one
+
+
 def test_only_a_configured_receiver_announces(new: Live) -> None:
     body = {"device_id": DEVICE, "stream": "s", "events": []}
 

@@ -211,14 +211,33 @@ def test_of_a_damaged_file_the_rest_is_adopted_and_the_loss_named(
     content = bytearray(path.read_bytes())
     content[0:100] = bytes(100)
     place = content.index(b'{"seq":20,')
-    content[place + 200 : place + 210] = b"##########"
+    content[place + 40 : place + 50] = b"##########"
     path.write_bytes(content)
 
     found = adopt(path, home, capsys, code=PENDING)
 
-    assert found["refused_seqs"] == [20]
+    assert (found["refused_seqs"], found["missing"]) == ([20], 0)
     assert found["moved_to"] is None, "a file stays where it is"
     assert numbers(home) == [number for number in range(1, 41) if number != 20]
+
+
+def test_events_of_which_nothing_can_be_read_are_counted(
+    old: Outbox, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row in the middle loses its place."""
+    for number in range(1, 41):
+        old.append([event(number, size=2000)])
+    path = closed(old) / "outbox.db"
+    content = bytearray(path.read_bytes())
+    place = content.index(b'{"seq":20,')
+    content[place - 40 : place + 40] = bytes(80)
+    path.write_bytes(content)
+
+    found = adopt(path.parent, home, capsys, code=PENDING)
+
+    assert found["missing"] >= 1
+    assert found["adopted"] + found["missing"] == 40
+    assert len(numbers(home)) == found["adopted"]
 
 
 def test_without_its_row_of_pointers_everything_is_adopted(

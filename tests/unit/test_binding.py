@@ -63,6 +63,7 @@ def test_a_copy_takes_along_what_it_recorded_on_its_machine(tmp_path: Path, outb
 
     assert outbox.stream != stream
     assert numbers(outbox) == [4, 5, 6, 7]
+    assert "2 events that were pending when it was copied are for mine" in outbox.state().salvaged[-1].reason
     assert outbox.note(DEVICE) == "copy"
     begin_stream_of(outbox, "copy")
     assert numbers(outbox) == [4, 5, 6, 7]

@@ -107,6 +107,7 @@ def test_another_link_counts_as_new_although_there_was_one_all_the_time(tmp_path
     """From a cable to a wireless network, say: the connection that was kept is gone."""
     service: Any = Service(tmp_path, settings=cast("Any", {}))
     ups: list[None] = []
+    losses: list[None] = []
     service._scheduler = SimpleNamespace(link_up=lambda: ups.append(None))
     for route, links in [
         ({"10.0.0.5"}, 1),
@@ -116,6 +117,9 @@ def test_another_link_counts_as_new_although_there_was_one_all_the_time(tmp_path
         (set[str](), 2),
         ({"192.168.7.2"}, 3),
     ]:
-        service._runner = SimpleNamespace(route=lambda route=route: frozenset(route))
+        service._runner = SimpleNamespace(
+            route=lambda route=route: frozenset(route), link_lost=lambda: losses.append(None)
+        )
         service._on_link_event(SimpleNamespace(drain=lambda: None))
         assert len(ups) == links
+    assert len(losses) == 2

@@ -7,7 +7,7 @@ import pytest
 
 import pisync_receiver.domain.repairs as repairs
 from pisync_common.limits import SEQ_MAX
-from pisync_receiver.domain.state import BOOTS_KEPT
+from pisync_receiver.domain.state import BOOTS_KEPT, Account
 from pisync_receiver.domain.submissions import Event, EventBatch
 from pisync_receiver.domain.times import CORRECTED, ESTIMATED, SYNCED
 from tests.support.memory_store import MemoryStore
@@ -119,6 +119,21 @@ def test_learned_boots_are_few_and_hide_no_boot_that_sent() -> None:
     boots = json.loads(store.streams[DEVICE, STREAM].boots)
     assert [name for name, _, mark in boots if mark < 0] == [f"boot-{n}" for n in range(40 - BOOTS_KEPT, 40)]
     assert [name for name, _, mark in boots if mark >= 0] == ["now"]
+
+
+def test_a_batch_of_many_boots_costs_no_more_than_what_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    learned = []
+    learn = Account.learn
+
+    def noted(self: Account, boot: str, epoch_ms: int, upto: int) -> None:
+        learned.append(boot)
+        learn(self, boot, epoch_ms, upto)
+
+    store = MemoryStore()
+    store.run(later([right(1)]))
+    monkeypatch.setattr(Account, "learn", noted)
+    store.run(later([right(seq, f"boot-{seq}") for seq in range(2, 500)]))
+    assert learned == [f"boot-{seq}" for seq in range(500 - BOOTS_KEPT, 500)]
 
 
 def test_a_learned_boot_is_no_clone() -> None:

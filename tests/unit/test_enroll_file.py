@@ -84,6 +84,8 @@ def test_every_key_is_read_and_stored(tmp_path: Path) -> None:
         (f'{TEXT}site = ""', "site"),
         (f'{TEXT}ca = "none.pem"', "none.pem"),
         (f'{TEXT}ca = "pisync-enroll.toml"', "not a PEM file"),
+        (f'{TEXT}ca = "/etc/ssl/private/server.pem"', "beside this file"),
+        (f'{TEXT}ca = "../server.pem"', "beside this file"),
         (TEXT + "#" * 70_000, "larger than"),
         ("a = " + "[" * 30_000, "not TOML"),
     ],
@@ -94,6 +96,15 @@ def test_what_is_wrong_is_named_without_the_code(tmp_path: Path, text: str, said
 
     assert said in str(caught.value)
     assert CODE not in str(caught.value)
+
+
+def test_of_the_authoritys_file_certificates_alone_are_taken(tmp_path: Path) -> None:
+    """A link to a file of root's, or a file with the authority's key."""
+    authority = Authority(tmp_path / "ca")
+    certificate = authority.certificate.read_text()
+    (tmp_path / "both.pem").write_text(f"# a secret\n{certificate}-----BEGIN PRIVATE KEY-----\nMIIE\n{certificate}")
+
+    assert read(tmp_path, f'{TEXT}ca = "both.pem"').ca == 2 * certificate
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:

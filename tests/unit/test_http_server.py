@@ -419,3 +419,16 @@ def test_a_new_client_takes_the_place_of_the_oldest_that_is_not_being_answered(s
         assert (await waiting)[0] == (await asked)[0] == 200
 
     serve(test, connections=2)
+
+
+def test_clients_that_do_not_close_take_no_place(serve: Serve) -> None:
+    """Without a token: each was refused, and keeps its connection."""
+
+    async def test(device: Device) -> None:
+        for _ in range(2):
+            client = await device.connect()
+            assert (await client.ask(Authorization=None, Connection="close"))[0] == 401
+        for _ in range(2):
+            assert (await (await device.connect()).ask())[0] == 200
+
+    serve(test, connections=2)

@@ -1,8 +1,10 @@
 """The watched folder: every line once and in order, whatever is put there and whenever it is interrupted."""
 
 import asyncio
+import fcntl
 import json
 import os
+import signal
 import stat
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -253,6 +255,57 @@ def test_a_file_that_takes_the_name_meanwhile_is_not_deleted(device: Device) -> 
 
     device.take()
     assert device.recorded() == [2]
+
+
+def test_a_third_file_under_the_name_is_not_replaced(device: Device, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An app writes the next file as soon as the name is free."""
+    rename = os.rename
+
+    def rename_and_write(source: str, *arguments: Any, **folders: Any) -> None:
+        rename(source, *arguments, **folders)
+        if source == "a.ndjson":
+            (device.folder / "a.ndjson").write_text(json.dumps(event(3)) + "\n")
+
+    device.put("a.ndjson", event(1))
+    folder = os.open(device.folder, os.O_RDONLY)
+    with SpoolFile(folder, "a.ndjson") as file:
+        device.put("a.ndjson", event(2))
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "rename", rename_and_write)
+            file.delete()
+    os.close(folder)
+
+    device.take()
+    assert sorted(device.recorded()) == [2, 3]
+
+
+def test_no_app_keeps_another_apps_file_from_being_deleted(device: Device) -> None:
+    device.put("a.ndjson", event(1))
+    device.put("b.ndjson", event(2))
+    for number in ((device.folder / "a.ndjson").stat().st_ino, "1"):
+        (device.folder / f".{number}.done").mkdir()
+
+    assert device.take()
+    assert device.recorded() == [1, 2]
+    assert not [name for name in device.names() if name.endswith(".ndjson")]
+
+
+def test_a_file_that_an_app_keeps_shut_stops_no_other(device: Device) -> None:
+    """With a lease, the kernel keeps others from opening a file for 45 seconds, and again."""
+    device.put("a.ndjson", event(1))
+    device.put("b.ndjson", event(2))
+    before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+    try:
+        with (device.folder / "a.ndjson").open("r+") as held:
+            fcntl.fcntl(held, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+
+            assert not device.take(), "it is tried again"
+            assert device.recorded() == [2]
+    finally:
+        signal.signal(signal.SIGIO, before)
+
+    assert device.take()
+    assert device.recorded() == [2, 1]
 
 
 def test_the_folder_is_the_groups_to_write(device: Device) -> None:

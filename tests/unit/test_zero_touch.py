@@ -13,7 +13,6 @@ import pytest
 
 import pisync_agent.identity as identities
 from pisync_agent.commands.cli import main
-from pisync_agent.commands.usage import acting_as_owner
 from pisync_agent.enrollment import zero_touch
 from pisync_agent.enrollment.enroll_file import EnrollFile, load_pending, store_pending
 from pisync_agent.enrollment.machine import Machine
@@ -21,6 +20,7 @@ from pisync_agent.enrollment.state import PENDING, EnrollmentState, note_state, 
 from pisync_agent.enrollment.zero_touch import IGNORED, REFUSED_S, ZeroTouch, take_up
 from pisync_agent.errors import Refused, Unreachable
 from pisync_agent.identity import Identity
+from pisync_agent.service.access import acting_as_owner
 from pisync_agent.sync.retry import RetryPolicy
 from pisync_common.errors import RuleError
 from tests.support.processes import wait_until

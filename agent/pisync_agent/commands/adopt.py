@@ -22,7 +22,7 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.commands.command import OUTBOX, Command, add_json
 from pisync_agent.commands.sync import Meter
-from pisync_agent.commands.usage import DONE, PENDING, WrongUsage, acting_as_owner
+from pisync_agent.commands.usage import DONE, PENDING, WrongUsage
 from pisync_agent.errors import AgentError, InvalidEvent, NotEnrolled, StoreUnusable
 from pisync_agent.formatting import count
 from pisync_agent.outbox import files
@@ -31,6 +31,7 @@ from pisync_agent.outbox.adoption import Source
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.recorder import Recorder
 from pisync_agent.service import protocol
+from pisync_agent.service.access import acting_as_owner
 from pisync_agent.service.lock import holder_of
 from pisync_common import __version__
 from pisync_common.errors import LockHeld
@@ -59,6 +60,8 @@ class Outcome:
     refused_seqs: list[int] = field(default_factory=list)
     dead_letters: dict[str, int] = field(default_factory=dict)
     """Dead letters that stay in the source, by their code."""
+    missing: int = 0
+    """Undelivered events that cannot be read."""
     whole: bool = True
     moved_to: str | None = None
 
@@ -68,6 +71,9 @@ def adopt(arguments: argparse.Namespace) -> int:
     settings = config.settings_from(arguments)
     home, given = settings[config.HOME], Path(arguments.source).absolute()
     path = _database(given, home)
+    folder = path.parent if path.parent == given.resolve() else None
+    with files.errors(path):
+        identity = files.identity(path.parent)
     _check_service(home)
     with _unused(path), files.errors(path), Source(path, _other_device(path.parent, home)) as source:
         outcome = Outcome(
@@ -79,10 +85,12 @@ def adopt(arguments: argparse.Namespace) -> int:
         )
         with acting_as_owner(home), Recorder(home, limits=config.limits(settings)) as recorder:
             _transfer(source, recorder, outcome, everything=arguments.all)
-        if path.parent == given.resolve():
-            outcome.moved_to = _set_aside(given.resolve())
+        outcome.missing = source.missing
+        if folder is not None:
+            outcome.moved_to = set_aside(folder, identity)
     print(json.dumps(asdict(outcome)) if arguments.json else summary(outcome))
-    return PENDING if outcome.refused or outcome.dead_letters or not outcome.whole else DONE
+    lost = outcome.missing or not outcome.whole
+    return PENDING if outcome.refused or outcome.dead_letters or lost else DONE
 
 
 def summary(outcome: Outcome) -> str:
@@ -97,6 +105,8 @@ def summary(outcome: Outcome) -> str:
     if outcome.dead_letters:
         codes = ", ".join(f"{number:,} {code}" for code, number in outcome.dead_letters.items())
         lines.append(f"its rejected events stay there ({codes}): pisync queue dead --home {_folder(outcome)}")
+    if outcome.missing:
+        lines.append(f"its file is damaged: {count(outcome.missing, 'event')} cannot be read; keep the file")
     if not outcome.whole:
         lines.append("its file is damaged: events recorded last may be missing; keep the file")
     if outcome.moved_to:
@@ -158,7 +168,7 @@ def _unused(path: Path) -> Iterator[None]:
         yield
         return
     with files.errors(lock):
-        fd = os.open(lock, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(lock, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -170,22 +180,36 @@ def _unused(path: Path) -> Iterator[None]:
         os.close(fd)
 
 
-def _set_aside(folder: Path) -> str | None:
-    """Rename the folder, so that no agent delivers from it again; return its new name, None if that is refused.
+def set_aside(folder: Path, adopted: tuple[int, int]) -> str | None:
+    """Rename the folder that was adopted, so that no agent delivers from it again; return its new name.
 
-    A mount point, a read-only card and another user's folder stay where they are, and a folder that was renamed before.
+    None if that is refused: a mount point, a read-only card and another user's folder stay where they are, and a folder
+    that was renamed before. Its owner may put a link in any place of its path meanwhile, so it is renamed with the
+    rights of that owner, in the folder that holds it now.
     """
     if _RENAMED.search(folder.name):
         return None
-    target, number = folder.with_name(f"{folder.name}-adopted"), 1
-    while target.exists() or target.is_symlink():
-        number += 1
-        target = folder.with_name(f"{folder.name}-adopted-{number}")
     try:
-        folder.rename(target)
+        parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError:
         return None
-    return str(target)
+    try:
+        with acting_as_owner(parent):
+            found = os.stat(folder.name, dir_fd=parent, follow_symlinks=False)
+            if (found.st_dev, found.st_ino) != adopted:
+                return None
+            name = _free_name(f"{folder.name}-adopted", os.listdir(parent))  # noqa: PTH208 - of a descriptor
+            os.rename(folder.name, name, src_dir_fd=parent, dst_dir_fd=parent)
+    except OSError:
+        return None
+    finally:
+        os.close(parent)
+    return str(folder.with_name(name))
+
+
+def _free_name(name: str, taken: Sequence[str]) -> str:
+    numbered = (name, *(f"{name}-{number}" for number in range(2, len(taken) + 3)))
+    return next(each for each in numbered if each not in taken)
 
 
 # The transfer

@@ -26,10 +26,15 @@ from pisync_agent.clock import kernel_sync_check
 from pisync_agent.commands import status
 from pisync_agent.commands.logs import UNIT
 from pisync_agent.commands.redaction import MASK, Redactor
+from pisync_agent.enrollment.enroll_file import load_pending
+from pisync_agent.enrollment.state import PENDING
+from pisync_agent.enrollment.zero_touch import IGNORED
 from pisync_agent.errors import AgentError
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.service import views
+from pisync_agent.service.http.access import TOKEN_FILE
 from pisync_common import __version__, sqlite
+from pisync_common.errors import PiSyncError
 from pisync_common.limits import KIB
 from pisync_common.settings import Settings
 
@@ -108,10 +113,16 @@ class Bundle:
         )
 
     def _add_secrets(self) -> None:
-        """Have the token, passwords of proxies, and variables that are no setting removed wherever they stand."""
+        """Have tokens, codes, passwords of proxies, and variables that are no setting removed wherever they stand."""
         with suppress(AgentError, OSError):
             identity = identities.load(self._home)
             self._redactor.add(identity.token if identity else "")
+        with suppress(OSError):
+            self._redactor.add((self._home / TOKEN_FILE).read_bytes()[:1024].decode("ascii", "replace").strip())
+        for name in (PENDING, IGNORED):
+            with suppress(PiSyncError, OSError):
+                pending = load_pending(self._home, name=name)
+                self._redactor.add(pending.code if pending else "")
         settings = {setting.variable(config.PREFIX) for setting in config.SETTINGS} | {f"{config.PREFIX}CONFIG"}
         for name in filter(_matters, self._environ):
             if name.startswith(config.PREFIX) and name not in settings:
@@ -195,8 +206,9 @@ class Bundle:
 
     def _doctor(self) -> Any:
         """Run `pisync doctor --json` in a process of its own: it may take long, and must not end this."""
-        command = [sys.executable, "-m", "pisync_agent", "doctor", "--json", "--home", str(self._home)]
-        shown = self._output(command, _DOCTOR_S, {"PYTHONPATH": os.pathsep.join(sys.path)})
+        # -P -s: never a module of the folder that root happens to be in, nor of the user who calls.
+        command = [sys.executable, "-P", "-s", "-m", "pisync_agent", "doctor", "--json", "--home", str(self._home)]
+        shown = self._output(command, _DOCTOR_S, {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
         return json.loads(shown)
 
     def _output(self, command: Sequence[str], limit: float, environ: Mapping[str, str] | None = None) -> str:

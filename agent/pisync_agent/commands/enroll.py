@@ -13,13 +13,14 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.clock import SystemClock
 from pisync_agent.commands.command import Command
-from pisync_agent.commands.usage import DONE, WrongUsage, acting_as_owner, settings_of
+from pisync_agent.commands.usage import DONE, WrongUsage, settings_of
 from pisync_agent.enrollment.enrolling import enroll_device
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.errors import DeliveryError, NotEnrolled, StoreUnusable, Unreachable
 from pisync_agent.identity import Identity
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
+from pisync_agent.service.access import acting_as_owner
 
 _NOT_RETRIED: Final = "enrollment is not retried automatically: enroll again with the same code"
 

@@ -13,7 +13,7 @@ import pisync_agent.config as config
 import pisync_agent.identity as identities
 from pisync_agent.commands.command import Command
 from pisync_agent.commands.enroll import reload_service
-from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, acting_as_owner, settings_of
+from pisync_agent.commands.usage import DONE, StillPending, WrongUsage, settings_of
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.enrollment.state import PENDING, note_state
 from pisync_agent.errors import NotEnrolled, StoreUnusable
@@ -22,12 +22,10 @@ from pisync_agent.outbox import files
 from pisync_agent.outbox.models import OutboxState
 from pisync_agent.outbox.reader import OutboxReader
 from pisync_agent.service import spool_folder
+from pisync_agent.service.access import acting_as_owner
 from pisync_agent.service.lock import writer_lock
-<<<<<<< HEAD
 from pisync_agent.service.spool_folder import SpoolCounts
-=======
 from pisync_common.errors import LockHeld
->>>>>>> rv-newcomer
 
 MACHINE_ID: Final = Path("/etc/machine-id")
 _STOP: Final = "sudo systemctl stop pisync-agent.socket pisync-agent"

@@ -105,11 +105,11 @@ class Redactor:
 
 
 def _forms(value: str) -> set[str]:
-    """Return a value as it is, and as URLs, JSON, base64 and hexadecimal have it."""
+    """Return a value as it is, and as URLs, JSON, Python, base64 and hexadecimal have it."""
     raw = value.encode(errors="surrogatepass")
     if not raw.strip():
         return set()
-    forms = {value, json.dumps(value)[1:-1]}
+    forms = {value, json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1], repr(value)[1:-1]}
     if len(raw) >= _KEY:
         coded = [base64.b64encode(raw), base64.urlsafe_b64encode(raw)]
         forms |= {quote(raw, safe=""), quote(raw), quote_plus(raw), raw.hex(), raw.hex().upper()}

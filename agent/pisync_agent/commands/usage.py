@@ -3,7 +3,6 @@
 import argparse
 import contextlib
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
@@ -67,28 +66,6 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
     settings = config.settings_from(arguments)
     become_owner(settings[config.HOME])
     return settings
-
-
-@contextlib.contextmanager
-def acting_as_owner(home: Path) -> Iterator[None]:
-    """Act as the owner of `home` inside the block if root calls, and as root again after it."""
-    try:
-        owner = home.stat()
-    except OSError:
-        owner = None
-    if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
-        yield
-        return
-    groups, group = os.getgroups(), os.getegid()
-    os.setgroups([])
-    os.setegid(owner.st_gid)
-    os.seteuid(owner.st_uid)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(group)
-        os.setgroups(groups)
 
 
 def become_owner(home: Path) -> None:

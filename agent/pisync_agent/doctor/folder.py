@@ -118,7 +118,7 @@ def check_folder(home: Path, facts: FolderFacts | OSError, *, system: bool) -> F
             f"{count(len(found), 'file')} of the agent in {home} belong to another user than {owner}, so the service "
             "cannot use them. This happens when a program was started as another user.",
             *_names(found),
-            advice=f"sudo chown {owner} {' '.join(str(each.path) for each in found[:SHOWN])}",
+            advice="sudo pisync doctor --fix",
             fix="ownership",
         )
     if facts.shut and system:
@@ -135,7 +135,7 @@ def check_folder(home: Path, facts: FolderFacts | OSError, *, system: bool) -> F
             f"{count(len(found), 'file')} of the agent in {home} can be read by other users; learners' work and the "
             "device's token are in them.",
             *_names(found),
-            advice=f"sudo chmod 0600 {' '.join(str(each.path) for each in found[:SHOWN])}",
+            advice="sudo pisync doctor --fix",
             fix="modes",
         )
     if found := facts.leftovers:

@@ -1,6 +1,13 @@
-"""What `doctor --fix` does: safe repairs, each of which says what it did. None of them touches an event."""
+"""What `doctor --fix` does: safe repairs, each of which says what it did. None of them touches an event.
 
+The folder is the agent's user's, who may put a link anywhere in it at any time. So root acts as that user in it, but
+where only root can: to give a file away, and then to no file that has another name elsewhere.
+"""
+
+import contextlib
+import errno
 import os
+import stat
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,6 +21,7 @@ from pisync_agent.errors import AgentError
 from pisync_agent.formatting import count
 from pisync_agent.outbox import files
 from pisync_agent.service import protocol
+from pisync_agent.service.access import acting_as_owner
 
 PATIENCE_S: Final = 30.0
 """How long systemd may take to start or restart the service."""
@@ -45,7 +53,8 @@ def repair(home: Path, finding: Finding) -> Repaired:
     if wanted.root and os.geteuid() != 0:
         return Repaired(fix=finding.fix, done=False, text=f"{wanted.about}: sudo pisync doctor --fix")
     try:
-        return Repaired(fix=finding.fix, done=True, text=wanted.act(home))
+        with contextlib.nullcontext() if wanted.root else acting_as_owner(home):
+            return Repaired(fix=finding.fix, done=True, text=wanted.act(home))
     except (OSError, AgentError) as error:
         return Repaired(fix=finding.fix, done=False, text=f"{wanted.about}: {error}")
 
@@ -94,6 +103,9 @@ def _on(path: Path, act: Callable[[int], None]) -> None:
     """Do it to the file that is there, not to what a link in its place names. Closing drops no lock of the service."""
     file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
+        found = os.fstat(file)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
+            raise PermissionError(errno.EPERM, "it is not a file of this folder alone", str(path))
         act(file)
     finally:
         os.close(file)

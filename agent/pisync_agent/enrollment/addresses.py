@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 NO_STREAM: Final = "none"
 """The stream to ask about where nothing was recorded yet; asking makes none."""
 AGAIN_S: Final = 24 * 3600.0
-"""How long to wait after an announced address that failed."""
+"""How long to wait after an announced address: after a failure, and where two receivers announce each other."""
 
 
 def prove(identity: Identity, *, stream: str, clock: Clock) -> Receipt:
@@ -61,13 +61,13 @@ class Announcements:
         """Return the identity to use, stored, after the receiver at the address `by` announced `url`."""
         if url.rstrip("/") == identity.url or self.clock.monotonic() < self._not_before:
             return identity
+        self._not_before = self.clock.monotonic() + AGAIN_S
         try:
             moved = self._proved(identity, url, by)
             if identities.load(self.home) != identity:
                 return identity  # a person changed it meanwhile, or deleted it
             identities.save(self.home, moved)
         except (RuleError, DeliveryError, NotEnrolled, OSError) as error:
-            self._not_before = self.clock.monotonic() + AGAIN_S
             log.warning("the receiver announced the address %s, which is not used: %s", printable(url), error)
             return identity
         log.info("the receiver has another address: %s from now on; %s if that fails", moved.url, identity.url)

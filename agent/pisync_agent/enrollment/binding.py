@@ -63,7 +63,10 @@ def begin_stream_of(outbox: Outbox, device_id: str) -> None:
         return
     if noted is not None and outbox.state().last_seq:
         log.warning("this device was %s and is %s now: its outbox begins another stream", noted, device_id)
-        outbox.start_new_stream(f"the device id was {noted} and is {device_id} now", after=_copied_until(outbox))
+        copied = _copied_until(outbox)
+        left = max(0, copied - outbox.state().delivered)
+        others = f"; {left} events that were pending when it was copied are for {noted} to deliver" if left else ""
+        outbox.start_new_stream(f"the device id was {noted} and is {device_id} now{others}", after=copied)
     outbox.set_note(DEVICE, device_id)
     if outbox.note(_COPIED):
         outbox.set_note(_COPIED, "")

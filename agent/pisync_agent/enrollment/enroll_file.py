@@ -36,6 +36,7 @@ from pisync_common.rules import check_id, check_site
 _BYTES: Final = 64 * KIB
 _PLACEHOLDER: Final = re.compile(r"\{([^{}]*)\}")
 _PEM: Final = "-----BEGIN CERTIFICATE-----"
+_CERTIFICATE: Final = re.compile(f"{_PEM}[A-Za-z0-9+/=\\s]+-----END CERTIFICATE-----")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,10 +93,10 @@ def read_enroll_file(file: Path) -> EnrollFile:
         raise RuleError("it is not TOML: it is nested too deeply") from None
 
 
-def load_pending(home: Path) -> EnrollFile | None:
+def load_pending(home: Path, *, name: str = PENDING) -> EnrollFile | None:
     """Return the file that is pending in the agent's folder. Raises RuleError if it is damaged, OSError."""
     try:
-        stored: dict[str, Any] = json.loads(_content(home / PENDING))
+        stored: dict[str, Any] = json.loads(_content(home / name))
         return EnrollFile(**(stored | {"also": tuple(stored["also"])}))
     except FileNotFoundError:
         return None
@@ -162,17 +163,21 @@ _KINDS: Final = {"insecure_http": (bool, "true or false"), "also": (list, "a lis
 
 
 def _authority(value: str, folder: Path) -> str:
-    """Return the certificate that `ca` gives or names."""
-    if _PEM in value:
-        return value
-    try:
-        text = _content(folder / value).decode("ascii")
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise RuleError(f"ca = {value[:100]!r} cannot be read ({why})") from None
-    if _PEM not in text:
+    """Return the certificates that `ca` gives or names, and nothing else of that file: root reads it for the agent."""
+    text = value
+    if _PEM not in value:
+        named = Path(value)
+        if named.is_absolute() or ".." in named.parts:
+            raise RuleError(f"ca = {value[:100]!r} must be the name of a file beside this file")
+        try:
+            text = _content(folder / named).decode("ascii")
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise RuleError(f"ca = {value[:100]!r} cannot be read ({why})") from None
+    certificates = _CERTIFICATE.findall(text)
+    if not certificates:
         raise RuleError(f"ca = {value[:100]!r} is not a PEM file with a certificate")
-    return text
+    return "".join(f"{certificate}\n" for certificate in certificates)
 
 
 def _filled(pattern: str, values: Mapping[str, str | None]) -> str:

@@ -47,6 +47,8 @@ class Source:
         self.stream = self._stream(newest)
         self.name = f"{self.stream[:_STREAM_CHARS]}:{_digest(newest)}"
         """Identifies what is adopted: copies of one card with different events have different names."""
+        self.missing = 0
+        """Undelivered events that nothing of can be read, known once `events` has ended."""
 
     @property
     def delivered(self) -> int:
@@ -88,6 +90,7 @@ class Source:
                 continue
             seen.add(found.seq)
             yield found.seq, self._event(found.seq, found.body) if found.intact else InvalidEvent(DAMAGED)
+        self.missing = self._missing(seen, dead)
 
     def close(self) -> None:
         self._pages.close()
@@ -108,6 +111,13 @@ class Source:
                 f"{path} has schema version {version}, written by a newer PiSync; this version supports "
                 f"{max(migrations())}. Install the newer PiSync; nothing was changed."
             )
+
+    def _missing(self, seen: Numbers, dead: set[int]) -> int:
+        """Return how many numbers lack an event between the newest that was delivered and the newest of all."""
+        first, last = self.delivered, seen.highest
+        if last is None or self._contents.state is None:
+            return 0  # how many there were is unknown: the file is not `whole`
+        return max(0, last - first - seen.count_above(first) - sum(first < seq < last for seq in dead))
 
     def _event(self, seq: int, body: str) -> NewEvent | InvalidEvent:
         try:

@@ -1,4 +1,4 @@
-"""Who may reach what in the agent's folder, as advice for a user who may not."""
+"""Who may reach what in the agent's folder: advice for a user who may not, and root in the rights of its owner."""
 
 import os
 from collections.abc import Iterator
@@ -18,6 +18,28 @@ def reach_hint(home: Path) -> str:
     if _is_member(home):
         return f"Run it as the agent's user: sudo -u {user} …"
     return f"Run it as the agent's user (sudo -u {user} …), or join its group {group} and sign in again"
+
+
+@contextmanager
+def acting_as_owner(home: Path | int) -> Iterator[None]:
+    """Act as the owner of `home`, or of an open folder, inside the block if root calls, and as root again after it."""
+    try:
+        owner = os.stat(home)  # noqa: PTH116 - of a descriptor, too
+    except OSError:
+        owner = None
+    if os.geteuid() != 0 or owner is None or owner.st_uid == 0:
+        yield
+        return
+    groups, group = os.getgroups(), os.getegid()
+    os.setgroups([])
+    os.setegid(owner.st_gid)
+    os.seteuid(owner.st_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+        os.setegid(group)
+        os.setgroups(groups)
 
 
 @contextmanager

@@ -87,8 +87,9 @@ class Spool:
                         await changed.wait()
 
     async def take_all(self) -> bool:
-        """Take every file in the order of names; return False if recording failed, so that it has to be repeated."""
+        """Take every file in the order of names; return False if it has to be repeated."""
         faults: Counter[str] = Counter()
+        again = False
         folder = os.open(self.home / FOLDER, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             for name in _names(folder):
@@ -99,14 +100,17 @@ class Spool:
                     faults[str(error)] += 1
                 except FileNotFoundError:
                     continue
-                except (AgentError, OSError) as error:
+                except OSError as error:  # of this file alone, such as a lease of the app that wrote it
+                    faults[error.strerror or "it cannot be read"] += 1
+                    again = True
+                except AgentError as error:
                     self._log(f"a spool file is kept and tried again: {error}")
                     return False
         finally:
             os.close(folder)
-        self._certain = True
+        self._certain = self._certain or not again
         self._log("; ".join(f"{count} spool files are left: {fault}" for fault, count in sorted(faults.items())))
-        return True
+        return not again
 
     async def _take(self, folder: int, name: str) -> None:
         refused, noted = 0, 0

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Self
 
+from pisync_agent.outbox.files import random_hex
 from pisync_agent.service.decoding import decode
-from pisync_agent.service.spool_folder import REFUSED
+from pisync_agent.service.spool_folder import ENDING, REFUSED
 from pisync_common.limits import KIB, MIB
 
 FILE_BYTES: Final = 64 * MIB
@@ -112,13 +113,13 @@ class SpoolFile:
         os.fsync(self._refusals)
 
     def delete(self) -> None:
-        """Delete the file, durably; a file that has taken its name meanwhile stays."""
-        done = f".{self._inode}.done"
+        """Delete the file, durably; a file that has taken its name meanwhile stays, under another if need be."""
+        done = f".{random_hex(8)}.done"  # no name that an app could take before
         os.rename(self._name, done, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         if os.stat(done, dir_fd=self._folder, follow_symlinks=False).st_ino == self._inode:
             os.unlink(done, dir_fd=self._folder)
-        else:
-            os.rename(done, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+        else:  # not under its old name: by now that may be a third file's
+            os.rename(done, f"{random_hex(8)}{ENDING}", src_dir_fd=self._folder, dst_dir_fd=self._folder)
         os.fsync(self._folder)
 
     def __enter__(self) -> Self:

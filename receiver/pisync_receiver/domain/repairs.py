@@ -15,7 +15,7 @@ from pisync_common.errors import RuleError
 from pisync_common.times import parse_ms
 from pisync_receiver.domain.facts import Facts, Place, StreamName
 from pisync_receiver.domain.rows import EarlierEvent, Repaired, StoredEvent, Stream
-from pisync_receiver.domain.state import Account, State
+from pisync_receiver.domain.state import BOOTS_KEPT, Account, State
 from pisync_receiver.domain.submissions import EventBatch
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS, CORRECTED, ESTIMATED, epochs, occurred
 
@@ -50,9 +50,9 @@ def repair(state: State, account: Account, batch: EventBatch) -> None:
     if new := _new_boots(account.row, batch):
         began = _began(account, batch)
         first = min(batch.events, key=_seq)
-        for boot, epoch_ms in began.items():
-            if boot in new:  # of a boot that begins within the batch, nothing is stored
-                account.learn(boot, epoch_ms, first.seq - 1 if boot == first.boot_id else 0)
+        learned = [boot for boot in began if boot in new]
+        for boot in learned[-BOOTS_KEPT:]:  # of a boot that begins within the batch, nothing is stored
+            account.learn(boot, began[boot], first.seq - 1 if boot == first.boot_id else 0)
     for boot, epoch_ms, upto in account.unrepaired():
         place = (batch.device_id, batch.stream, upto + 1)
         if place in state.facts.earlier or place[:2] not in state.facts.streams:

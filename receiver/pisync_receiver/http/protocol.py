@@ -105,6 +105,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def _close_idle(self) -> bool:
         """Close a connection that waits for another request of its caller; return whether there was one."""
         for other in islice(self.connections, LOOKED_AT):
+            assert isinstance(other, BoundedProtocol)
             if other.timeout_keep_alive_task is not None and not other.transport.is_closing():
                 other.timeout_keep_alive_handler()
                 return True

@@ -144,6 +144,7 @@ class HttpServer:
         try:
             while await self._serve(connection):
                 self._open[connection] = self._open.pop(connection)
+            connection.answering = False  # answered: its place is for the next
             await connection.finish()
         except (OSError, h11.ProtocolError, KeyError, asyncio.CancelledError):  # gone, too slow, or closed meanwhile
             return
