@@ -32,7 +32,7 @@ def check_outbox(subject: Subject, found: Integrity | AgentError | None) -> Find
             return skipped("outbox", "only the agent's user may read the file: sudo pisync doctor", *_salvaged(subject))
         if subject.hidden or subject.silent:
             return skipped("outbox", subject.state_fault)
-        return bad("outbox", "The outbox cannot be read.", subject.state_fault, advice=_salvage(subject))
+        return bad("outbox", f"The outbox cannot be read: {subject.state_fault}", advice=_salvage(subject))
     if isinstance(found, AgentError):
         return bad("outbox", f"The outbox cannot be read: {found}", advice="Do as this text says.")
     if found.problems:
