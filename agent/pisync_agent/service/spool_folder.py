@@ -12,7 +12,7 @@ REFUSED: Final = ".refused"
 ENTRIES: Final = 10_000
 """The most entries that are looked at: any app of the group may write the folder."""
 LEFT_S: Final = 60.0
-"""The service takes a file at once; one that is older has met something."""
+"""The service takes a file at once; an older file has met something."""
 
 
 class SpoolCounts(NamedTuple):
