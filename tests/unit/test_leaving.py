@@ -146,7 +146,7 @@ def test_unenroll_deletes_the_token_alone(home: Path, capsys: pytest.CaptureFixt
 def test_files_of_apps_are_learners_work_too(home: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
     """A copy must not deliver them again under another device's name."""
     with contextlib.closing(opened(home)) as outbox:
-        deliver(outbox, 1)
+        deliver(outbox, 2)
     spool = home / "spool"
     spool.mkdir()
     for name in ("notes.ndjson", "old.ndjson.refused", ".notes.tmp"):
