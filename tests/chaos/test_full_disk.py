@@ -68,11 +68,13 @@ def test_a_device_on_a_full_disk_refuses_new_work_and_delivers(disk: Path, tmp_p
         AgentProcess(disk / "device", "--sync-delay", "1h") as agent,
     ):
         agent.enroll(receiver.url, receiver.enrollment_code(), device_id=DEVICE)
+        receiver.stop()  # nothing is delivered before the disk is full
         if with_service:
             agent.start()
         notes = record_lesson(agent, "s-1", 2000, noise=200)
         use_up(disk)
         notes |= record_until_full(agent, "s-2")
+        receiver.start()
         agent.command("sync")
         notes |= record_lesson(agent, "s-3", 20, noise=200)
         agent.command("sync")

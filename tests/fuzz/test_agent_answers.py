@@ -15,6 +15,7 @@ from pisync_agent.errors import AgentError, DeliveryError
 from pisync_agent.identity import Identity
 from pisync_agent.outbox.events import NewEvent
 from pisync_agent.service import protocol, server
+from pisync_agent.service.decoding import decode_line
 from pisync_agent.service.server import Request
 from pisync_common.errors import RuleError
 from pisync_common.limits import SEQ_MAX
@@ -203,7 +204,7 @@ class Waiting:
 def asked(line: bytes) -> tuple[Request, Waiting]:
     answer = Waiting()
     try:
-        request = Request(None, line, answer)  # type: ignore[arg-type]
+        request = Request(None, decode_line(line, lambda: STAMP), answer)  # type: ignore[arg-type]
     except BaseException as error:
         raise AssertionError(f"{error!r} of {line[:2000]!r}") from error
     assert isinstance(request.do, str)

@@ -117,6 +117,7 @@ class Device:
         assert (result.waiting, result.rejected, result.failure) == (0, 0, None)
 
     def close(self) -> None:
+        self._delivery.client.close()
         self._outbox.close()
 
 
