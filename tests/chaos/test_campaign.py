@@ -14,8 +14,10 @@ SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
 EVENTS = 20_000
 
 
-# The proxy breaks connections at any moment; asyncio then leaves some of its own transports to the garbage collector.
-@pytest.mark.filterwarnings("ignore:Exception ignored in.*_SelectorTransport:pytest.PytestUnraisableExceptionWarning")
+# The proxy breaks connections at any moment; asyncio then leaves transports and sockets to the garbage collector.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in.*(_SelectorTransport|socket):pytest.PytestUnraisableExceptionWarning"
+)
 def test_each_acknowledged_event_is_stored_once_after_a_round_of_faults(tmp_path: Path) -> None:
     verdict = campaign(tmp_path, seed=SEED, events=EVENTS)
     print(verdict.table())

@@ -163,7 +163,7 @@ TABLES: Final[tuple[tuple[str, type[Struct], str], ...]] = (
 
 
 class PropertyConformance:
-    @settings(max_examples=200, deadline=None, suppress_health_check=SHARED_STORE)
+    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=SHARED_STORE)
     @given(groups=st.lists(groups, min_size=3, max_size=8))
     def test_engine_equals_the_reference(
         self, store: BlockingStore, tables: Tables, groups: list[list[Recipe]]
@@ -177,7 +177,7 @@ class PropertyConformance:
             found = tables.select(kind.__struct_fields__, table, f"{prefix}-", order=order)
             assert _columns(found) == _columns(map(asdict, reference.rows(table))), table
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=SHARED_STORE)
+    @settings(max_examples=30, deadline=None, suppress_health_check=SHARED_STORE)
     @given(
         at_ms=st.integers(EARLIEST_MS, LATEST_MS) | st.sampled_from([EARLIEST_MS, LATEST_MS]),
         number=st.integers(0, SEQ_MAX),
@@ -210,7 +210,7 @@ class PropertyConformance:
         ]
         assert len(msgspec.json.encode(shown)) > 1000
 
-    @settings(max_examples=60, deadline=None, suppress_health_check=SHARED_STORE)
+    @settings(max_examples=30, deadline=None, suppress_health_check=SHARED_STORE)
     @given(text=text)
     def test_accepted_text_comes_back(self, store: BlockingStore, text: str) -> None:
         device = f"x{next(_numbers)}"

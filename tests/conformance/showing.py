@@ -195,7 +195,7 @@ suffixes: Final = st.sampled_from(["", "..", ".@everyone", "+", ":-", "x" * 100]
 
 
 class ShowingConformance:
-    @settings(max_examples=80, deadline=None, suppress_health_check=SHARED_STORE)
+    @settings(max_examples=40, deadline=None, suppress_health_check=SHARED_STORE)
     @given(sent=bodies, suffix=suffixes)
     def test_accepted_body_can_be_shown_everywhere(
         self, store: BlockingStore, sent: list[tuple[str, str, dict[str, str]]], suffix: str

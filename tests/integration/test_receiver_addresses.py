@@ -219,6 +219,7 @@ def test_two_receivers_that_announce_each_other_are_followed_once_a_day(tmp_path
             home=tmp_path, outbox=outbox, clock=clock, prove=lambda *_, **__: receipt(outbox, 0)
         )
         used = Identity(url=one, device_id="mine", token="psd_x")
+        identities.save(tmp_path, used)
         for announced in (other, one, other, one):
             used = announcements.follow(used, announced, by=used.url)
             assert used.url == other

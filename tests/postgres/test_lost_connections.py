@@ -19,7 +19,7 @@ from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from tests.postgres.cluster import Cluster, cluster, needs_cluster
 from tests.postgres.commit_proxy import CommitProxy, Fault
 from tests.support.postgres import history_ids, on_a_loop, opened, run, send, stored_seqs, sync, written
-from tests.support.processes import ReceiverProcess
+from tests.support.processes import ReceiverProcess, wait_until
 from tests.support.submissions import NOON, batch, event, sync_event
 
 pytestmark = needs_cluster
@@ -353,6 +353,8 @@ def test_receiver_answers_503_while_the_server_is_away(server: Cluster, tmp_path
             assert httpx.get(receiver.url + "/healthz").status_code == 200
         finally:
             server.start()
+        ready = receiver.url + "/readyz"
+        wait_until(lambda: httpx.get(ready, timeout=60).status_code == 200, "the receiver is ready again")
         answer = post()
         assert answer.status_code == 200
         assert answer.json()["watermark"] == 1

@@ -18,7 +18,7 @@ from tests.stateful.school_life import SchoolLife
 from tests.support.power_cut import Connection, Cursor, WeakConnection
 
 SETTINGS = settings(
-    max_examples=200,
+    max_examples=80,
     stateful_step_count=30,
     deadline=None,
     derandomize=True,

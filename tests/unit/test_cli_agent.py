@@ -292,7 +292,8 @@ def test_the_exit_code_of_status_says_whether_all_is_well(
 ) -> None:
     run = {"failure": failure and {"code": failure}}
 
-    assert status.verdict({"enrolled": True, "waiting": waiting, "dead": dead, "last_run": run}) == code
+    sound = {"enrolled": True, "outbox_fault": None, "write_fault": None, "spool": None}
+    assert status.verdict({**sound, "waiting": waiting, "dead": dead, "last_run": run}) == code
 
 
 def test_status_answers_a_technicians_questions(pisync: Pisync, outbox: Outbox) -> None:
@@ -337,10 +338,9 @@ def test_status_of_a_broken_outbox_says_what_to_do(pisync: Pisync, outbox: Outbo
     (pisync.home / "outbox.db").write_bytes(b"not a database, for sure" * 400)
     ran = pisync("status")
 
-    assert (ran.code, ran.out) == (5, "")
-    assert "pisync run" in ran.err
-    assert "nothing was changed" in ran.err
-    assert "nothing is lost" not in ran.err, "only the salvage can tell"
+    assert ran.code == 5
+    assert ran.out.startswith("Needs help: ")
+    assert "nothing is lost" not in ran.out, "only the salvage can tell"
 
 
 # queue
@@ -442,7 +442,7 @@ def test_an_invalid_setting_is_wrong_usage(pisync: Pisync, arguments: Sequence[s
     assert said in ran.err
 
 
-@fuzz_settings(max_examples=600)
+@fuzz_settings(max_examples=200)
 @given(
     setting=st.sampled_from(config.SETTINGS),
     value=st.one_of(

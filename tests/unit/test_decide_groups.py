@@ -55,7 +55,7 @@ moves = st.builds(
 submissions = st.lists(batches | batches | sync_events | moves, min_size=1, max_size=14)
 
 
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=300, deadline=None)
 @given(given=submissions, cuts=st.sets(st.integers(1, 13)))
 def test_group_decides_as_its_submissions_would_alone(given: list[Any], cuts: set[int]) -> None:
     # Each arrives at its own time, so that the order of arrival is clear.

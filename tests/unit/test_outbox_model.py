@@ -172,4 +172,4 @@ class OutboxModel(RuleBasedStateMachine):
 
 
 TestOutboxModel = OutboxModel.TestCase
-TestOutboxModel.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestOutboxModel.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)

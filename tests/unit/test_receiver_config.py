@@ -35,7 +35,7 @@ def test_the_defaults_work() -> None:
     assert str(chosen[config.DATABASE]).endswith("/receiver.db")
 
 
-@fuzz_settings(max_examples=600)
+@fuzz_settings(max_examples=200)
 @given(
     setting=st.sampled_from(config.SETTINGS),
     value=st.one_of(

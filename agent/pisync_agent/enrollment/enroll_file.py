@@ -18,7 +18,6 @@ import os
 import re
 import socket
 import stat
-import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -84,6 +83,8 @@ def device_id_of(pattern: str, here: Machine) -> str:
 
 def read_enroll_file(file: Path) -> EnrollFile:
     """Read a file as an administrator wrote it, on Windows too. Raises RuleError that names what is wrong, OSError."""
+    import tomllib  # an idle service has no use for it
+
     text = _text(_content(file))
     try:
         return _checked(tomllib.loads(text), file.parent)
