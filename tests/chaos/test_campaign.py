@@ -1,4 +1,4 @@
-"""A round of the fault campaign: 20,000 acknowledged events, a hundred faults, and each event is stored once.
+"""A round of the fault campaign: 10,000 acknowledged events, a hundred faults, and each event is stored once.
 
 PISYNC_CHAOS_SEED plays other faults in another order; `scripts/campaign` plays rounds for hours.
 """
@@ -11,7 +11,7 @@ import pytest
 from tests.support.campaign import DECK, campaign
 
 SEED = int(os.environ.get("PISYNC_CHAOS_SEED", "20261123"))
-EVENTS = 20_000
+EVENTS = 10_000
 
 
 # The proxy breaks connections at any moment; asyncio then leaves transports and sockets to the garbage collector.
