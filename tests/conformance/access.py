@@ -1,5 +1,6 @@
 """Tokens, enrollment codes, enrollment, and an admin's acts on devices."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -126,7 +127,11 @@ class EnrollmentConformance:
         assert (record.label, record.site, record.expires_at) == ("term 1", "School 5", format_ms(NOON + DAY))
         assert "code-1" not in repr(record)
 
-    def test_known_device_keeps_its_past_if_its_code_is_made_in_the_same_group(self, store: BlockingStore) -> None:
+    @pytest.mark.parametrize("twice", [False, True])
+    def test_known_device_keeps_its_past_if_its_code_is_made_in_the_same_group(
+        self, store: BlockingStore, twice: bool
+    ) -> None:
+        """A code that is made twice stays as it was made first."""
         send(store, batch([event(1)]))
         create = CodeCreate(
             code_hash="code-1", at_ms=NOON, expires_ms=NOON + DAY, uses=1, site=None, device_id="pibook-1", label=None
@@ -140,7 +145,8 @@ class EnrollmentConformance:
             overlap_ms=DAY,
         )
 
-        _, enrolled = store.write([create, use])
+        again = [dataclasses.replace(create, device_id=None)] if twice else []
+        *_, enrolled = store.write([create, *again, use])
 
         assert isinstance(enrolled, Enrolled)
         device = store.device("pibook-1")

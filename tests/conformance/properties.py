@@ -163,7 +163,7 @@ TABLES: Final[tuple[tuple[str, type[Struct], str], ...]] = (
 
 
 class PropertyConformance:
-    @settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=SHARED_STORE)
+    @settings(max_examples=80, deadline=None, suppress_health_check=SHARED_STORE)
     @given(groups=st.lists(groups, min_size=3, max_size=8))
     def test_engine_equals_the_reference(
         self, store: BlockingStore, tables: Tables, groups: list[list[Recipe]]

@@ -71,7 +71,7 @@ def planned(acts: Sequence[Act], plan: Plan) -> Plan:
 def bound_devices(facts: Facts, acts: Sequence[Act]) -> tuple[Sequence[str], Sequence[str]]:
     """Devices that the acts turn out to concern, named by codes or owners of refused tokens; and the devices among them
     whose tokens are needed."""
-    made = {act.code_hash: act.device_id for act in acts if isinstance(act, CodeCreate)}
+    made = {act.code_hash: act.device_id for act in reversed(acts) if isinstance(act, CodeCreate)}  # the first counts
     codes = made | {code.code_hash: code.device_id for code in facts.codes}
     named = {codes.get(act.code_hash) for act in acts if isinstance(act, Enroll)} - {None}
     refused_ids = {act.token_id for act in acts if isinstance(act, TokenRefused)}
