@@ -19,6 +19,7 @@ from pisync_agent.outbox import files
 from tests.support.outboxes import bodies, deliver, events, opened
 from tests.support.processes import AgentProcess, ReceiverProcess
 from tests.support.proof import Proof
+from tests.support.services import missing, root
 from tests.support.small_disk import read_only_view
 
 EVENTS, DELIVERED = 20_000, 10_000
@@ -94,9 +95,9 @@ def test_twenty_thousand_events_arrive_once_whatever_is_killed(tmp_path: Path) -
     assert {row["stream"] for row in stored} != {stream}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_read_only_card_is_adopted_where_it_is(tmp_path: Path) -> None:
     """With a log that holds its newest events, and that nothing may write back."""
+    root("mounting")
     source = tmp_path / "card"
     agent = AgentProcess(tmp_path / "device")
     with closing(opened(tmp_path / "old")) as outbox:
@@ -116,7 +117,7 @@ def python_for(user: int) -> str:
         with suppress(OSError):
             if not subprocess.run(words, env=PATHS, cwd="/", user=user, capture_output=True, check=False).returncode:
                 return python
-    pytest.skip("no interpreter here can be run by another user")
+    return missing("no interpreter here can be run by another user")
 
 
 @pytest.fixture
@@ -127,9 +128,9 @@ def open_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="acting as two users needs root")
 def test_root_adopts_a_users_folder_and_owns_nothing_in_the_services(open_folder: Path) -> None:
     """Without the service, and with it."""
+    root("acting as two users")
     home = open_folder / "service"
     home.mkdir()
     os.chown(home, SERVICE, SERVICE)
@@ -153,9 +154,9 @@ def test_root_adopts_a_users_folder_and_owns_nothing_in_the_services(open_folder
         assert {file.stat().st_uid for file in home.iterdir()} == {SERVICE}
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
 def test_root_renames_the_adopted_folder_and_no_other(open_folder: Path) -> None:
     """A user puts a link to a folder of root's into the path, while root reads the user's outbox."""
+    root("attacking root")
     source, roots = open_folder / "user" / "share" / "pisync", open_folder / "etc" / "pisync"
     for folder in (source, roots):
         folder.mkdir(parents=True)
@@ -173,9 +174,9 @@ def test_root_renames_the_adopted_folder_and_no_other(open_folder: Path) -> None
     assert set_aside(source, adopted) == f"{source}-adopted"
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
 def test_root_has_the_rights_of_the_folders_owner_to_rename_it(open_folder: Path) -> None:
     """A user moves another's folder, such as the agent's own, to where root renames it."""
+    root("attacking root")
     shared = open_folder / "shared"
     (shared / "pisync").mkdir(parents=True)
     os.chown(shared, USER, USER)

@@ -1,7 +1,6 @@
 """Apps of other users, and in a container, under the rights that the service gives its folder."""
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ import pytest
 from pisync_agent.outbox.reader import OutboxReader
 from tests.integration.test_group_members import AGENT, MEMBER, OTHER, Device
 from tests.support.processes import DEADLINE_SECONDS, wait_until
+from tests.support.services import missing, root
 
 # What docs/apps.md says of containers: the folder is mounted, and the user has the number of the agent's group.
 CONTAINER: Final = """
@@ -47,13 +47,12 @@ for name in ("outbox.db", "identity.json"):
 @pytest.fixture
 def device() -> Iterator[Device]:
     """A device whose service runs, with rights as the package makes them."""
-    if os.geteuid() != 0:
-        pytest.skip("acting as several users needs root")
+    root("acting as several users")
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         made = Device(Path(folder))
         if not made.python:
-            pytest.skip("no other user can run the agent from here")
+            missing("no other user can run the agent from here")
         (made.home / "identity.json").write_text("{}")
         made.own()
         made.start()

@@ -17,9 +17,9 @@ from pisync_agent.outbox.reader import OutboxReader
 from pisync_common.times import parse_ms
 from tests.support.processes import AgentProcess, ReceiverProcess, free_port, wait_until
 from tests.support.proof import Proof
+from tests.support.services import installed
 
 SCRIPT: Final = Path(__file__).parents[2] / "agent/pisync_agent/web/pisync.js"
-CHROMIUM: Final = shutil.which("chromium")
 LEARNERS: Final = ("عائشة", "अनिता", "s-17")
 PAGE: Final = """<!doctype html><meta charset="utf-8"><title>A lesson</title>
 <button>play</button>
@@ -51,8 +51,6 @@ OLDER: Final = """
   delete Navigator.prototype.locks; delete Crypto.prototype.randomUUID; delete window.AbortController;
 """
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium")
-
 
 class Quiet(SimpleHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
@@ -83,7 +81,7 @@ def site(folder: Path) -> Iterator[str]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = playwright.chromium.launch(executable_path=installed("chromium"), args=["--no-sandbox"])
         yield launched
         launched.close()
 

@@ -22,9 +22,8 @@ from pisync_agent.recorder import Recorder
 from pisync_agent.service.lock import writer_lock
 from tests.support.outboxes import event, events, opened, seqs
 from tests.support.processes import AgentProcess, wait_until
+from tests.support.services import installed, root
 from tests.support.small_disk import read_only_view, small_disk, use_up
-
-STRACE = shutil.which("strace")
 
 
 @pytest.fixture
@@ -180,8 +179,8 @@ def test_a_full_disk_is_named_while_it_lasts(tmp_path: Path) -> None:
         assert inspect(agent.home).fault is None
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")
 def test_a_read_only_card_is_named_and_read(home: Path, tmp_path: Path) -> None:
+    root("mounting")
     with read_only_view(home, tmp_path / "view") as view:
         found = inspect(view)
     assert (found.fault, found.reading, found.writing) == (Fault.READ_ONLY, True, False)
@@ -189,14 +188,13 @@ def test_a_read_only_card_is_named_and_read(home: Path, tmp_path: Path) -> None:
     assert found.state.waiting == 42
 
 
-@pytest.mark.skipif(STRACE is None, reason="there is no strace")
 def test_a_disk_that_fails_to_flush_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     """Every flush fails with EIO from some moment on: the service goes on, and says so."""
     with AgentProcess(tmp_path / "device") as agent:
         flushes = "fsync,fdatasync"
         fault = ("-e", f"trace={flushes}", "-e", f"inject={flushes}:error=EIO:when=20+")
         own = agent.program
-        agent.program = (str(STRACE), "-f", "-o", str(tmp_path / "calls"), *fault, *own)
+        agent.program = (installed("strace"), "-f", "-o", str(tmp_path / "calls"), *fault, *own)
         agent.start()
         agent.program = own
         pid = agent.status()["service_pid"]

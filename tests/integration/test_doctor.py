@@ -37,6 +37,7 @@ from tests.support.certificates import Authority
 from tests.support.outboxes import event, events, opened, receipt
 from tests.support.processes import AgentProcess, ReceiverProcess
 from tests.support.raw_server import Peer, RawServer, answering, http
+from tests.support.services import installed, missing, root
 from tests.support.small_disk import small_disk, use_up
 
 TOKEN = "psd_secret"
@@ -477,8 +478,8 @@ def test_rejected_and_old_events(tmp_path: Path) -> None:
     assert "2 events wait for delivery; the oldest waits for " in found["backlog"].summary
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="files of another user need root")
 def test_repairs_touch_the_agents_files_and_no_event(tmp_path: Path) -> None:
+    root("giving files away")
     home = enrolled(tmp_path / "device", "http://127.0.0.1:1")
     before = files.database(home).read_bytes()
     os.chown(files.reserve(home), 54_321, 54_321)
@@ -511,13 +512,13 @@ def roots(tmp_path: Path) -> Path:
 @pytest.fixture
 def hostile(tmp_path: Path) -> Path:
     """An agent's folder whose user is hostile."""
+    root("attacking root")
     home = enrolled(tmp_path / "device", "http://127.0.0.1:1")
     for each in (home, *home.iterdir()):
         os.chown(each, 54_321, 54_321)
     return home
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
 def test_repairs_open_no_socket_that_a_link_names(hostile: Path, roots: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(roots / "s"))
@@ -531,7 +532,6 @@ def test_repairs_open_no_socket_that_a_link_names(hostile: Path, roots: Path) ->
     assert (roots / "s").stat().st_mode & 0o777 == 0o600
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="root is what is attacked")
 def test_repairs_give_away_no_file_with_another_name(hostile: Path, roots: Path) -> None:
     (roots / "shadow").write_text("root's")
     os.link(roots / "shadow", hostile / "outbox.db-x;reboot")
@@ -544,7 +544,6 @@ def test_repairs_give_away_no_file_with_another_name(hostile: Path, roots: Path)
     assert (roots / "shadow").stat().st_uid == 0
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root may ask systemd for it")
 @pytest.mark.parametrize(
     ("fix", "program", "words"),
     [
@@ -557,6 +556,7 @@ def test_repairs_by_systemd(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fix: str, program: str, words: str
 ) -> None:
     """Stands for systemd: a program that notes how it was called, then a program that fails."""
+    root("asking systemd for it")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     asked = tmp_path / "asked"
     (tmp_path / program).write_text(f'#!/bin/sh\necho "$@" > {asked}\n')
@@ -587,15 +587,16 @@ def test_repair_that_needs_root_says_so(tmp_path: Path, monkeypatch: pytest.Monk
 
 def without_network(home: Path, *setup: str) -> dict[str, Any]:
     """Run the doctor in a network namespace of its own."""
-    if os.geteuid() != 0 or shutil.which("unshare") is None or shutil.which("ip") is None:
-        pytest.skip("a network namespace needs root, unshare and ip")
+    root("a network namespace")
+    installed("unshare")
+    installed("ip")
     words = [sys.executable, "-m", "pisync_agent", "doctor", "--json", "--home", str(home)]
     script = " && ".join(["mount -t sysfs sysfs /sys", *setup, f"exec {shlex.join(words)}"])
     clean = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
     own = ["unshare", "--net", "--mount", "sh", "-c", script]
     done = subprocess.run(own, capture_output=True, text=True, env=clean, check=False)
     if not done.stdout:
-        pytest.skip(f"no network namespaces here: {done.stderr}")
+        missing(f"no network namespaces here: {done.stderr}")
     found: dict[str, Any] = json.loads(done.stdout)
     assert found["exit_code"] == done.returncode == 3
     return {each["check"]: each for each in found["findings"]}

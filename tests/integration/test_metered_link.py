@@ -1,7 +1,6 @@
 """Whether the link is metered, asked over a real message bus, where a stand-in speaks for NetworkManager."""
 
 import os
-import shutil
 import socket
 import struct
 import subprocess
@@ -13,6 +12,7 @@ import pytest
 
 from pisync_agent.network.metered import BUSCTL, is_metered
 from tests.support.processes import wait_until
+from tests.support.services import installed
 
 CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
@@ -29,8 +29,7 @@ INTERFACE, MEMBER, REPLY_SERIAL, DESTINATION, SENDER, SIGNATURE, PATH = 2, 3, 5,
 def bus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A system bus of this test's own."""
     for program in ("dbus-daemon", "busctl"):
-        if shutil.which(program) is None:
-            pytest.skip(f"there is no {program}")
+        installed(program)
     path = tmp_path / "bus"
     (tmp_path / "bus.conf").write_text(CONFIG.format(path=path))
     monkeypatch.setenv("DBUS_SYSTEM_BUS_ADDRESS", f"unix:path={path}")

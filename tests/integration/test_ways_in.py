@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from pisync_agent.outbox.reader import OutboxReader
 from pisync_common.unix_socket import LineClient
 from tests.support.processes import AgentProcess, ReceiverProcess, free_port, wait_until
 from tests.support.proof import Proof
+from tests.support.services import installed
 
 ROOT: Final = Path(__file__).parents[2]
 OCCURRED: Final = "2026-11-20T09:30:00.125Z"
@@ -150,8 +150,7 @@ def example(language: str) -> str:
 
 @pytest.mark.parametrize(("language", "program"), [("sh", "socat"), ("js", "node"), ("c", "gcc")])
 def test_an_example_of_another_language_records(device: Device, tmp_path: Path, language: str, program: str) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"there is no {program}")
+    installed(program)
     source = tmp_path / f"example.{language}"
     source.write_text(example(language))
     command = {"sh": ["sh", str(source)], "js": ["node", str(source)], "c": [str(tmp_path / "example")]}[language]

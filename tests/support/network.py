@@ -12,7 +12,6 @@ Needs root, and the programs ip, tc and nft; tests are skipped where one is miss
 
 import itertools
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -20,9 +19,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
-import pytest
-
 from tests.support.processes import AgentProcess
+from tests.support.services import installed, root
 
 _NUMBERS: Final = itertools.count()
 _PATH: Final = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
@@ -36,9 +34,9 @@ class Link:
     """A namespace with one link. The receiver's side of the link is this machine."""
 
     def __init__(self) -> None:
+        root("a network namespace")
         for program in ("ip", "tc", "nft"):
-            if os.geteuid() or shutil.which(program, path=_PATH) is None:
-                pytest.skip(f"a network namespace takes root and {program}")
+            installed(program)
         number = next(_NUMBERS)
         name = f"ps{os.getpid()}x{number}"
         self.namespace = name

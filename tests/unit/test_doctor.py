@@ -11,7 +11,7 @@ import pytest
 
 from pisync_agent.answers import Answer
 from pisync_agent.clock import RELEASED_MS
-from pisync_agent.doctor import clock, folder, machine, network, outbox, probing, receiver, report, service
+from pisync_agent.doctor import clock, disk, folder, network, outbox, probing, receiver, report, service
 from pisync_agent.doctor.findings import CHECKS, Effect, Finding, Verdict, bad, effect, first, in_order, ok, warn
 from pisync_agent.doctor.repairs import REPAIRS, Repaired
 from pisync_agent.doctor.subject import Subject
@@ -63,9 +63,7 @@ def the(verdict: Verdict, finding: Finding, *words: str) -> None:
 
 # Disk and kernel
 
-ROOMY = machine.DiskFacts(
-    free_bytes=2 << 30, total_bytes=8 << 30, free_inodes=50_000, read_only=False, device="mmcblk0p2"
-)
+ROOMY = disk.DiskFacts(free_bytes=2 << 30, total_bytes=8 << 30, free_inodes=50_000, read_only=False, device="mmcblk0p2")
 
 
 @pytest.mark.parametrize(
@@ -82,7 +80,7 @@ ROOMY = machine.DiskFacts(
     ],
 )
 def test_disk(facts: dict[str, Any], fault: dict[str, Any] | None, verdict: Verdict, words: list[str]) -> None:
-    the(verdict, machine.check_disk(replace(ROOMY, **facts), write_fault=fault), *words)
+    the(verdict, disk.check_disk(replace(ROOMY, **facts), write_fault=fault), *words)
 
 
 @pytest.mark.parametrize(
@@ -102,13 +100,13 @@ def test_disk(facts: dict[str, Any], fault: dict[str, Any] | None, verdict: Verd
     ],
 )
 def test_kernel_log(line: str, device: str, verdict: Verdict) -> None:
-    the(verdict, machine.check_kernel(["usb 1-1: new device", line], device))
+    the(verdict, disk.check_kernel(["usb 1-1: new device", line], device))
 
 
 def test_kernel_log_that_may_not_be_read_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
-    the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "kernel's log")
+    the(Verdict.SKIPPED, disk.check_kernel(None, "sda1"), "kernel's log")
     monkeypatch.setattr("os.geteuid", lambda: 1000)
-    the(Verdict.SKIPPED, machine.check_kernel(None, "sda1"), "sudo pisync doctor")
+    the(Verdict.SKIPPED, disk.check_kernel(None, "sda1"), "sudo pisync doctor")
 
 
 # Folder
@@ -458,7 +456,7 @@ def test_first_is_the_cause_and_not_the_effect() -> None:
 
 def test_most_severe_effect_counts() -> None:
     assert effect([warn("disk", "D", advice="d")]) is None
-    assert effect([bad("rejected", "R", advice="r")]) is Effect.TODO
+    assert effect([bad("rejected", "R", advice="r")]) is Effect.ATTENTION
     assert effect([bad("rejected", "R", advice="r"), bad("tcp", "T", advice="t")]) is Effect.UNREACHABLE
     assert effect([bad("credential", "C", advice="c"), bad("tcp", "T", advice="t")]) is Effect.REFUSED
     assert effect([bad("outbox", "O", advice="o"), bad("credential", "C", advice="c")]) is Effect.STORE

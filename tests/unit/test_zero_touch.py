@@ -24,7 +24,7 @@ from pisync_agent.service.access import acting_as_owner
 from pisync_agent.sync.retry import RetryPolicy
 from pisync_common.errors import RuleError
 from tests.support.processes import wait_until
-from tests.support.services import root
+from tests.support.services import installed, root
 
 CODE = "9RTA-WW4Z-K7MQ-2XPD"
 URL = "https://r.example"
@@ -348,8 +348,7 @@ def test_the_unit_looks_where_the_command_looks(tmp_path: Path) -> None:
     assert [line.partition("=|")[2] for line in text.splitlines() if line.startswith("ConditionPathExists")] == [
         str(place) for place in zero_touch.BOOT_FILES
     ]
-    if (analyze := shutil.which("systemd-analyze")) is None:
-        pytest.skip("systemd is not installed")
+    analyze = installed("systemd-analyze")
     copy = tmp_path / unit.name
     copy.write_text(text.replace("/usr/bin/pisync", shutil.which("true") or "/bin/true"))
     done = subprocess.run([analyze, "verify", str(copy)], capture_output=True, text=True, check=False)

@@ -39,7 +39,7 @@ def exit_code(findings: "Sequence[Finding]") -> int:
     from pisync_agent.doctor.findings import Effect, effect
 
     codes = {
-        Effect.TODO: PENDING,
+        Effect.ATTENTION: PENDING,
         Effect.UNREACHABLE: UNREACHABLE,
         Effect.REFUSED: REFUSED,
         Effect.STORE: UNUSABLE,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Final
 
 from pisync_agent.clock import RELEASED_MS
+from pisync_agent.doctor.disk import output_of
 from pisync_agent.doctor.findings import Finding, bad, ok, warn
-from pisync_agent.doctor.machine import output_of
 from pisync_agent.formatting import moment, span
 from pisync_common.times import now_ms
 

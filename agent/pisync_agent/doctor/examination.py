@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 import pisync_agent.doctor.outbox as outbox
-from pisync_agent.doctor import folder, machine, service
+from pisync_agent.doctor import disk, folder, service
 from pisync_agent.doctor.deadlines import Deadline, Pending
 from pisync_agent.doctor.findings import (
     CHECKS,
@@ -69,14 +69,14 @@ def device_checks(subject: Subject, around: Surroundings) -> Iterator[Finding]:
     """Examine the device itself."""
     home = subject.home
     try:
-        facts = machine.disk_facts(home)
+        facts = disk.disk_facts(home)
     except OSError as error:
         yield skipped("disk", f"{home}: {error.strerror}")
         device = ""
     else:
-        yield machine.check_disk(facts, write_fault=subject.write_fault)
+        yield disk.check_disk(facts, write_fault=subject.write_fault)
         device = facts.device
-    yield machine.check_kernel(around.kernel_log(), device)
+    yield disk.check_kernel(around.kernel_log(), device)
     yield folder.check_folder(home, _folder_facts(home), system=subject.system)
     yield outbox.check_outbox(subject, _integrity(home, around))
     yield service.check_service(subject, around.unit_state() if subject.system else None)

@@ -23,7 +23,7 @@ class Verdict(StrEnum):
 class Effect(IntEnum):
     """What a bad finding means for the device, the more severe the greater; it decides the exit code."""
 
-    TODO = 1
+    ATTENTION = 1
     UNREACHABLE = 2
     REFUSED = 3
     STORE = 4
@@ -61,10 +61,10 @@ DEVICE_CHECKS: Final[Mapping[str, Effect]] = {
     "kernel": Effect.STORE,
     "folder": Effect.STORE,
     "outbox": Effect.STORE,
-    "service": Effect.TODO,
-    "socket": Effect.TODO,
-    "strays": Effect.TODO,
-    "spool": Effect.TODO,
+    "service": Effect.ATTENTION,
+    "socket": Effect.ATTENTION,
+    "strays": Effect.ATTENTION,
+    "spool": Effect.ATTENTION,
     "enrollment": Effect.REFUSED,
 }
 NETWORK_CHECKS: Final[Mapping[str, Effect]] = {
@@ -78,9 +78,9 @@ NETWORK_CHECKS: Final[Mapping[str, Effect]] = {
     "tls": Effect.UNREACHABLE,
     "receiver": Effect.UNREACHABLE,
     "credential": Effect.REFUSED,
-    "clone": Effect.TODO,
+    "clone": Effect.ATTENTION,
 }
-QUEUE_CHECKS: Final[Mapping[str, Effect]] = {"backlog": Effect.TODO, "rejected": Effect.TODO}
+QUEUE_CHECKS: Final[Mapping[str, Effect]] = {"backlog": Effect.ATTENTION, "rejected": Effect.ATTENTION}
 CHECKS: Final[Mapping[str, Effect]] = {**DEVICE_CHECKS, **NETWORK_CHECKS, **QUEUE_CHECKS}
 
 _PLACES: Final = {check: number for number, check in enumerate(CHECKS)}

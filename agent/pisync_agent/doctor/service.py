@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any, Final
 
 import pisync_agent.identity as identities
+from pisync_agent.doctor.disk import output_of
 from pisync_agent.doctor.findings import Finding, bad, ok, skipped, warn
 from pisync_agent.doctor.folder import user_name
-from pisync_agent.doctor.machine import output_of
 from pisync_agent.doctor.subject import Subject
 from pisync_agent.enrollment.machine import read_machine
 from pisync_agent.enrollment.state import EnrollmentState, state_of

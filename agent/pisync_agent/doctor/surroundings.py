@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from pisync_agent.clock import kernel_sync_check
-from pisync_agent.doctor import clock, machine, network, service
+from pisync_agent.doctor import clock, disk, network, service
 from pisync_common.times import now_ms
 
 
@@ -22,6 +22,6 @@ class Surroundings:
     ask_ntp: Callable[[str], int | None] = clock.ask_ntp
     ntp_off: Callable[[], bool] = clock.is_ntp_off
     unit_state: Callable[[], Mapping[str, str] | None] = service.unit_state
-    kernel_log: Callable[[], list[str] | None] = machine.kernel_log
+    kernel_log: Callable[[], list[str] | None] = disk.kernel_log
     interfaces: Callable[[], list[network.Interface]] = network.interfaces
     resolve: network.Resolve = network.resolve
