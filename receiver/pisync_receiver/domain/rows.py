@@ -49,6 +49,8 @@ class Device(Health, frozen=True, kw_only=True):
     streams: int = 0
     copies: int = 0
     """Events stored with an origin: above 0, its batches are checked against copies that arrived earlier."""
+    sync_asked_ms: int | None = None
+    """When an admin asked for a sync that has not been picked up yet."""
 
 
 class Stream(Struct, kw_only=True):
@@ -208,6 +210,10 @@ class Token(Struct, frozen=True, kw_only=True):
     expires_ms: int | None = None
     revoked_ms: int | None = None
     last_refused_ms: int | None = None
+    parent_id: int | None = None
+    """Of a session: the token that opened it."""
+    session_until_ms: int | None = None
+    """Of a session: when it ends, however busy it is; `expires_ms` moves with its use and never beyond this."""
 
     def __repr__(self) -> str:
         return f"Token(id={self.id}, scope={self.scope!r}, device_id={self.device_id!r})"

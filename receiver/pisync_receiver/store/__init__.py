@@ -4,14 +4,16 @@
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
 from pisync_receiver.domain.submissions import Outcome, Submission
-from pisync_receiver.store.reading import HOUR_MS, Queries
+from pisync_receiver.store.reading import HOUR_MS, Queries, Query, Row
 
+Decide = Callable[[list[list[Row]]], Sequence[Query]]
+"""From the rows of each query that was asked to the statements to run: a name, and values by name."""
 RETAIN_BATCH: Final = 5_000
 """Events, and sync events, that `retain` deletes in one transaction."""
 
@@ -42,6 +44,15 @@ class Store(Queries):
     @abstractmethod
     async def ready(self) -> None:
         """Write something small, durably."""
+
+    @abstractmethod
+    async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
+        """In one durable transaction: read, have `decide` say what to write, write it. The same shape as `write`, for
+        the receiver's own work. Return False, with nothing read, while another receiver holds `lock`.
+
+        `decide` gets the rows of each query, and returns named statements with their values; it must be pure, for it is
+        called again when the transaction is.
+        """
 
     async def retain(self, before_ms: int, *, dry_run: bool) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; with `dry_run`

@@ -38,7 +38,7 @@ from pisync_receiver.domain.rows import (
 )
 from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
 from pisync_receiver.errors import QueryTooLong, StoreUnusable
-from pisync_receiver.store import Store
+from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
@@ -150,6 +150,10 @@ class PostgresStore(Store):
     async def ready(self) -> None:
         with unusable(self.url, "write"):
             await self._persistently(self._beat, "write", self._deadline())
+
+    async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
+        with unusable(self.url, "write"):
+            return await self._persistently(partial(self._act, reads, decide, lock), "write", self._deadline())
 
     async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
         with unusable(self.url, "write"):
@@ -316,6 +320,20 @@ class PostgresStore(Store):
         found = await self._exchange(connection, [*statements, ("commit", (), None)])
         return {digest: number for rows in found for digest, number in rows}
 
+    async def _act(self, reads: Sequence[Query], decide: Decide, lock: str | None) -> bool:
+        async with self._lend(self._writing, self._write_s) as connection:
+            begin = self._begin()
+            if lock is not None:
+                *_, ((free,),) = await self._exchange(connection, [*begin, ("try_lock", (lock,), None)])
+                if not free:
+                    await self._exchange(connection, [("commit", (), None)])
+                    return False
+                begin = []
+            found = await self._exchange(connection, [*begin, *((name, values, None) for name, values in reads)])
+            statements: list[Statement] = [(name, values, None) for name, values in decide(found[len(begin) :])]
+            await self._exchange(connection, [*statements, ("commit", (), None)])
+            return True
+
     async def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
         async with self._lend(self._writing, self._write_s) as connection:
             wanted = [*self._begin(), ("old_events", old, None), ("old_sync_events", old, None)]
@@ -335,7 +353,7 @@ class PostgresStore(Store):
 def load_sql() -> Mapping[str, bytes]:
     """Return every statement by its name: those shared and those of this engine."""
     own = Path(__file__).parent / "sql"
-    found = {**load_shared(SHARED_SQL / "queries.sql"), **load_shared(SHARED_SQL / "write.sql")}
+    found = {name: sql for file in sorted(SHARED_SQL.glob("*.sql")) for name, sql in load_shared(file).items()}
     found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
     found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
     found["limit_query"] = "SELECT set_config('statement_timeout', %(ms)s, true)"

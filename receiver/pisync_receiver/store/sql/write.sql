@@ -72,8 +72,10 @@ ORDER BY 1;
 
 -- name: insert_token
 -- Make a token.
-INSERT INTO tokens (scope, token_hash, device_id, label, sites, created_ms, expires_ms, revoked_ms, last_refused_ms)
-VALUES (:scope, :token_hash, :device_id, :label, :sites, :created_ms, :expires_ms, :revoked_ms, :last_refused_ms)
+INSERT INTO tokens (scope, token_hash, device_id, label, sites, created_ms, expires_ms, revoked_ms, last_refused_ms,
+                    parent_id, session_until_ms)
+VALUES (:scope, :token_hash, :device_id, :label, :sites, :created_ms, :expires_ms, :revoked_ms, :last_refused_ms,
+        :parent_id, :session_until_ms)
 RETURNING token_hash, id;
 
 -- name: insert_code

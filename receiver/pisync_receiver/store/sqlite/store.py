@@ -40,7 +40,7 @@ from pisync_receiver.domain.rows import (
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.logs import fields
-from pisync_receiver.store import Store
+from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row, build
 from pisync_receiver.store.sqlite import schema
@@ -105,6 +105,9 @@ class SqliteStore(Store):
 
     async def ready(self) -> None:
         await self._run(self._writer, self._beat)
+
+    async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
+        return await self._run(self._writer, self._act, reads, decide)  # one process: every lock is free
 
     async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
         return await self._run(self._writer, self._delete, old)
@@ -329,6 +332,12 @@ class SqliteStore(Store):
         with self._using("written"), self._file.writing(), transaction(self._connection):
             self._connection.execute(self._sql["beat"])
 
+    def _act(self, reads: Sequence[Query], decide: Decide) -> bool:
+        with self._using("written"), self._file.writing(), transaction(self._connection):
+            for name, values in decide([self._named(name, **values) for name, values in reads]):
+                self._named(name, **values)
+        return True
+
     def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
         with self._using("written"), self._file.writing(), transaction(self._connection):
             events = self._named("old_events", **old)
@@ -432,7 +441,7 @@ def _open(path: Path, connect: Connect) -> Connection:
 def load_sql() -> Mapping[str, str]:
     """Return every statement by its name: those shared and those of this engine."""
     own = Path(__file__).parent / "sql"
-    files = (SHARED_SQL / "queries.sql", SHARED_SQL / "write.sql", own / "queries.sql", own / "write.sql")
+    files = (*sorted(SHARED_SQL.glob("*.sql")), *sorted(own.glob("*.sql")))
     return {name: sql for file in files for name, sql in load_queries(file).items()}
 
 

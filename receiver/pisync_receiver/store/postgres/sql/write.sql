@@ -54,7 +54,7 @@ UPDATE devices AS d SET
     label = r.label, site = r.site, site_since_ms = r.site_since_ms, site_history = r.site_history, agent = r.agent,
     enrolled_ms = r.enrolled_ms, code_id = r.code_id, retired_ms = r.retired_ms, last_contact_ms = r.last_contact_ms,
     last_refused_ms = r.last_refused_ms, cloned_since_ms = r.cloned_since_ms, conflicts = r.conflicts,
-    streams = r.streams, copies = r.copies, consecutive_failures = r.consecutive_failures,
+    streams = r.streams, copies = r.copies, sync_asked_ms = r.sync_asked_ms, consecutive_failures = r.consecutive_failures,
     total_failures = r.total_failures, failing_since_ms = r.failing_since_ms, last_sync_ms = r.last_sync_ms,
     last_success_ms = r.last_success_ms, streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms,
     last_errors = r.last_errors
@@ -138,3 +138,7 @@ ON CONFLICT (hour) DO UPDATE SET
 -- Keys of events that are deleted.
 DELETE FROM event_keys AS k USING unnest($1::text[], $2::text[], $3::bigint[]) AS r (device_id, stream, seq)
 WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq;
+
+-- name: try_lock
+-- Take a named lock until the transaction ends; false while another receiver holds it.
+SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));

@@ -1,0 +1,123 @@
+-- What the admin's window shows and changes: states and who was told of them, daily sums, sites, notes, sessions,
+-- the audit log, erased learners. As in 0001, columns stand in the order of the structs in domain/rows.py.
+
+ALTER TABLE devices ADD COLUMN sync_asked_ms INTEGER;  -- an admin asked for a sync; NULL again after the next contact
+
+ALTER TABLE tokens ADD COLUMN parent_id INTEGER;         -- a session: the token that opened it
+ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends then, however busy it is
+
+CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+
+-- Streams that lack something, hold dead letters or conflicts: few, so that the fleet can be asked for them.
+CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
+
+-- What an admin set for a site; a site is there as soon as a device is at it.
+CREATE TABLE sites (
+    site            TEXT PRIMARY KEY,
+    silent_after_ms INTEGER  -- NULL: as the receiver's setting says
+) STRICT, WITHOUT ROWID;
+
+-- Daily sums, kept at intake. `day` counts from 1970 (UTC): events by their best time, sync events by their effective
+-- time. `site` is '' where there is none. What is counted, and what `name` and `object` say:
+--   runs, failed, files                    sync events, those with errors, files that they synced
+--   error   code                           errors by code
+--   speed   upper bound of a range, kbit/s sync events that measured a speed
+--   delay   upper bound of a range, hours  events by the time from their best time to their arrival
+--   type    event type                     events
+--   object  event type, object id          events
+CREATE TABLE sums (
+    what   TEXT NOT NULL,
+    site   TEXT NOT NULL,
+    day    INTEGER NOT NULL,
+    name   TEXT NOT NULL,
+    object TEXT NOT NULL,
+    count  INTEGER NOT NULL,
+    PRIMARY KEY (what, site, day, name, object)
+) STRICT, WITHOUT ROWID;
+
+CREATE INDEX sums_by_day ON sums (what, day);
+
+-- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
+CREATE TABLE watched (
+    device_id TEXT PRIMARY KEY,
+    state     TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE transitions (
+    id          INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id   TEXT NOT NULL,
+    site        TEXT,
+    before      TEXT NOT NULL,
+    state       TEXT NOT NULL,
+    at_ms       INTEGER NOT NULL,  -- when it was noticed
+    since_ms    INTEGER,           -- when it began
+    errors      TEXT,              -- the error counts of the newest failure, as JSON text
+    notified_ms INTEGER            -- when a notice told it; NULL until then
+) STRICT;
+
+CREATE INDEX transitions_pending ON transitions (id) WHERE notified_ms IS NULL;
+CREATE INDEX transitions_by_time ON transitions (at_ms);
+
+-- Messages to operators, one row for the log and one for each service that it goes to.
+CREATE TABLE notices (
+    id               INTEGER PRIMARY KEY AUTOINCREMENT,
+    target           TEXT NOT NULL,     -- 'log', or a hash of the service's URL, which holds secrets
+    kind             TEXT NOT NULL,     -- 'change' or 'digest'
+    title            TEXT NOT NULL,
+    body             TEXT NOT NULL,
+    made_ms          INTEGER NOT NULL,
+    claimed_until_ms INTEGER,           -- a receiver is sending it and has until then
+    sent_ms          INTEGER            -- NULL until its service took it
+) STRICT;
+
+CREATE INDEX notices_pending ON notices (target, id) WHERE sent_ms IS NULL;
+CREATE INDEX notices_by_age ON notices (made_ms);
+
+-- What people wrote about a device or a site.
+CREATE TABLE notes (
+    id        INTEGER PRIMARY KEY AUTOINCREMENT,
+    device_id TEXT,
+    site      TEXT,
+    at_ms     INTEGER NOT NULL,
+    author    TEXT,
+    text      TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX notes_by_device ON notes (device_id) WHERE device_id IS NOT NULL;
+CREATE INDEX notes_by_site ON notes (site) WHERE site IS NOT NULL;
+
+-- Who did what, and from where. Each row's hash covers the row before it (domain/audit.py).
+CREATE TABLE audit (
+    id       INTEGER PRIMARY KEY,
+    at_ms    INTEGER NOT NULL,
+    actor    TEXT NOT NULL,
+    token_id INTEGER,
+    address  TEXT,
+    act      TEXT NOT NULL,
+    target   TEXT,
+    detail   TEXT NOT NULL,
+    hash     TEXT NOT NULL
+) STRICT;
+
+CREATE INDEX audit_by_target ON audit (target) WHERE target IS NOT NULL;
+
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+
+CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
+BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
+
+-- Learners whose events were erased, by a keyed hash: what arrives of them later is accounted for and not stored.
+CREATE TABLE erased (
+    learner  BLOB PRIMARY KEY,
+    receipt  TEXT NOT NULL UNIQUE,
+    asked_ms INTEGER NOT NULL,
+    done_ms  INTEGER,           -- NULL while rows are being deleted
+    events   INTEGER NOT NULL   -- how many were deleted or refused
+) STRICT, WITHOUT ROWID;
+
+-- Keys of this database's own.
+CREATE TABLE secrets (
+    name  TEXT PRIMARY KEY,
+    value BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
