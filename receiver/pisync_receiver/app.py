@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -15,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
+from pisync_receiver.erasing import Eraser
 from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
@@ -52,6 +54,8 @@ class AppSettings:
     """Gateways that may name the caller's address."""
     announce_url: str | None = None
     """The address that devices are asked to use."""
+    erasures_file: Path | None = None
+    """Where erasures are remembered outside the database."""
 
 
 class Receiver:
@@ -99,6 +103,7 @@ class Receiver:
             documents=make_documents(routes, auth=settings.auth),
             ready=readiness.check,
             census=census.take,
+            eraser=Eraser(store, settings.erasures_file, now_ms=now_ms),
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
             announcement=announcement(settings.announce_url),
@@ -123,8 +128,10 @@ class Receiver:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """At the end, finish what the intake took and let go of everything but the store."""
+        """Finish erasing before anything is answered. At the end, finish what the intake took and let go of everything
+        but the store."""
         try:
+            await self.services.eraser.resume()
             yield
         finally:
             await self.services.intake.close()

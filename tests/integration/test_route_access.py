@@ -45,6 +45,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}"): READER,
     ("PATCH", "/api/devices/{device_id}"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/completeness"): READER,
+    ("GET", "/api/learners/events"): READER,
+    ("POST", "/api/learners/erase"): expected(200, *ADMIN),
     ("POST", "/api/tokens"): expected(201, "admin"),
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
@@ -70,9 +72,12 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/enroll": {"code": CODE},
     "/api/enrollment-codes": {"site": SITE},
     "/api/devices/{device_id}": {"label": "shelf"},
+    "/api/learners/erase": {"learner_id": "s-99", "learner_home": SITE},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
 }
+
+QUERIES: Final[dict[str, str]] = {"/api/learners/events": "/api/learners/events?learner_id=s-99"}
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +106,9 @@ def event(seq: int) -> dict[str, Any]:
 def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     client = live.client(None if caller == "none" else caller)
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
-    where = path.format(device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2)
+    where = QUERIES.get(path, path).format(
+        device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2
+    )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)
 
 

@@ -145,6 +145,8 @@ def _check_text(name: str, value: str) -> None:
 _check_agent: Final = _remembering(_check_text)
 _ACT_RULES: Final[dict[str, Callable[[str, Any], object]]] = {
     "device_id": rules.check_id,
+    "learner_home": lambda _, value: rules.check_learner_id(value),
+    "learner_id": lambda _, value: rules.check_learner_id(value),
     "site": _check_text,
     "sites": _check_text,
     "label": _check_text,

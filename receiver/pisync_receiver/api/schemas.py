@@ -204,6 +204,16 @@ class RetentionRequest(Struct, frozen=True, kw_only=True):
     dry_run: bool = False
 
 
+class ErasureRequest(Struct, frozen=True, kw_only=True):
+    """A learner to erase."""
+
+    learner_id: LearnerId
+    learner_home: LearnerId | None = None
+    """What `learner_id` belongs to: a site, unless the app names another. Without it, every home that the id occurs
+    under."""
+    dry_run: bool = False
+
+
 class Health(Struct, frozen=True, kw_only=True):
     """All is well."""
 

@@ -10,7 +10,8 @@ from typing import Final
 from msgspec import Struct
 
 from pisync_receiver.domain.submissions import Outcome, Submission
-from pisync_receiver.store.reading import HOUR_MS, Queries, Query, Row
+from pisync_receiver.store.learners import LearnerQueries
+from pisync_receiver.store.reading import HOUR_MS, Query, Row
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""
@@ -26,7 +27,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class Store(Queries):
+class Store(LearnerQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property

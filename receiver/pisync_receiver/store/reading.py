@@ -108,7 +108,7 @@ class Queries(ABC):
         """List devices by id. `silent_since_ms`: only those with no contact at or after it, without retired devices."""
         after = "" if cursor is None else decode(cursor, str)[0]
         rows = await self._rows(
-            "devices", after=after, site=site, sites=_list(sites), silent_since=silent_since_ms, limit=limit + 1
+            "devices", after=after, site=site, sites=on_sites(sites), silent_since=silent_since_ms, limit=limit + 1
         )
         records = [device_record(build(Device, row)) for row in rows]
         return page(records, limit, lambda record: encode(record.device_id))
@@ -135,7 +135,7 @@ class Queries(ABC):
             at=at_ms,
             id=number,
             failed=None if failed is None else int(failed),
-            sites=_list(sites),
+            sites=on_sites(sites),
             limit=limit + 1,
         )
         stored = page([StoredSyncEvent(*row) for row in rows], limit, lambda row: encode(row.at_ms, row.id))
@@ -156,7 +156,7 @@ class Queries(ABC):
         to failures at or after it. A device whose rank rises while a caller pages comes on the last pages, perhaps a
         second time."""
         since_ms = since_ms if mode == "total" else None
-        asked = {"mode": mode, "least": max(min_failures, 1), "since": since_ms, "site": site, "sites": _list(sites)}
+        asked = {"mode": mode, "least": max(min_failures, 1), "since": since_ms, "site": site, "sites": on_sites(sites)}
         asked["limit"] = limit + 1
         if cursor is None:
             (newest,) = (await self._rows("newest_arrival"))[0]
@@ -234,14 +234,14 @@ class Queries(ABC):
         after = event_id(cursor)
         ids = await self._arrived(wanted)
         records: list[EventRecord] = []
-        while len(records) <= limit and _fitting(records) == len(records):
+        while len(records) <= limit and fitting(records) == len(records):
             step = min(_STEP, limit + 1 - len(records))
             found = await self._events(wanted, ids, after=after, limit=step)
             records += found
             if len(found) < step:
                 break
             after = found[-1].id
-        return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
+        return page(records, min(limit, fitting(records)), lambda record: str(record.id))
 
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
@@ -260,7 +260,7 @@ class Queries(ABC):
             "learner": wanted.learner_id,
             "object": wanted.object_id,
             "site": wanted.site,
-            "sites": _list(wanted.sites),
+            "sites": on_sites(wanted.sites),
             "since": since,
             "until": until,
             "after": max(after, ids[0]),
@@ -293,7 +293,8 @@ class Queries(ABC):
         return [code_record(code, let_in[code.id]) for code in (build(EnrollmentCode, row) for row in codes)]
 
 
-def _list(sites: Sites) -> list[str] | None:
+def on_sites(sites: Sites) -> list[str] | None:
+    """Return the sites as a value of a query."""
     return None if sites is None else list(sites)
 
 
@@ -311,7 +312,7 @@ def _bounds(wanted: EventFilter) -> tuple[int, int]:
     )
 
 
-def _fitting(records: Sequence[EventRecord]) -> int:
+def fitting(records: Sequence[EventRecord]) -> int:
     """How many of these fit on a page, by their data; the first always does."""
     sizes = accumulate(len(memoryview(record.data)) for record in records)
     return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(records), 1))

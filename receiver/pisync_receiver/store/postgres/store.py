@@ -249,8 +249,14 @@ class PostgresStore(Store):
             statements.append(("lock_codes", (wanted.code_hashes, wanted.code_ids), EnrollmentCode))
         if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
             statements.append(("lock_tokens", (wanted.token_hashes, wanted.token_ids, wanted.tokens_of), Token))
+        if wanted.learners:
+            statements += [("hold_erasures", (), None), ("erasure_keys", {}, None)]
+        found = (await self._exchange(connection, statements))[2:]
         facts = Facts()
-        for rows in (await self._exchange(connection, statements))[2:]:
+        if wanted.learners:
+            facts.erasure_keys.extend(bytes(key) for (key,) in found.pop())
+            found.pop()
+        for rows in found:
             _add(facts, rows)
         return facts
 
@@ -273,7 +279,11 @@ class PostgresStore(Store):
             ("failures_after", {"device": device_id, "at": at_ms, "limit": FAILURES_COUNTED}, None)
             for device_id, at_ms in wanted.late_successes
         ]
+        if wanted.learners:
+            statements.append(("erased_of", {"ids": list(wanted.learners)}, None))
         found = await self._exchange(connection, statements)
+        if wanted.learners:
+            facts.erased.update(learner for (learner,) in found.pop())
         for rows in found[:plain]:
             _add(facts, rows)
         results = iter(found[plain:])

@@ -253,6 +253,8 @@ class SqliteStore(Store):
         if wanted.code_hashes or wanted.code_ids:
             rows = self._all("codes_wanted", json.dumps(wanted.code_hashes), json.dumps(wanted.code_ids))
             facts.codes.extend(build(EnrollmentCode, row) for row in rows)
+        if wanted.learners:
+            facts.erasure_keys.extend(key for (key,) in self._all("erasure_keys"))
         return facts
 
     def _fetch_details(self, facts: Facts, wanted: Details) -> None:
@@ -277,6 +279,8 @@ class SqliteStore(Store):
             self._fetch_devices(facts, wanted.known_devices)
         if wanted.tokens_of:
             self._fetch_tokens(facts, (), (), wanted.tokens_of)
+        if wanted.learners:
+            facts.erased.update(learner for (learner,) in self._named("erased_of", ids=list(wanted.learners)))
 
     def _fetch_devices(self, facts: Facts, device_ids: Sequence[str]) -> None:
         for row in self._named("devices_by_id", devices=list(device_ids)):

@@ -81,12 +81,17 @@ CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
 
 CREATE TABLE erased (
-    learner  bytea PRIMARY KEY,
-    receipt  text NOT NULL UNIQUE,
+    learner  text COLLATE "C" PRIMARY KEY,
+    id       text COLLATE "C" NOT NULL,
+    receipt  text NOT NULL,
     asked_ms bigint NOT NULL,
     done_ms  bigint,
-    events   bigint NOT NULL
+    events   bigint NOT NULL,
+    rejected bigint NOT NULL
 );
+
+CREATE INDEX erased_by_id ON erased (id);
+CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
 
 CREATE TABLE secrets (
     name  text PRIMARY KEY,

@@ -142,3 +142,8 @@ WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.
 SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));
+
+-- name: hold_erasures
+-- Keep erasures from changing anything until the commit; groups do not keep each other. It is a statement before
+-- `erasure_keys`, which so sees every erasure that was committed while this waited.
+SELECT pg_advisory_xact_lock_shared(hashtextextended('pisync erasure', 0));
