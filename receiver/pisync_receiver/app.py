@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.types import Receive, Scope, Send
 
 from pisync_common.times import now_ms as wall_clock_ms
-from pisync_receiver import api
+from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
 from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
@@ -115,7 +115,7 @@ class Receiver:
             trusted_proxies=settings.trusted_proxies,
         )
         return cls(
-            app=edge(Router(routes, gate).answer),
+            app=edge(Router([*routes, *window.table(Router(routes, gate))], gate).answer),
             busy=edge(refuse_busy, extra=((b"connection", b"close"),)),
             services=services,
             drain=readiness.drain,

@@ -273,16 +273,18 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def cached(self, make: Callable[["Request"], Awaitable[Answer]]) -> Answer:
+    async def cached(self, make: Callable[["Request"], Awaitable[Answer]], *variant: str) -> Answer:
         """Return a fleet-wide answer, which many ask for, from the cache for a few seconds.
 
-        `Cache-Control: no-cache` asks for the newest, as `pisync-receiver` does.
+        `variant` says what it depends on beside the address and the caller's sites. `Cache-Control: no-cache` asks for
+        the newest, as `pisync-receiver` does.
         """
 
         async def packed() -> bytes:
             return _pack(await make(self))
 
-        key = "\0".join((self.scope["path"], self.scope["query_string"].decode("latin-1"), *(self.caller.sites or ())))
+        address = (self.scope["path"], self.scope["query_string"].decode("latin-1"))
+        key = "\0".join((*variant, *address, *(self.caller.sites or ())))
         fresh = b"no-cache" in self.headers.get(b"cache-control", b"")
         return _unpack(await self.services.cache.answer(key, packed, fresh=fresh))
 

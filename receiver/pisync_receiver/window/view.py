@@ -1,0 +1,215 @@
+"""One visit of a page: what was asked, calls of the API, and the page or redirection that answers."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from http.cookies import CookieError, SimpleCookie
+from typing import Any, Final
+from urllib.parse import parse_qsl, urlencode
+
+from pisync_receiver.errors import Problem
+from pisync_receiver.http import params
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.edge import Router
+from pisync_receiver.http.params import NO_QUERY, Query
+from pisync_receiver.http.request import Request
+from pisync_receiver.http.responses import JSON, Answer, Headers, Reply, as_problem, choose
+from pisync_receiver.http.routing import Response, Route
+from pisync_receiver.window.calls import Result, call
+from pisync_receiver.window.filters import NOW_MS
+from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
+from pisync_receiver.window.navigation import Entry, entries
+from pisync_receiver.window.rendering import Templates
+
+HTML: Final = "text/html; charset=utf-8"
+POLICY: Final = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+HEADERS: Final[Headers] = (
+    (b"content-security-policy", POLICY.encode()),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"referrer-policy", b"same-origin"),
+    (b"vary", b"accept, accept-language, cookie, hx-request"),
+    (b"x-content-type-options", b"nosniff"),
+)
+LANGUAGE_COOKIE: Final = "pisync-language"
+_YEAR_S: Final = 365 * 86_400
+_LIVE: Final = "live"
+_OWN: Final = (
+    params.options("lang", "The language of the pages", list(LANGUAGES)),
+    params.text("done", "The act that led here", longest=40),
+)
+"""Parameters that every page takes."""
+
+
+class View:
+    """One visit of a page."""
+
+    def __init__(self, request: Request, api: Router, templates: Templates, *, live: bool) -> None:
+        """`live` says that only the part of the page is wanted that changes."""
+        self.request = request
+        self.query = request.query
+        self.path = request.path
+        self.language = CURRENT.get()
+        self.live = live
+        self._api = api
+        self._templates = templates
+
+    @property
+    def navigation(self) -> Sequence[Entry]:
+        """The pages that the person may open."""
+        return entries(self.request.caller)
+
+    @property
+    def here(self) -> str:
+        """This page's address, without what is asked only once."""
+        return self.link(cursor=self.query.get("cursor"))
+
+    def is_at(self, path: str) -> bool:
+        """Whether this page is `path` or below it."""
+        here: str = self.request.scope["path"]
+        return here == path or (path != "/" and here.startswith(path + "/"))
+
+    @property
+    def signed_in(self) -> bool:
+        """Whether there is a session to end."""
+        return self.request.caller.token_id is not None
+
+    @property
+    def person(self) -> str | None:
+        """What the token is labelled."""
+        return None
+
+    @property
+    def may_act(self) -> bool:
+        """Whether the person is an admin, so that forms are of use."""
+        return self.request.caller.scope in ("admin", None)
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether the person is an admin of all sites."""
+        return self.may_act and self.request.caller.sites is None
+
+    async def get(self, path: str, **query: Any) -> Result:
+        """Ask the API. Parameters that are None are left out. Raises Problem."""
+        return await call(self._api, self.request, "GET", path, query)
+
+    async def send(self, method: str, path: str, body: Any = None) -> Any:
+        """Have the API do something, and return its answer. Raises Problem."""
+        return (await call(self._api, self.request, method, path, body={} if body is None else body)).value
+
+    def link(self, **changes: Any) -> str:
+        """Return this page's address with changed parameters; None takes one out. It begins with the first page."""
+        given = dict(parse_qsl(self.request.scope["query_string"].decode(), keep_blank_values=True))
+        kept = {name: value for name, value in given.items() if name not in ("lang", "done", "cursor")}
+        query = {name: value for name, value in (kept | changes).items() if value is not None}
+        path: str = self.request.scope["raw_path"].decode("latin-1")
+        return f"{path}?{urlencode(query)}" if query else path
+
+    def render(self, template: str, *, status: int = 200, **values: Any) -> Answer:
+        """Return a page made of a template."""
+        values |= {
+            "csrf": "",
+            "done": self.query.get("done"),
+            "language": self.language,
+            "languages": LANGUAGES.values(),
+            "view": self,
+        }
+        headers = HEADERS
+        if self.query.get("lang"):
+            cookie = f"{LANGUAGE_COOKIE}={self.language.code}; Path=/; Max-Age={_YEAR_S}; SameSite=Strict; HttpOnly"
+            headers = (*headers, (b"set-cookie", cookie.encode()))
+        if self.live:
+            body = self._templates.render_block(template, _LIVE, values)
+        else:
+            body = self._templates.render(template, values)
+        return Answer(status=status, body=body, content_type=HTML, headers=headers)
+
+    def redirect(self, address: str, *, done: str | None = None) -> Answer:
+        """Return to a page of the window after an act; `done` names the words that it shows."""
+        if done is not None:
+            address += ("&" if "?" in address else "?") + urlencode({"done": done})
+        location = (b"location", address.encode())
+        return Answer(status=HTTPStatus.SEE_OTHER, content_type=HTML, headers=(*HEADERS, location))
+
+    def problem(self, error: Exception) -> Answer:
+        """Return the page that says what went wrong."""
+        problem = as_problem(error)
+        self.live = False
+        return self.render("problem.html", status=problem.status, problem=problem, request_id=self.request.id)
+
+
+PageHandler = Callable[[View], Awaitable[Reply]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PageRow:
+    """One page: a row of the table before it has the templates and the API."""
+
+    method: str
+    path: str
+    access: Access
+    handler: PageHandler
+    query: Query = field(default=NO_QUERY)
+    live: bool = False
+    """Whether it has a part that is asked for again and again."""
+
+
+def page(
+    method: str, path: str, access: Access, *, query: Query = NO_QUERY, live: bool = False
+) -> Callable[[PageHandler], PageRow]:
+    """Make a function a page."""
+
+    def row(handler: PageHandler) -> PageRow:
+        return PageRow(method=method, path=path, access=access, handler=handler, query=query, live=live)
+
+    return row
+
+
+def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
+    """Return the row of the table of routes."""
+
+    async def answer(request: Request) -> Reply:
+        _set_language(request)
+        live = row.live and b"hx-request" in request.headers
+
+        async def make(request: Request) -> Answer:
+            reply = await row.handler(View(request, api, templates, live=live))
+            assert isinstance(reply, Answer)
+            return reply
+
+        if choose(request.headers.get(b"accept"), ("text/html", JSON)) == JSON:
+            raise Problem(404, "not_found", "no such endpoint; see /docs")
+        try:
+            if live:
+                return await request.cached(make, _LIVE, CURRENT.get().code, str(request.caller.scope))
+            return await row.handler(View(request, api, templates, live=False))
+        except Exception as error:
+            return View(request, api, templates, live=False).problem(error)
+
+    return Route(
+        method=row.method,
+        path=row.path,
+        access=row.access,
+        handler=answer,
+        summary=" ".join((row.handler.__doc__ or "").split()),
+        responses={200: Response(summary="OK", media=(HTML,))},
+        query=Query(params=(*row.query.params, *_OWN)),
+    )
+
+
+def _set_language(request: Request) -> None:
+    cookies: SimpleCookie = SimpleCookie()
+    try:
+        cookies.load(request.headers.get(b"cookie", b"").decode("latin-1"))
+    except CookieError:
+        cookies.clear()
+    remembered = cookies.get(LANGUAGE_COOKIE)
+    language = choose_language(
+        asked=request.query.get("lang"),
+        remembered=None if remembered is None else remembered.value,
+        accepted=request.headers.get(b"accept-language", b"").decode("latin-1"),
+    )
+    CURRENT.set(language)
+    NOW_MS.set(request.services.now_ms())
