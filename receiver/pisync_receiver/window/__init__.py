@@ -29,12 +29,12 @@ from collections.abc import Sequence
 
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.routing import Route
-from pisync_receiver.window import today
+from pisync_receiver.window import device, device_acts, devices, sites, today
 from pisync_receiver.window.rendering import Templates
 from pisync_receiver.window.statics import Statics
 from pisync_receiver.window.view import PageRow, make_route
 
-PAGES: Sequence[PageRow] = (*today.PAGES,)
+PAGES: Sequence[PageRow] = (*today.PAGES, *sites.PAGES, *devices.PAGES, *device.PAGES, *device_acts.PAGES)
 
 
 def table(api: Router) -> list[Route]:

@@ -1,5 +1,6 @@
 """How pages write times, numbers and names, in the language of the page."""
 
+import json
 import re
 from contextvars import ContextVar
 from typing import Final
@@ -89,6 +90,11 @@ def join(texts: list[str]) -> Markup:
     return Markup("{}").format(_(", ")).join(texts)
 
 
+def json_text(value: object) -> str:
+    """Write a JSON value for a reader."""
+    return json.dumps(value, ensure_ascii=False, indent=2)
+
+
 FILTERS: Final = {
     "bidi": bidi,
     "duration": duration,
@@ -98,5 +104,6 @@ FILTERS: Final = {
     "number": number,
     "ranges": ranges,
     "size": size,
+    "tojson_text": json_text,
     "when": when,
 }

@@ -1,7 +1,7 @@
 """One visit of a page: what was asked, calls of the API, and the page or redirection that answers."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
@@ -11,7 +11,7 @@ from pisync_receiver.errors import Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.edge import Router
-from pisync_receiver.http.params import NO_QUERY, Query
+from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import JSON, Answer, Headers, Reply, as_problem, choose
 from pisync_receiver.http.routing import Response, Route
@@ -34,6 +34,8 @@ HEADERS: Final[Headers] = (
     (b"x-content-type-options", b"nosniff"),
 )
 LANGUAGE_COOKIE: Final = "pisync-language"
+PAGE_ROWS_MAX: Final = 1000
+FIELD_CHARS: Final = 4096
 _YEAR_S: Final = 365 * 86_400
 _LIVE: Final = "live"
 _OWN: Final = (
@@ -95,13 +97,23 @@ class View:
         """Ask the API. Parameters that are None are left out. Raises Problem."""
         return await call(self._api, self.request, "GET", path, query)
 
+    async def get_all(self, path: str, *, most: int, **query: Any) -> list[Any]:
+        """Ask the API for the rows of all pages, `most` or a few more."""
+        rows: list[Any] = []
+        cursor = None
+        while True:
+            found = await self.get(path, **query, limit=PAGE_ROWS_MAX, cursor=cursor)
+            rows += found.value
+            if (cursor := found.next) is None or len(rows) >= most:
+                return rows
+
     async def send(self, method: str, path: str, body: Any = None) -> Any:
         """Have the API do something, and return its answer. Raises Problem."""
         return (await call(self._api, self.request, method, path, body={} if body is None else body)).value
 
     def link(self, **changes: Any) -> str:
         """Return this page's address with changed parameters; None takes one out. It begins with the first page."""
-        given = dict(parse_qsl(self.request.scope["query_string"].decode(), keep_blank_values=True))
+        given = dict(parse_qsl(self.request.scope["query_string"].decode()))
         kept = {name: value for name, value in given.items() if name not in ("lang", "done", "cursor")}
         query = {name: value for name, value in (kept | changes).items() if value is not None}
         path: str = self.request.scope["raw_path"].decode("latin-1")
@@ -140,6 +152,17 @@ class View:
         return self.render("problem.html", status=problem.status, problem=problem, request_id=self.request.id)
 
 
+def field(name: str, summary: str) -> Param:
+    """A field of a form that may be left empty; None then. The API checks what is in it."""
+
+    def read(text: str, _: int) -> str | None:
+        if len(text) > FIELD_CHARS or "\0" in text:
+            raise ValueError(f"must have at most {FIELD_CHARS} characters")
+        return text or None
+
+    return Param(name=name, summary=summary, read=read, schema={"type": "string", "maxLength": FIELD_CHARS})
+
+
 PageHandler = Callable[[View], Awaitable[Reply]]
 
 
@@ -151,7 +174,7 @@ class PageRow:
     path: str
     access: Access
     handler: PageHandler
-    query: Query = field(default=NO_QUERY)
+    query: Query = NO_QUERY
     live: bool = False
     """Whether it has a part that is asked for again and again."""
 
