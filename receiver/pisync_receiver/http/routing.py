@@ -44,6 +44,8 @@ class Route:
     query: Query = field(default=NO_QUERY)
     headers: Sequence[Param] = ()
     """Request headers the document names."""
+    page: bool = False
+    """A page for people: it takes a session and no token (see `pages`), and is left out of the OpenAPI document."""
     problems: Sequence[int] = ()
     """Problem statuses beyond those that follow from `access`, `request_body` and `query`."""
 
