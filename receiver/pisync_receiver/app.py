@@ -16,12 +16,14 @@ from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
 from pisync_receiver.errors import Overloaded, StoreUnusable
-from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
+from pisync_receiver.http.auth import EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
 from pisync_receiver.http.forwarded import Networks
 from pisync_receiver.http.openapi import make_documents
+from pisync_receiver.http.rates import device_rates
 from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services, announcement
 from pisync_receiver.http.routing import Route
+from pisync_receiver.http.sessions import Sessions
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.logs import JsonLines
 from pisync_receiver.metrics import Census, Metrics
@@ -52,6 +54,8 @@ class AppSettings:
     """Gateways that may name the caller's address."""
     announce_url: str | None = None
     """The address that devices are asked to use."""
+    public_url: str | None = None
+    """The address at which people and devices reach the receiver."""
 
 
 class Receiver:
@@ -93,6 +97,7 @@ class Receiver:
             store=store,
             intake=intake,
             tokens=tokens,
+            sessions=Sessions(tokens, intake, required=settings.auth, now_ms=now_ms, clock=clock, random=random),
             bodies=BodyReader(settings.body),
             cache=_cache(settings, clock),
             metrics=metrics,
@@ -102,8 +107,10 @@ class Receiver:
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
             announcement=announcement(settings.announce_url),
+            trusted_proxies=settings.trusted_proxies,
+            public_url=settings.public_url,
         )
-        rates = DeviceRates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
+        rates = device_rates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
         gate = Gate(
             tokens, required=settings.auth, now_ms=now_ms, on_ended=EndedTokens(intake.submit).note, rates=rates
         )
@@ -112,7 +119,6 @@ class Receiver:
             services=services,
             access_log=access_log,
             request_prefix=request_prefix,
-            trusted_proxies=settings.trusted_proxies,
         )
         return cls(
             app=edge(Router([*routes, *window.table(Router(routes, gate))], gate).answer),

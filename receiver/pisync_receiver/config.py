@@ -203,7 +203,7 @@ TRUSTED_PROXIES = Setting(
     default="",
     parse=networks,
     metavar="ADDRESSES",
-    help="gateways whose X-Forwarded-For is believed, between commas",
+    help="gateways whose X-Forwarded-For and X-Forwarded-Proto are believed, between commas",
 )
 DRAIN_TIMEOUT = Setting(
     name="drain_timeout",
@@ -220,6 +220,13 @@ STOP_TIMEOUT = Setting(
     help="how long requests under way may take to finish when the receiver stops",
 )
 
+PUBLIC_URL = Setting(
+    name="public_url",
+    default="",
+    parse=optional(_url),
+    metavar="URL",
+    help="the address at which people and devices reach this receiver, such as https://pisync.example",
+)
 ANNOUNCE_URL = Setting(
     name="announce_url",
     default="",
@@ -314,6 +321,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     TRUSTED_PROXIES,
     DRAIN_TIMEOUT,
     STOP_TIMEOUT,
+    PUBLIC_URL,
     ANNOUNCE_URL,
     URL,
     TOKEN_FILE,

@@ -74,6 +74,7 @@ async def change_device(request: Request) -> Answer:
         site_since_ms=None if changes.site_since is None else to_ms("site_since", changes.site_since),
         label=changes.label,
         retire=changes.retired,
+        by=request.caller.actor,
     )
     row = await request.services.intake.submit(change)
     if changes.retired:

@@ -178,6 +178,10 @@ class TokenRecord(Struct, frozen=True, kw_only=True):
     expires_at: Time | None
     revoked_at: Time | None
     last_refused: Time | None
+    parent_id: int | None = None
+    """Of a session: the token that opened it."""
+    session_until: Time | None = None
+    """Of a session: when it ends, however busy it is. Only sessions have it."""
 
 
 class CodeRecord(Struct, frozen=True, kw_only=True):
@@ -273,6 +277,8 @@ def token_record(row: Token) -> TokenRecord:
         expires_at=time_of(row.expires_ms),
         revoked_at=time_of(row.revoked_ms),
         last_refused=time_of(row.last_refused_ms),
+        parent_id=row.parent_id,
+        session_until=time_of(row.session_until_ms),
     )
 
 

@@ -63,7 +63,8 @@ def make_documents(routes: Sequence[Route], *, auth: bool) -> tuple[Answer, Answ
 
 
 def make_document(routes: Sequence[Route], *, auth: bool) -> dict[str, Any]:
-    """OpenAPI 3.1 for `routes`."""
+    """OpenAPI 3.1 for `routes`, without pages."""
+    routes = [route for route in routes if not route.page]
     types = _types(routes)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = dict(zip(map(_key, types), schemas, strict=True))

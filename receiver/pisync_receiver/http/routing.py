@@ -12,7 +12,7 @@ from typing import Any
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import JSON, Reply
+from pisync_receiver.http.responses import JSON, Answer, Reply
 
 Handler = Callable[[Request], Awaitable[Reply]]
 
@@ -44,6 +44,10 @@ class Route:
     query: Query = field(default=NO_QUERY)
     headers: Sequence[Param] = ()
     """Request headers the document names."""
+    page: bool = False
+    """A page for people: it takes a session and no token (see `pages`), and is left out of the OpenAPI document."""
+    on_problem: Callable[[Request, Exception], Answer] | None = None
+    """Of a page: makes the page that says what went wrong."""
     problems: Sequence[int] = ()
     """Problem statuses beyond those that follow from `access`, `request_body` and `query`."""
 

@@ -280,9 +280,9 @@ class Queries(ABC):
         """Return the tokens with these hashes, ended tokens included, in any order."""
         return [build(Token, row) for row in await self._rows(LOOK_UP, hashes=list(hashes))]
 
-    async def tokens(self) -> list[TokenRecord]:
-        """List every token, also ended, the oldest first."""
-        return [token_record(build(Token, row)) for row in await self._rows("tokens")]
+    async def tokens(self, *, sessions: bool = False) -> list[TokenRecord]:
+        """List every token, also ended, the oldest first; sessions only if they are asked for."""
+        return [token_record(build(Token, row)) for row in await self._rows("tokens", sessions=int(sessions))]
 
     async def codes(self) -> list[CodeRecord]:
         """List every enrollment code, also used up and expired, the oldest first."""

@@ -18,7 +18,7 @@ A page is a function that takes a `View` and is a row of its module's `PAGES`:
   `live=True` the template has a block `live`, which the page asks for again every 5 seconds (`macros.html: live`).
   The answer is kept for a few seconds for all who ask: that block must not depend on more than the address, the
   language, and the role and sites of the person, so it has no form.
-- A form is `<form method="post">{{ csrf_field() }}…</form>`; `await view.form()` gives its fields.
+- A form is `<form method="post">{{ m.csrf_field(csrf) }}…</form>`; `await view.form()` gives its fields.
 - `view.redirect(…, done="retired")` shows the words of `words.done("retired")` on the page that follows.
 - Every visible word is in `{% trans %}` or `_()`. Names and texts from outside go through `|bidi`, times through
   `|when`, numbers through `|number`.
@@ -29,12 +29,19 @@ from collections.abc import Sequence
 
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.routing import Route
-from pisync_receiver.window import device, device_acts, devices, sites, today
+from pisync_receiver.window import device, device_acts, devices, sign_in, sites, today
 from pisync_receiver.window.rendering import Templates
 from pisync_receiver.window.statics import Statics
 from pisync_receiver.window.view import PageRow, make_route
 
-PAGES: Sequence[PageRow] = (*today.PAGES, *sites.PAGES, *devices.PAGES, *device.PAGES, *device_acts.PAGES)
+PAGES: Sequence[PageRow] = (
+    *sign_in.PAGES,
+    *today.PAGES,
+    *sites.PAGES,
+    *devices.PAGES,
+    *device.PAGES,
+    *device_acts.PAGES,
+)
 
 
 def table(api: Router) -> list[Route]:

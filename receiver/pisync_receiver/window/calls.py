@@ -54,7 +54,7 @@ async def call(
 
     request = Request(scope, receive, page.id, page.services)
     request.caller = page.caller
-    reply = await api.answer_page(request)
+    reply = await api.answer_call(request)
     if not isinstance(reply, Answer) or reply.content_type != JSON:
         raise Problem(406, "not_acceptable", "this call answers with something else than JSON")
     return Result(

@@ -7,13 +7,13 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
-from pisync_receiver.errors import Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.edge import Router
+from pisync_receiver.http.pages import HTML, PAGE_HEADERS, wants_page
 from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import JSON, Answer, Headers, Reply, as_problem, choose
+from pisync_receiver.http.responses import Answer, Headers, Reply, as_problem, problem_answer
 from pisync_receiver.http.routing import Response, Route
 from pisync_receiver.window.calls import Result, call
 from pisync_receiver.window.filters import NOW_MS
@@ -21,18 +21,6 @@ from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
 from pisync_receiver.window.navigation import Entry, entries
 from pisync_receiver.window.rendering import Templates
 
-HTML: Final = "text/html; charset=utf-8"
-POLICY: Final = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
-)
-HEADERS: Final[Headers] = (
-    (b"content-security-policy", POLICY.encode()),
-    (b"cross-origin-opener-policy", b"same-origin"),
-    (b"referrer-policy", b"same-origin"),
-    (b"vary", b"accept, accept-language, cookie, hx-request"),
-    (b"x-content-type-options", b"nosniff"),
-)
 LANGUAGE_COOKIE: Final = "pisync-language"
 PAGE_ROWS_MAX: Final = 1000
 FIELD_CHARS: Final = 4096
@@ -60,8 +48,9 @@ class View:
 
     @property
     def navigation(self) -> Sequence[Entry]:
-        """The pages that the person may open."""
-        return entries(self.request.caller)
+        """The pages that the person may open; none before signing in."""
+        required = self.request.services.sessions.required
+        return () if required and not self.signed_in else entries(self.request.caller)
 
     @property
     def here(self) -> str:
@@ -76,12 +65,12 @@ class View:
     @property
     def signed_in(self) -> bool:
         """Whether there is a session to end."""
-        return self.request.caller.token_id is not None
+        return self.request.session is not None
 
     @property
     def person(self) -> str | None:
-        """What the token is labelled."""
-        return None
+        """The label of the token that opened the session."""
+        return self.request.caller.label
 
     @property
     def may_act(self) -> bool:
@@ -111,6 +100,10 @@ class View:
         """Have the API do something, and return its answer. Raises Problem."""
         return (await call(self._api, self.request, method, path, body={} if body is None else body)).value
 
+    async def form(self) -> dict[str, str]:
+        """Return the fields of the form that was sent; the last of equal names. Raises Problem."""
+        return await self.request.form()
+
     def link(self, **changes: Any) -> str:
         """Return this page's address with changed parameters; None takes one out. It begins with the first page."""
         given = dict(parse_qsl(self.request.scope["query_string"].decode()))
@@ -119,16 +112,16 @@ class View:
         path: str = self.request.scope["raw_path"].decode("latin-1")
         return f"{path}?{urlencode(query)}" if query else path
 
-    def render(self, template: str, *, status: int = 200, **values: Any) -> Answer:
-        """Return a page made of a template."""
+    def render(self, template: str, *, status: int = 200, more: Headers = (), **values: Any) -> Answer:
+        """Return a page made of a template, with `more` headers."""
         values |= {
-            "csrf": "",
+            "csrf": self.request.csrf,
             "done": self.query.get("done"),
             "language": self.language,
             "languages": LANGUAGES.values(),
             "view": self,
         }
-        headers = HEADERS
+        headers = PAGE_HEADERS
         if self.query.get("lang"):
             cookie = f"{LANGUAGE_COOKIE}={self.language.code}; Path=/; Max-Age={_YEAR_S}; SameSite=Strict; HttpOnly"
             headers = (*headers, (b"set-cookie", cookie.encode()))
@@ -136,20 +129,22 @@ class View:
             body = self._templates.render_block(template, _LIVE, values)
         else:
             body = self._templates.render(template, values)
-        return Answer(status=status, body=body, content_type=HTML, headers=headers)
+        return Answer(status=status, body=body, content_type=HTML, headers=(*headers, *more))
 
     def redirect(self, address: str, *, done: str | None = None) -> Answer:
         """Return to a page of the window after an act; `done` names the words that it shows."""
         if done is not None:
             address += ("&" if "?" in address else "?") + urlencode({"done": done})
         location = (b"location", address.encode())
-        return Answer(status=HTTPStatus.SEE_OTHER, content_type=HTML, headers=(*HEADERS, location))
+        return Answer(status=HTTPStatus.SEE_OTHER, content_type=HTML, headers=(*PAGE_HEADERS, location))
 
     def problem(self, error: Exception) -> Answer:
         """Return the page that says what went wrong."""
         problem = as_problem(error)
-        self.live = False
-        return self.render("problem.html", status=problem.status, problem=problem, request_id=self.request.id)
+        more = tuple((name.encode(), value.encode()) for name, value in problem.headers.items())
+        return self.render(
+            "problem.html", status=problem.status, more=more, problem=problem, request_id=self.request.id
+        )
 
 
 def field(name: str, summary: str) -> Param:
@@ -202,20 +197,23 @@ def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
             assert isinstance(reply, Answer)
             return reply
 
-        if choose(request.headers.get(b"accept"), ("text/html", JSON)) == JSON:
-            raise Problem(404, "not_found", "no such endpoint; see /docs")
-        try:
-            if live:
-                return await request.cached(make, _LIVE, CURRENT.get().code, str(request.caller.scope))
-            return await row.handler(View(request, api, templates, live=False))
-        except Exception as error:
-            return View(request, api, templates, live=False).problem(error)
+        if live:
+            return await request.cached(make, _LIVE, CURRENT.get().code, str(request.caller.scope))
+        return await row.handler(View(request, api, templates, live=False))
+
+    def on_problem(request: Request, error: Exception) -> Answer:
+        if not wants_page(request):
+            return problem_answer(error, request.id)
+        _set_language(request)
+        return View(request, api, templates, live=False).problem(error)
 
     return Route(
         method=row.method,
         path=row.path,
         access=row.access,
         handler=answer,
+        page=True,
+        on_problem=on_problem,
         summary=" ".join((row.handler.__doc__ or "").split()),
         responses={200: Response(summary="OK", media=(HTML,))},
         query=Query(params=(*row.query.params, *_OWN)),

@@ -122,10 +122,6 @@ FROM devices GROUP BY 1;
 SELECT count(*) FILTER (WHERE highest > watermark), coalesce(sum(CAST(highest - watermark AS DOUBLE PRECISION)), 0)
 FROM streams;
 
--- name: tokens
--- Every token, the oldest first.
-SELECT * FROM tokens ORDER BY id;
-
 -- name: tokens_by_hash
 -- The tokens with some hashes.
 SELECT * FROM tokens WHERE token_hash IN (SELECT value FROM json_each(:hashes));

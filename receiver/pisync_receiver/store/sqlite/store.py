@@ -277,6 +277,10 @@ class SqliteStore(Store):
             self._fetch_devices(facts, wanted.known_devices)
         if wanted.tokens_of:
             self._fetch_tokens(facts, (), (), wanted.tokens_of)
+        if wanted.sessions_of:
+            known = {token.id for token in facts.tokens}
+            rows = self._named("sessions_of", parents=list(wanted.sessions_of))
+            facts.tokens.extend(build(Token, row) for row in rows if row[0] not in known)
 
     def _fetch_devices(self, facts: Facts, device_ids: Sequence[str]) -> None:
         for row in self._named("devices_by_id", devices=list(device_ids)):
@@ -315,6 +319,8 @@ class SqliteStore(Store):
             for statement, rows in access_statements(changes):
                 for row in rows:
                     ids.update(self._named(statement, **asdict(row)))
+        if changes.sessions_before_ms is not None:
+            self._named("delete_sessions", before=changes.sessions_before_ms)
         return ids, last_event
 
     def _put_events(self, events: Sequence[StoredEvent], last: int | None) -> int:

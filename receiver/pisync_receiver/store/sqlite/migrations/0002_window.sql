@@ -7,6 +7,7 @@ ALTER TABLE tokens ADD COLUMN parent_id INTEGER;         -- a session: the token
 ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends then, however busy it is
 
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
 -- Streams that lack something, hold dead letters or conflicts: few, so that the fleet can be asked for them.
 CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
