@@ -16,7 +16,8 @@ LEAST: Final = 4.5
 
 def schemes() -> dict[str, dict[str, str]]:
     """Return the colours of the light and the dark scheme."""
-    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", CSS, re.DOTALL))
+    blocks = re.findall(r":root \{(.*?)\}", CSS, re.DOTALL)
+    light, dark = (dict(re.findall(r"--([\w-]+): (#\w{6});", block)) for block in blocks)
     return {"light": light, "dark": light | dark}
 
 

@@ -26,6 +26,8 @@ class Response:
     media: Sequence[str] = (JSON,)
     pages: bool = False
     """Whether a Link header leads to the next page."""
+    total: bool = False
+    """Whether a header says how many rows all pages have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,12 +63,13 @@ def route(
     status: int = 200,
     media: Sequence[str] = (JSON,),
     pages: bool = False,
+    total: bool = False,
     **fields: Any,
 ) -> Callable[[Handler], Route]:
     """Make a handler a row; its docstring is the summary. `answer` is the type of its only answer, with `status`."""
 
     def row(handler: Handler) -> Route:
-        documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages)
+        documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages, total=total)
         summary = " ".join((handler.__doc__ or "").split())
         return Route(
             method=method,

@@ -43,7 +43,8 @@ from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
 from pisync_receiver.store.postgres.dialect import load_shared
-from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
+from pisync_receiver.store.running import Query, Row
 
 log = logging.getLogger(__name__)
 

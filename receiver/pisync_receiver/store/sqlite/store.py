@@ -42,7 +42,8 @@ from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
-from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row, build
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
+from pisync_receiver.store.running import Query, Row, build
 from pisync_receiver.store.sqlite import schema
 from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 

@@ -1,6 +1,7 @@
 -- The tables and columns of sqlite/migrations/0002_window.sql, which explains them.
 
 ALTER TABLE devices ADD COLUMN sync_asked_ms bigint;
+ALTER TABLE devices ADD COLUMN changed_ms bigint;
 
 ALTER TABLE tokens ADD COLUMN parent_id bigint;
 ALTER TABLE tokens ADD COLUMN session_until_ms bigint;
@@ -12,7 +13,8 @@ CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark
 
 CREATE TABLE sites (
     site            text COLLATE "C" PRIMARY KEY,
-    silent_after_ms bigint
+    silent_after_ms bigint,
+    changed_ms      bigint NOT NULL
 );
 
 CREATE TABLE sums (
