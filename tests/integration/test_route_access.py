@@ -45,6 +45,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}"): READER,
     ("PATCH", "/api/devices/{device_id}"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/completeness"): READER,
+    ("GET", "/api/transitions"): READER,
+    ("GET", "/api/notices"): expected(200, "admin"),
     ("POST", "/api/tokens"): expected(201, "admin"),
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
