@@ -27,7 +27,7 @@ from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.learners import FIRST, NamingLearner, RejectedPlace
-from pisync_receiver.store.reading import Query, Row, Sites
+from pisync_receiver.store.running import Query, Row, Sites
 
 log = logging.getLogger(__name__)
 

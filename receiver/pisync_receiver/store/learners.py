@@ -9,7 +9,8 @@ from pisync_receiver.domain.erasure import Erased, homes_of, named
 from pisync_receiver.domain.records import EventRecord, Page
 from pisync_receiver.domain.rows import Device
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.reading import Queries, Row, Sites, build, event_record, fitting, on_sites
+from pisync_receiver.store.reading import event_record, fitting
+from pisync_receiver.store.running import QueryRunner, Row, Sites, build, listed
 
 _LARGEST: Final = 2**63 - 1
 _STEP: Final = 200
@@ -32,7 +33,7 @@ class NamingLearner(Struct, frozen=True):
     """Which the learner may belong to: several where the body names none and the device was moved."""
 
 
-class LearnerQueries(Queries):
+class LearnerQueries(QueryRunner):
     """Queries about learners."""
 
     async def timeline(
@@ -61,7 +62,7 @@ class LearnerQueries(Queries):
                 until=_LARGEST if until_ms is None else until_ms,
                 best=best_ms,
                 id=number,
-                sites=on_sites(sites),
+                sites=listed(sites),
                 limit=step,
             )
             rows += found

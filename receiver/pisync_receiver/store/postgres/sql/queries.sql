@@ -32,3 +32,12 @@ WHERE k.stored_device_id = r.place ->> 0 AND k.stream = r.place ->> 1 AND k.seq 
 DELETE FROM carried AS c USING json_array_elements(:places::json) AS r (place)
 WHERE c.stored_device_id = r.place ->> 0 AND c.stored_stream = r.place ->> 1
   AND c.stored_seq = CAST(r.place ->> 2 AS bigint);
+
+-- name: missing_ranges
+-- The first missing ranges of each stream of some devices.
+SELECT s.device_id, s.stream, g.first, g.last
+FROM streams AS s, LATERAL (
+    SELECT first, last FROM gaps WHERE device_id = s.device_id AND stream = s.stream ORDER BY first LIMIT :each
+) AS g
+WHERE s.device_id IN (SELECT value FROM json_each(:devices)) AND s.watermark < s.highest
+ORDER BY s.device_id, s.stream, g.first;

@@ -33,3 +33,14 @@ DELETE FROM event_keys WHERE (stored_device_id, stream, seq) IN
 DELETE FROM carried WHERE (stored_device_id, stored_stream, stored_seq) IN
     (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
      FROM json_each(:places));
+
+-- name: missing_ranges
+-- The first missing ranges of each stream of some devices.
+SELECT s.device_id, g.stream, g.first, g.last
+FROM json_each(:devices) AS wanted CROSS JOIN streams AS s ON s.device_id = wanted.value
+     CROSS JOIN gaps AS g ON g.device_id = s.device_id AND g.stream = s.stream
+WHERE s.watermark < s.highest
+  AND g.first < ifnull((SELECT later.first FROM gaps AS later
+                        WHERE later.device_id = s.device_id AND later.stream = s.stream
+                        ORDER BY later.first LIMIT 1 OFFSET :each), 9223372036854775807)
+ORDER BY s.device_id, g.stream, g.first;
