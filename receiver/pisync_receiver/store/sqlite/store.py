@@ -53,6 +53,7 @@ T = TypeVar("T")
 READERS: Final = 4
 """Queries that run at once, each on a thread and a connection of its own."""
 CACHE: Final = "cache_size = -32768"  # 32 MiB, where the default of 2 MiB would reread the indexes from disk
+OVERWRITE: Final = "secure_delete = ON"  # zeros over what is deleted, as Debian's builds do: an erased learner is gone
 
 _REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 """The database refused rows, as it would again; other errors of SQLite are those of the file."""
@@ -68,7 +69,7 @@ _limits = threading.local()
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """Open the database; a query on a reading connection ends when its thread's time is up."""
-    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE])
+    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE, OVERWRITE])
     if readonly:
         connection.set_progress_handler(_is_late, _PROGRESS)
     return connection
