@@ -159,10 +159,6 @@ class PostgresStore(Store):
         with unusable(self.url, "write"):
             return await self._persistently(partial(self._act, reads, decide, lock), "write", self._deadline())
 
-    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
-        with unusable(self.url, "write"):
-            return await self._persistently(partial(self._delete, old), "write", self._deadline())
-
     def _deadline(self) -> float:
         return self._clock() + self._patience_s
 
@@ -350,20 +346,6 @@ class PostgresStore(Store):
             statements: list[Statement] = [(name, values, None) for name, values in decide(found[len(begin) :])]
             await self._exchange(connection, [*statements, ("commit", (), None)])
             return True
-
-    async def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
-        async with self._lend(self._writing, self._write_s) as connection:
-            wanted = [*self._begin(), ("old_events", old, None), ("old_sync_events", old, None)]
-            *_, events, sync_events = await self._exchange(connection, wanted)
-            statements: list[Statement] = []
-            if events:
-                ids, *places = _columns(events)
-                statements += [("delete_events", {"ids": ids}, None), ("delete_event_keys", places, None)]
-            if sync_events:
-                ids, times = _columns(sync_events)
-                statements.append(("delete_sync_events", {"ids": ids, "newest": times[-1]}, None))
-            await self._exchange(connection, [*statements, ("commit", (), None)])
-            return len(events), len(sync_events)
 
 
 @cache

@@ -109,9 +109,6 @@ class SqliteStore(Store):
     async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
         return await self._run(self._writer, self._act, reads, decide)  # one process: every lock is free
 
-    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
-        return await self._run(self._writer, self._delete, old)
-
     def connections(self) -> Mapping[str, tuple[int, int]]:
         return {}
 
@@ -345,16 +342,6 @@ class SqliteStore(Store):
             for name, values in decide([self._named(name, **values) for name, values in reads]):
                 self._named(name, **values)
         return True
-
-    def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
-        with self._using("written"), self._file.writing(), transaction(self._connection):
-            events = self._named("old_events", **old)
-            sync_events = self._named("old_sync_events", **old)
-            self._connection.executemany(self._sql["delete_keys"], [place for _, *place in events])
-            self._named("delete_events", ids=[number for number, *_ in events])
-            if sync_events:
-                self._named("delete_sync_events", ids=[number for number, _ in sync_events], newest=sync_events[-1][1])
-        return len(events), len(sync_events)
 
     def _all(self, query: str, *values: object) -> list[Any]:
         return self._connection.execute(self._sql[query], values).fetchall()

@@ -128,11 +128,6 @@ FROM arrival_counter AS counter, json_populate_recordset(NULL::arrivals, $1::jso
 ON CONFLICT (hour) DO UPDATE SET
     first_id = least(arrivals.first_id, excluded.first_id), last_id = greatest(arrivals.last_id, excluded.last_id);
 
--- name: delete_event_keys
--- Keys of events that are deleted.
-DELETE FROM event_keys AS k USING unnest($1::text[], $2::text[], $3::bigint[]) AS r (device_id, stream, seq)
-WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq;
-
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.
 SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));

@@ -76,7 +76,3 @@ INSERT INTO gaps VALUES (?, ?, ?, ?);
 -- name: insert_sync_event
 -- Store a sync event.
 INSERT INTO sync_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
-
--- name: delete_keys
--- Forget the keys of a deleted event.
-DELETE FROM event_keys WHERE stored_device_id = ? AND stream = ? AND seq = ?;
