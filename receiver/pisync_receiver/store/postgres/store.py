@@ -233,7 +233,7 @@ class PostgresStore(Store):
 
     async def _fetch(self, connection: Connection, wanted: Plan) -> Facts:
         """Begin the transaction, lock the devices and read what was planned."""
-        statements = self._begin()
+        statements = self._begin(learners=wanted.learners)
         if wanted.devices:
             statements.append(("lock_devices", (wanted.devices,), Device))
         statements += [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]
@@ -249,19 +249,14 @@ class PostgresStore(Store):
             statements.append(("lock_codes", (wanted.code_hashes, wanted.code_ids), EnrollmentCode))
         if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
             statements.append(("lock_tokens", (wanted.token_hashes, wanted.token_ids, wanted.tokens_of), Token))
-        if wanted.learners:
-            statements += [("hold_erasures", (), None), ("erasure_keys", {}, None)]
-        found = (await self._exchange(connection, statements))[2:]
-        facts = Facts()
-        if wanted.learners:
-            facts.erasure_keys.extend(bytes(key) for (key,) in found.pop())
-            found.pop()
+        _, ((*_, keys),), *found = await self._exchange(connection, statements)
+        facts = Facts(erasure_keys=keys or [])
         for rows in found:
             _add(facts, rows)
         return facts
 
-    def _begin(self) -> list[Statement]:
-        return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)),), None)]
+    def _begin(self, *, learners: bool = False) -> list[Statement]:
+        return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)), learners), None)]
 
     async def _fetch_details(self, connection: Connection, facts: Facts, wanted: Details) -> None:
         statements: list[Statement] = [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]

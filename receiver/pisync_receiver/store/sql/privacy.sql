@@ -8,11 +8,11 @@ ORDER BY best_ms DESC, id DESC LIMIT :limit;
 
 -- name: erasure_keys
 -- The keys of the hashes of erased learners; none until a learner was erased.
-SELECT value FROM secrets WHERE substr(name, 1, 8) = 'erasure ' AND EXISTS (SELECT 1 FROM erased) ORDER BY name;
+SELECT value FROM secrets WHERE name >= 'erasure ' AND name < 'erasure!' AND EXISTS (SELECT 1 FROM erased) ORDER BY name;
 
 -- name: all_erasure_keys
 -- The same, also before a learner was erased.
-SELECT value FROM secrets WHERE substr(name, 1, 8) = 'erasure ' ORDER BY name;
+SELECT value FROM secrets WHERE name >= 'erasure ' AND name < 'erasure!' ORDER BY name;
 
 -- name: erased_of
 -- Erased learners with some ids.

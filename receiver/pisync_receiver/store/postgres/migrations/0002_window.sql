@@ -108,6 +108,15 @@ CREATE INDEX erased_by_id ON erased (id);
 CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
 
 CREATE TABLE secrets (
-    name  text PRIMARY KEY,
+    name  text COLLATE "C" PRIMARY KEY,
     value bytea NOT NULL
 );
+
+-- Keep erasures from changing anything until the commit (groups do not keep each other), and return the keys of the
+-- hashes of erased learners. The query inside sees every erasure that was committed while the lock was waited for.
+CREATE FUNCTION hold_erasures() RETURNS bytea[] LANGUAGE plpgsql VOLATILE AS
+'BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(''pisync erasure'', 0));
+    RETURN (SELECT array_agg(value) FROM secrets
+            WHERE name >= ''erasure '' AND name < ''erasure!'' AND EXISTS (SELECT 1 FROM erased WHERE learner > ''''));
+END';

@@ -1,9 +1,11 @@
 -- name: bounds
 -- Limit the transaction's time. Every row it needs has a key, looked up for each; a planner with old statistics would
--- scan the table, or all of a device's rows, and join them.
+-- scan the table, or all of a device's rows, and join them. A group of events holds off erasures, and gets the keys of
+-- erased learners.
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
        set_config('idle_in_transaction_session_timeout', $1, true), set_config('enable_seqscan', 'off', true),
-       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+       CASE WHEN $2::boolean THEN hold_erasures() END;
 
 -- name: lock_devices
 -- Lock devices until the commit, making those that are missing. They are sorted, so that two groups rarely deadlock; it
@@ -131,8 +133,3 @@ ON CONFLICT (hour) DO UPDATE SET
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.
 SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));
-
--- name: hold_erasures
--- Keep erasures from changing anything until the commit; groups do not keep each other. It is a statement before
--- `erasure_keys`, which so sees every erasure that was committed while this waited.
-SELECT pg_advisory_xact_lock_shared(hashtextextended('pisync erasure', 0));
