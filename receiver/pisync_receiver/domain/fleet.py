@@ -310,7 +310,7 @@ def _site_record(counts: SiteCounts, troubled: Sequence[TroubledDevice]) -> Site
     codes: dict[str, int] = {}
     for device in troubled:
         if STATES[device.state] == "failing":
-            for code in errors_of(device.errors):
+            for code in (code for code, count in errors_of(device.errors).items() if count):
                 codes[code] = codes.get(code, 0) + 1
     return SiteRecord(
         site=counts.site,
