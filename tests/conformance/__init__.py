@@ -8,6 +8,7 @@ database past the store's code, and inherits:
     access       TokenConformance          create, rotate, revoke, look up
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
+    fleet        FleetConformance         states, sites, filters, pages while devices change
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
     erasure      ErasureConformance        nothing of an erased learner is left, and nothing comes back
