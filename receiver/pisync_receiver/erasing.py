@@ -62,7 +62,7 @@ class Line(Struct, frozen=True, kw_only=True):
     """A line of the erasures file: one learner of one home."""
 
     keys: list[Hex]
-    """The database's keys; `learner` and `id` are HMAC-SHA256 with one of them."""
+    """The database's keys; `learner` and `id` are HMAC-SHA256 with the key of their database."""
     learner: Hex
     id: Hex
     receipt: Hex
@@ -309,7 +309,7 @@ class Eraser:
         await self._store.act([], lambda _: ends)
 
     async def _finish(self, pending: dict[str, Erased]) -> None:
-        """Erase learners of whom nothing is known but their hashes: look at everybody's."""
+        """Erase learners of whom nothing is known but their hashes: look at all learners."""
         keys = await self._store.erasure_keys()
         ids = {row.id for row in pending.values()}
         after, seen = "", 0

@@ -105,7 +105,7 @@ class ErasureConformance:
 
     def test_unknown_learner_is_refused_without_a_home(self, store: BlockingStore) -> None:
         with pytest.raises(UnknownLearner):
-            erase(store, "nobody-here")
+            erase(store, "unknown")
 
     def test_site_limited_caller_erases_homes_of_its_sites(self, store: BlockingStore) -> None:
         device = f"d{next(_numbers)}"
@@ -229,5 +229,5 @@ def traces(tables: Tables, *learners: str) -> list[str]:
 
 
 def forget(tables: Tables) -> None:
-    """Make the database one that knows of no erasure, as a restored backup."""
+    """Make the database forget every erasure, as a restored backup does."""
     tables.clear("erased", "secrets")

@@ -28,7 +28,7 @@ async def database() -> AsyncIterator[tuple[str, PostgresStore, Eraser, psycopg.
             yield url, store, eraser, connection
 
 
-async def until_somebody_waits(url: str) -> None:
+async def until_a_lock_is_awaited(url: str) -> None:
     async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
         while (await (await connection.execute(WAITING)).fetchone()) == (0,):  # noqa: ASYNC110 - nothing to await
             await asyncio.sleep(0.01)
@@ -40,7 +40,7 @@ async def test_erasing_waits_for_a_group_that_began_before() -> None:
         await send(store, batch([event(1, learner_home=HOME)]))
         await connection.execute("SELECT hold_erasures()")  # as a group does at its beginning
         erasing = asyncio.create_task(eraser.erase("s-17", HOME, None))
-        await until_somebody_waits(url)
+        await until_a_lock_is_awaited(url)
         copied = "id + 1, device_id, stream, seq + 1, type, site, learner_home, learner_id, object_id, event_id, "
         copied += "occurred_at, recorded_at, boot_id, boottime_ms, clock_synced, data, received_ms, best_ms, quality"
         await connection.execute(f"INSERT INTO events SELECT {copied}, content FROM events".encode())
@@ -55,7 +55,7 @@ async def test_group_that_waited_for_an_erasure_stores_nothing_of_the_learner() 
         (key,) = await store.erasure_keys()
         await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('pisync erasure', 0))")
         writing = asyncio.create_task(send(store, batch([event(1, learner_home=HOME), event(2)])))
-        await until_somebody_waits(url)
+        await until_a_lock_is_awaited(url)
         await connection.execute(
             "INSERT INTO erased VALUES (%s, %s, 'r', 0, NULL, 0, 0)",
             (learner_hash(key, HOME, "s-17"), id_hash(key, "s-17")),

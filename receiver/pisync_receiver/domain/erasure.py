@@ -45,7 +45,7 @@ def key_name(key: bytes) -> str:
 
 
 def learner_hash(key: bytes, home: str | None, learner_id: str) -> str:
-    """Hash a learner. Nobody without the key can try out who it is."""
+    """Hash a learner. Without the key, ids cannot be tried out."""
     return _hash(key, [home, learner_id])
 
 
