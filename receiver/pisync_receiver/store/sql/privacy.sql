@@ -62,10 +62,10 @@ WITH RECURSIVE found (learner_id, place) AS (
 SELECT learner_id FROM found WHERE learner_id IS NOT NULL;
 
 -- name: events_to_erase
--- The first events of a learner.
+-- Some events of a learner, in any order.
 SELECT id, device_id, stream, seq, type, site, object_id, received_ms, best_ms FROM events INDEXED BY events_by_learner
 WHERE learner_id = :learner AND (learner_home = :home OR (learner_home IS NULL AND :home IS NULL))
-ORDER BY id LIMIT :limit;
+LIMIT :limit;
 
 -- name: rejected_naming
 -- Of the next rejected events and conflicting versions, those whose text may name a learner: it has the id, or an
