@@ -1,4 +1,4 @@
-"""Notices: each change of a state is told once, whatever restarts and whatever the clocks do."""
+"""Notices: people learn of each change of a state once, whatever restarts and whatever the clocks do."""
 
 import asyncio
 import logging
@@ -29,6 +29,7 @@ class SiteRow(Struct):
 
     site: str
     silent_after_ms: int
+    changed_ms: int
 
 
 class Hook:
@@ -159,7 +160,7 @@ class NoticeConformance:
         receiver = Receiver(store, hook)
         school(store, "Kisumu", 1, NOON)
         school(store, "Nakuru", 1, NOON)
-        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY))
+        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY, changed_ms=NOON))
         for day in range(29):
             receiver.step(NOON + day * DAY)
         assert hook.titles == ["kisumu-00 (Kisumu) is silent"]
@@ -174,7 +175,7 @@ class NoticeConformance:
         school(store, "Nakuru", 3, NOON)
         receiver.step(NOON)
         receiver.step(NOON + 8 * DAY)
-        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY))
+        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY, changed_ms=NOON))
         receiver.step(NOON + 9 * DAY)
         assert hook.titles == ["Nakuru is silent: 3 of 3 devices"]
         receiver.step(NOON + 31 * DAY)
