@@ -1,4 +1,4 @@
-"""Notices: each change of a state is told once, whatever restarts and whatever the clocks do."""
+"""Notices: each change of a state is in exactly one, whatever restarts and whatever the clocks do."""
 
 import asyncio
 import logging
