@@ -114,6 +114,13 @@ SOCKET = Setting(
     metavar="FILE",
     help="the Unix socket through which this machine's commands reach the receiver, open to its owner alone",
 )
+SILENT_AFTER = Setting(
+    name="silent_after",
+    default="7d",
+    parse=some_time,
+    metavar="TIME",
+    help="how long a device may be without contact before it counts as silent; a site may have a time of its own",
+)
 URL = Setting(
     name="url",
     default="",
@@ -203,7 +210,7 @@ TRUSTED_PROXIES = Setting(
     default="",
     parse=networks,
     metavar="ADDRESSES",
-    help="gateways whose X-Forwarded-For is believed, between commas",
+    help="gateways whose X-Forwarded-For and X-Forwarded-Proto are believed, between commas",
 )
 DRAIN_TIMEOUT = Setting(
     name="drain_timeout",
@@ -337,6 +344,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     STOP_TIMEOUT,
     PUBLIC_URL,
     ANNOUNCE_URL,
+    SILENT_AFTER,
     URL,
     TOKEN_FILE,
     ALERT_URLS,

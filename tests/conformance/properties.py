@@ -18,6 +18,7 @@ from pisync_common.limits import SEQ_MAX
 from pisync_common.models import Stamp
 from pisync_common.times import EARLIEST_MS, LATEST_MS
 from pisync_receiver.domain import rows
+from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Enrolled, Submission, TokenCreate
 from tests.conformance.tables import Tables
@@ -221,7 +222,7 @@ class PropertyConformance:
         assert text in {found.learner_id for found in all_events(store, EventFilter(learner_id=text))}
         found = store.device(device)
         assert (found.site, found.label) == (text, text)
-        assert device in [row.device_id for row in store.devices(site=text, limit=1000).rows]
+        assert device in [row.device_id for row in store.devices(DeviceFilter(site=text), limit=1000).rows]
 
 
 def _without_ids(outcomes: Sequence[object]) -> list[object]:

@@ -26,7 +26,7 @@ from pisync_receiver.worker.messages import histories, render
 from tests.conformance.properties import SHARED_STORE
 from tests.conformance.tables import Tables
 from tests.support.blocking import BlockingStore
-from tests.support.submissions import HOUR, NOON
+from tests.support.submissions import CRITERIA, HOUR, NOON
 
 _TIMES: Final = {
     *("timestamp", "occurred_at", "recorded_at", "estimated_at", "received_at", "created_at", "expires_at", "ended_at"),
@@ -325,7 +325,7 @@ async def _messages_and_notices(store: BlockingStore, device: str) -> list[Event
     messages = [message for history in histories(render(raw), max_events=100) for message in history]
     published = [event for message in messages for event in json.loads(message.body, parse_int=str)]
     assert len(published) == len(shown) == len(raw)
-    found = await store.store.device(device)
+    found = await store.store.device(device, criteria=CRITERIA)
     if found is not None:
         (row,) = await store.store._rows("devices_by_id", devices=[device])
         held = rows.Device(**dict(zip(rows.Device.__struct_fields__, row, strict=True)))

@@ -107,7 +107,9 @@ class MemoryStore:
         facts.devices |= self._serve(self.devices, wanted.known_devices)
         facts.event_keys |= self._places(wanted.event_keys)
         facts.tokens += self._served(
-            row for row in self.tokens.values() if row.device_id in wanted.tokens_of and row.revoked_ms is None
+            row
+            for row in self.tokens.values()
+            if (row.device_id in wanted.tokens_of or row.parent_id in wanted.sessions_of) and row.revoked_ms is None
         )
         for device_id, stream, seqs in wanted.versions:
             for seq in seqs:
@@ -186,6 +188,11 @@ class MemoryStore:
         for token in changes.tokens_changed:
             assert self.tokens[token.token_hash].id == token.id
             self.tokens[token.token_hash] = token
+        if (before_ms := changes.sessions_before_ms) is not None:
+            kept = {
+                digest: row for digest, row in self.tokens.items() if (row.session_until_ms or before_ms) >= before_ms
+            }
+            self.tokens = kept
         for code in changes.codes_changed:
             assert self.codes[code.code_hash].id == code.id
             self.codes[code.code_hash] = code

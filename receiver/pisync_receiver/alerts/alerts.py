@@ -27,7 +27,7 @@ from pisync_receiver.domain.notices import Change, Transition, observe
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.notices import Backlog, changed_states
-from pisync_receiver.store.reading import Query, Row
+from pisync_receiver.store.running import Query, Row
 
 log = logging.getLogger("pisync_receiver.alerts")
 

@@ -82,6 +82,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
     if not (batches or late or acts or earlier):
         return None
     known_devices, tokens_of = access.bound_devices(facts, acts) if acts else ((), ())
+    sessions_of = access.ending_tokens(facts, acts) if acts else ()
     wanted = Details(
         versions=_versions(facts, batches),
         gaps=_gaps(facts, batches),
@@ -90,6 +91,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
         event_keys=sorted(_place_keys(facts, batches)),
         known_devices=known_devices,
         tokens_of=tokens_of,
+        sessions_of=sessions_of,
         earlier=earlier,
     )
     return wanted if any(getattr(wanted, name) for name in _DETAILS) else None

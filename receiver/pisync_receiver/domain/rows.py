@@ -51,6 +51,8 @@ class Device(Health, frozen=True, kw_only=True):
     """Events stored with an origin: above 0, its batches are checked against copies that arrived earlier."""
     sync_asked_ms: int | None = None
     """When an admin asked for a sync that has not been picked up yet."""
+    changed_ms: int | None = None
+    """When an admin or an enrollment last changed it, whatever that change claims about its own time."""
 
 
 class Stream(Struct, kw_only=True):

@@ -11,7 +11,8 @@ from msgspec import Struct
 
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.store.notices import NoticeQueries
-from pisync_receiver.store.reading import HOUR_MS, Queries, Query, Row
+from pisync_receiver.store.reading import HOUR_MS, Queries
+from pisync_receiver.store.running import Query, Row
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""

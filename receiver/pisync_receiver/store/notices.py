@@ -11,7 +11,7 @@ from pisync_receiver.domain.notices import Change, NoticeRecord, Transition, Tra
 from pisync_receiver.domain.records import Page, time_of
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.reading import Query, Row, Sites
+from pisync_receiver.store.running import Query, Row, Sites
 
 _LARGEST: Final = 2**63 - 1
 

@@ -40,7 +40,8 @@ from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
-from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row, build
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
+from pisync_receiver.store.running import Query, Row, build
 from pisync_receiver.store.sqlite import schema
 from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 
@@ -273,6 +274,10 @@ class SqliteStore(Store):
             self._fetch_devices(facts, wanted.known_devices)
         if wanted.tokens_of:
             self._fetch_tokens(facts, (), (), wanted.tokens_of)
+        if wanted.sessions_of:
+            known = {token.id for token in facts.tokens}
+            rows = self._named("sessions_of", parents=list(wanted.sessions_of))
+            facts.tokens.extend(build(Token, row) for row in rows if row[0] not in known)
 
     def _fetch_devices(self, facts: Facts, device_ids: Sequence[str]) -> None:
         for row in self._named("devices_by_id", devices=list(device_ids)):
@@ -311,6 +316,8 @@ class SqliteStore(Store):
             for statement, rows in access_statements(changes):
                 for row in rows:
                     ids.update(self._named(statement, **asdict(row)))
+        if changes.sessions_before_ms is not None:
+            self._named("delete_sessions", before=changes.sessions_before_ms)
         return ids, last_event
 
     def _put_events(self, events: Sequence[StoredEvent], last: int | None) -> int:

@@ -54,10 +54,10 @@ UPDATE devices AS d SET
     label = r.label, site = r.site, site_since_ms = r.site_since_ms, site_history = r.site_history, agent = r.agent,
     enrolled_ms = r.enrolled_ms, code_id = r.code_id, retired_ms = r.retired_ms, last_contact_ms = r.last_contact_ms,
     last_refused_ms = r.last_refused_ms, cloned_since_ms = r.cloned_since_ms, conflicts = r.conflicts,
-    streams = r.streams, copies = r.copies, sync_asked_ms = r.sync_asked_ms, consecutive_failures = r.consecutive_failures,
-    total_failures = r.total_failures, failing_since_ms = r.failing_since_ms, last_sync_ms = r.last_sync_ms,
-    last_success_ms = r.last_success_ms, streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms,
-    last_errors = r.last_errors
+    streams = r.streams, copies = r.copies, sync_asked_ms = r.sync_asked_ms, changed_ms = r.changed_ms,
+    consecutive_failures = r.consecutive_failures, total_failures = r.total_failures,
+    failing_since_ms = r.failing_since_ms, last_sync_ms = r.last_sync_ms, last_success_ms = r.last_success_ms,
+    streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms, last_errors = r.last_errors
 FROM json_populate_recordset(NULL::devices, $1::json) AS r
 WHERE d.device_id = r.device_id;
 

@@ -2,11 +2,13 @@
 -- the audit log, erased learners. As in 0001, columns stand in the order of the structs in domain/rows.py.
 
 ALTER TABLE devices ADD COLUMN sync_asked_ms INTEGER;  -- an admin asked for a sync; NULL again after the next contact
+ALTER TABLE devices ADD COLUMN changed_ms INTEGER;     -- when an admin or an enrollment last changed it
 
 ALTER TABLE tokens ADD COLUMN parent_id INTEGER;         -- a session: the token that opened it
 ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends then, however busy it is
 
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
 -- Streams that lack something, hold dead letters or conflicts: few, so that the fleet can be asked for them.
 CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
@@ -14,7 +16,8 @@ CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark
 -- What an admin set for a site; a site is there as soon as a device is at it.
 CREATE TABLE sites (
     site            TEXT PRIMARY KEY,
-    silent_after_ms INTEGER  -- NULL: as the receiver's setting says
+    silent_after_ms INTEGER,          -- NULL: as the receiver's setting says
+    changed_ms      INTEGER NOT NULL  -- when it was set
 ) STRICT, WITHOUT ROWID;
 
 -- Daily sums, kept at intake. `day` counts from 1970 (UTC): events by their best time, sync events by their effective
