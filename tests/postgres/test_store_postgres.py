@@ -11,6 +11,7 @@ from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -62,6 +63,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 

@@ -9,6 +9,7 @@ import pytest
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -49,6 +50,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 
