@@ -324,7 +324,7 @@ def daily(
     incomplete: int = 0,
     url: str | None = None,
 ) -> Notice:
-    """The digest of a fleet with so many devices of each site in each state."""
+    """The digest of a fleet with these devices of each site in each state."""
     counts = []
     for site, by in sites.items():
         well, failing, silent, new, retired = (by.get(state, 0) for state in STATES)
