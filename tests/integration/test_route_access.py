@@ -49,6 +49,7 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/rotate"): expected(201, "admin"),
+    ("GET", "/api/audit"): expected(200, "admin"),
     ("POST", "/api/retention"): expected(200, "admin"),
     ("GET", "/healthz"): ANYONE,
     ("GET", "/readyz"): ANYONE,

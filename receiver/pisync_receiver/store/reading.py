@@ -44,6 +44,7 @@ from pisync_receiver.domain.records import (
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
+from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 
 Row = tuple[Any, ...]
@@ -78,7 +79,7 @@ def build(kind: type[T], row: Row) -> T:
     return kind(**dict(zip(kind.__struct_fields__, row, strict=True)))  # type: ignore[attr-defined]
 
 
-class Queries(ABC):
+class Queries(AuditQueries, ABC):
     """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
     same query gave. All raise StoreUnusable when the database cannot be read."""
 
