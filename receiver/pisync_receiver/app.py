@@ -15,6 +15,7 @@ from starlette.types import Receive, Scope, Send
 from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
+from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.http.auth import EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
@@ -31,6 +32,7 @@ from pisync_receiver.store import Store
 
 READY_S: Final = 5.0
 """How long /readyz waits for a durable write before it answers 503."""
+SILENT_AFTER_S: Final = 7 * 86_400.0
 EXPORTS: Final = 8
 """Exports under way in one process; each holds a page of events."""
 
@@ -56,6 +58,8 @@ class AppSettings:
     """The address that devices are asked to use."""
     public_url: str | None = None
     """The address at which people and devices reach the receiver."""
+    silent_after_s: float = SILENT_AFTER_S
+    """When a device counts as silent, where its site has no time of its own."""
 
 
 class Receiver:
@@ -91,8 +95,9 @@ class Receiver:
         intake = Intake(store, limits=settings.intake, clock=clock, random=random, watcher=metrics)
         tokens = TokenDirectory(store, clock=clock)
         readiness = _Readiness(intake)
-        census = Census(store, metrics, clock=clock)
-        routes = [*extra_routes, *api.table(), *window.table()]
+        silent_after_ms = round(settings.silent_after_s * 1000)
+        census = Census(store, metrics, lambda: Criteria(now_ms=now_ms(), silent_after_ms=silent_after_ms), clock=clock)
+        routes = [*extra_routes, *api.table()]
         services = Services(
             store=store,
             intake=intake,
@@ -106,6 +111,7 @@ class Receiver:
             census=census.take,
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
+            silent_after_ms=silent_after_ms,
             announcement=announcement(settings.announce_url),
             trusted_proxies=settings.trusted_proxies,
             public_url=settings.public_url,
@@ -121,7 +127,7 @@ class Receiver:
             request_prefix=request_prefix,
         )
         return cls(
-            app=edge(Router(routes, gate).answer),
+            app=edge(Router([*routes, *window.table(Router(routes, gate))], gate).answer),
             busy=edge(refuse_busy, extra=((b"connection", b"close"),)),
             services=services,
             drain=readiness.drain,

@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter, EventRecord
 from pisync_receiver.domain.submissions import Actor, CodeCreate, DeviceChange, Enroll, TokenCreate, TokenRevoke
 from pisync_receiver.store.address import PostgresUrl
@@ -88,7 +89,7 @@ def answers(store: BlockingStore) -> list[object]:
     said: list[object] = [
         store.audit(),
         store.devices(),
-        store.devices(site="Nakuru"),
+        store.devices(DeviceFilter(site="Nakuru")),
         store.tokens(),
         store.codes(),
         store.fleet(),

@@ -41,6 +41,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.failures,
     administering.completeness,
     administering.events,
+    administering.transitions,
+    administering.notices,
     auditing.audit_list,
     auditing.audit_verify,
     operating.retain,

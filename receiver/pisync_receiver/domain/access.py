@@ -319,7 +319,8 @@ def _admit(state: State, device: Device, code: EnrollmentCode, act: Enroll) -> N
     site = code.site or device.site or act.site
     if site is not None and site != device.site:
         device = moved(device, site, act.at_ms)
-    state.put_device(replace(device, enrolled_ms=act.at_ms, code_id=code.id or None, retired_ms=None))
+    changed = replace(device, enrolled_ms=act.at_ms, code_id=code.id or None, retired_ms=None, changed_ms=act.at_ms)
+    state.put_device(changed)
 
 
 # Devices.
@@ -340,6 +341,7 @@ def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
         device = replace(device, retired_ms=act.at_ms if device.retired_ms is None else device.retired_ms)
     elif act.retire is False:
         device = replace(device, retired_ms=None)
+    device = replace(device, changed_ms=act.at_ms)
     state.put_device(device)
     if changed := _changes(before, device):
         state.note(act.by, "device.change", f"device {device.device_id}", act.at_ms, changed)

@@ -136,6 +136,11 @@ class Gate:
             self._rates.spend(token.device_id)
         return caller
 
+    def check(self, access: Access, caller: Caller, path: Mapping[str, str]) -> None:
+        """Raise Problem 403 unless a caller that is known may make this call."""
+        if access is not Access.PUBLIC and self._required:
+            check_allowed(access, caller, path)
+
     def _check_not_ended(self, token: Token) -> None:
         """Either end may lie ahead: that is how two tokens overlap."""
         now = self._now_ms()

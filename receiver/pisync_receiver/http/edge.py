@@ -85,22 +85,47 @@ class Router:
 
     async def answer(self, request: Request) -> Reply:
         """Answer a request. Raises Problem, and whatever the handler raises."""
+        route = self._find(request)
+        if not route.page:
+            request.caller = await self._gate.admit(
+                route.access, request.headers, request.path, local=request.local, address=request.address
+            )
+            reply = await self._handle(route, request)
+        else:
+            reply = await self._answer_page(route, request)
+        if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
+            return with_etag(reply, request.headers.get(b"if-none-match"))
+        return reply
+
+    async def answer_call(self, request: Request) -> Reply:
+        """Answer a call of the API that a page makes for its caller, who is known. Raises as `answer` does."""
+        route = self._find(request)
+        self._gate.check(route.access, request.caller, request.path)
+        return await self._handle(route, request)
+
+    async def _answer_page(self, route: Route, request: Request) -> Reply:
+        try:
+            if (instead := await admit_page(request, route)) is not None:
+                return instead
+            return await self._handle(route, request)
+        except Disconnected:
+            raise
+        except Exception as error:
+            if route.on_problem is None:
+                raise
+            return route.on_problem(request, error)
+
+    def _find(self, request: Request) -> Route:
         method: str = request.scope["method"]
         resource = self._fixed.get(request.scope["raw_path"]) or self._matching(request)
         route = resource.by_method.get(method) or resource.route(method)
         request.route = route.path
         request.takes_body = route.request_body is not None
-        if not route.page:
-            request.caller = await self._gate.admit(
-                route.access, request.headers, request.path, local=request.local, address=request.address
-            )
-        elif (instead := await admit_page(request, route)) is not None:
-            return instead
+        return route
+
+    async def _handle(self, route: Route, request: Request) -> Reply:
         request.query = route.query.read(request.scope["query_string"], request.services.now_ms())
-        reply = await route.handler(request)
-        if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
-            return with_etag(reply, request.headers.get(b"if-none-match"))
-        return reply
+        return await route.handler(request)
 
     def _matching(self, request: Request) -> _Resource:
         """Match the path as it was sent: a path has one spelling, so a gateway that denies it denies it whole. Only a

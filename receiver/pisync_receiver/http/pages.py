@@ -8,7 +8,7 @@ from urllib.parse import quote, urlsplit
 from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access, Caller, caller_of, check_allowed
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import Answer, Headers
+from pisync_receiver.http.responses import JSON, Answer, Headers, choose
 from pisync_receiver.http.routing import Route
 
 SIGN_IN: Final = "/sign-in"
@@ -20,6 +20,8 @@ _POLICY: Final = (
 )
 PAGE_HEADERS: Final[Headers] = (
     (b"content-security-policy", _POLICY.encode()),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"vary", b"accept, accept-language, cookie, hx-request"),
     (b"x-content-type-options", b"nosniff"),
     # Not no-referrer: with that, browsers send `Origin: null` with forms.
     (b"referrer-policy", b"same-origin"),
@@ -40,9 +42,11 @@ def see_other(location: str, *headers: tuple[bytes, bytes]) -> Answer:
 async def admit_page(request: Request, route: Route) -> Answer | None:
     """Set the request's session, CSRF value and caller; return an answer instead where it needs a session first.
 
-    Raises Problem 403 for a session of another scope, a form without a session, from another site or without its CSRF
-    value.
+    Raises Problem 404 for a program that wants JSON, and 403 for a session of another scope, or a form without a
+    session, from another site or without its CSRF value.
     """
+    if not wants_page(request):
+        raise Problem(404, "not_found", "no such endpoint; see /docs")
     sessions = request.services.sessions
     sends = request.scope["method"] not in _SAFE
     if sends:
@@ -61,6 +65,14 @@ async def admit_page(request: Request, route: Route) -> Answer | None:
         if not hmac.compare_digest(given.encode(), request.csrf.encode()):
             raise Problem(403, "csrf", "this form is out of date; nothing was changed; load the page and send it again")
     return None
+
+
+def wants_page(request: Request) -> bool:
+    """Whether the caller prefers a page to JSON, as browsers do."""
+    try:
+        return choose(request.headers.get(b"accept"), ("text/html", JSON)) != JSON
+    except Problem:
+        return True
 
 
 def local_path(wanted: str | None) -> str:

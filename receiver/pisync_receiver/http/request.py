@@ -19,6 +19,7 @@ from starlette.types import Receive, Scope
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
 from pisync_common.wire import RECEIVER_HEADER
 from pisync_receiver.cache import Cache
+from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.records import Page
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
@@ -225,12 +226,18 @@ class Services:
     exports: asyncio.Semaphore
     """Bounds the exports under way."""
     now_ms: Callable[[], int]
+    silent_after_ms: int
+    """When a device counts as silent, where its site has no time of its own."""
     announcement: Headers = ()
     """In answers to devices: the receiver's new address, if it has one."""
     trusted_proxies: Networks = ()
     """Gateways that may name the caller's address and say that it came by HTTPS."""
     public_url: str | None = None
     """The address at which people and devices reach this receiver, if it is known."""
+
+    def criteria(self) -> Criteria:
+        """Return what states are judged by now."""
+        return Criteria(now_ms=self.now_ms(), silent_after_ms=self.silent_after_ms)
 
 
 def announcement(url: str | None) -> Headers:
@@ -327,22 +334,27 @@ class Request:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def cached(self, make: Callable[["Request"], Awaitable[Answer]]) -> Answer:
+    async def cached(self, make: Callable[["Request"], Awaitable[Answer]], *variant: str) -> Answer:
         """Return a fleet-wide answer, which many ask for, from the cache for a few seconds.
 
-        `Cache-Control: no-cache` asks for the newest, as `pisync-receiver` does.
+        `variant` says what it depends on beside the address and the caller's sites. `Cache-Control: no-cache` asks for
+        the newest, as `pisync-receiver` does.
         """
 
         async def packed() -> bytes:
             return _pack(await make(self))
 
-        key = "\0".join((self.scope["path"], self.scope["query_string"].decode("latin-1"), *(self.caller.sites or ())))
+        address = (self.scope["path"], self.scope["query_string"].decode("latin-1"))
+        key = "\0".join((*variant, *address, *(self.caller.sites or ())))
         fresh = b"no-cache" in self.headers.get(b"cache-control", b"")
         return _unpack(await self.services.cache.answer(key, packed, fresh=fresh))
 
     def page(self, page: Page[Any]) -> Answer:
-        """Return the page's rows as JSON, with a Link header to the next page unless it is the last."""
-        headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
+        """Return the page's rows as JSON, with a Link header to the next page unless it is the last, and the number of
+        all rows where that is known."""
+        headers: Headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
+        if page.total is not None:
+            headers = (*headers, (b"pisync-total", b"%d" % page.total))
         return json_answer(page.rows, headers=headers)
 
     def _next_link(self, cursor: str) -> str:

@@ -1,8 +1,7 @@
 """The audit log: read it, and add to it within a transaction of `Store.act`."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec.structs import asdict
 
@@ -10,6 +9,7 @@ from pisync_receiver.domain.audit import AuditEntry, AuditRecord
 from pisync_receiver.domain.records import Page
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import decode, encode, page
+from pisync_receiver.store.running import Query, QueryRunner, Row
 
 APPEND: Final = "append_audit"
 """No statement of the database: the engine takes its values for an entry, which it numbers and chains."""
@@ -17,21 +17,18 @@ APPEND: Final = "append_audit"
 _LARGEST: Final = 2**63 - 1
 
 
-def audit_statement(entry: AuditEntry) -> tuple[str, dict[str, Any]]:
+def audit_statement(entry: AuditEntry) -> Query:
     """Return a statement for `Store.act` that adds an entry to the audit log."""
     return APPEND, asdict(entry)
 
 
-def entries_of(statements: Sequence[tuple[str, Any]]) -> list[AuditEntry]:
+def entries_of(statements: Sequence[Query]) -> list[AuditEntry]:
     """Return the entries among the statements of `Store.act`."""
-    return [AuditEntry(**values) for name, values in statements if name == APPEND]
+    return [AuditEntry(**cast(dict[str, Any], values)) for name, values in statements if name == APPEND]
 
 
-class AuditQueries(ABC):
+class AuditQueries(QueryRunner):
     """Queries of the audit log."""
-
-    @abstractmethod
-    async def _rows(self, query: str, **values: object) -> list[tuple[Any, ...]]: ...
 
     async def audit(
         self,
@@ -62,7 +59,7 @@ class AuditQueries(ABC):
         return page([_record(row) for row in rows], limit, lambda record: encode(record.id))
 
 
-def _record(row: tuple[Any, ...]) -> AuditRecord:
+def _record(row: Row) -> AuditRecord:
     number, at_ms, actor, token_id, address, act, target, detail, digest = row
     return AuditRecord(
         id=number,
