@@ -10,6 +10,7 @@ database past the store's code, and inherits:
                  DeviceConformance         move, rename
     audit        AuditConformance          what each act leaves in the audit log
                  TamperingConformance      a change of the log past the store is found
+    fleet        FleetConformance         states, sites, filters, pages while devices change
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
     tables       KeyConformance            the database's own keys refuse a second row

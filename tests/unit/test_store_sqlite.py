@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.audit import AuditConformance, TamperingConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -58,6 +59,10 @@ class TestAudit(AuditConformance):
 
 
 class TestTampering(TamperingConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 
