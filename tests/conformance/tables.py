@@ -31,14 +31,9 @@ class Tables:
         sql = f"SELECT {', '.join(columns)} FROM {table} WHERE {owner} LIKE {self._placeholder} ORDER BY {order}"
         return [dict(zip(columns, row, strict=True)) for row in self._execute(sql, [f"{devices}%"])]
 
-    def all(self, table: str) -> list[Any]:
-        """Return every row of a table."""
-        return self._execute(f"SELECT * FROM {table}", [])
-
-    def clear(self, *tables: str) -> None:
-        """Delete every row of some tables."""
-        for table in tables:
-            self._execute(f"DELETE FROM {table}", [])
+    def execute(self, sql: str, *values: object) -> list[Any]:
+        """Run a statement of the test's own; `?` stands for a value on every engine."""
+        return self._execute(sql.replace("?", self._placeholder), values)
 
     def _execute(self, sql: str, values: Sequence[object]) -> list[Any]:
         with closing(self._connect()) as connection, connection:

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, learners, operating
+from pisync_receiver.commands import administering, auditing, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -46,6 +46,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     learners.learner_erase,
     administering.transitions,
     administering.notices,
+    auditing.audit_list,
+    auditing.audit_verify,
     operating.retain,
     operating.backup,
     operating.copy,
@@ -58,6 +60,7 @@ _GROUPS: Final = {
     "enrollment": "codes that devices enroll with",
     "device": "one device",
     "learner": "one learner",
+    "audit": "who did what",
 }
 
 
