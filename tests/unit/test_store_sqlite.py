@@ -13,6 +13,7 @@ from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
+from tests.conformance.sums import SumConformance
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -56,6 +57,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestSums(SumConformance):
     pass
 
 

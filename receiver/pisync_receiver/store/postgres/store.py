@@ -317,6 +317,8 @@ class PostgresStore(Store):
         statements += [(name, asdict(row), None) for name, changed in access_statements(changes) for row in changed]
         if changes.events:
             statements += _event_statements(changes.events)
+        if changes.sums:
+            statements.append(("add_sums", (encode_rows(changes.sums),), None))
         found = await self._exchange(connection, [*statements, ("commit", (), None)])
         return {digest: number for rows in found for digest, number in rows}
 

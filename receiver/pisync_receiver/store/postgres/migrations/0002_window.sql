@@ -16,15 +16,13 @@ CREATE TABLE sites (
 
 CREATE TABLE sums (
     what   text COLLATE "C" NOT NULL,
-    site   text COLLATE "C" NOT NULL,
     day    bigint NOT NULL,
+    site   text COLLATE "C" NOT NULL,
     name   text COLLATE "C" NOT NULL,
     object text COLLATE "C" NOT NULL,
     count  bigint NOT NULL,
-    PRIMARY KEY (what, site, day, name, object)
+    PRIMARY KEY (what, day, site, name, object)
 ) WITH (fillfactor = 70);
-
-CREATE INDEX sums_by_day ON sums (what, day);
 
 CREATE TABLE watched (
     device_id text COLLATE "C" PRIMARY KEY,

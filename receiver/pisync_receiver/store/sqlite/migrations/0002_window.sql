@@ -17,25 +17,24 @@ CREATE TABLE sites (
     silent_after_ms INTEGER  -- NULL: as the receiver's setting says
 ) STRICT, WITHOUT ROWID;
 
--- Daily sums, kept at intake. `day` counts from 1970 (UTC): events by their best time, sync events by their effective
--- time. `site` is '' where there is none. What is counted, and what `name` and `object` say:
---   runs, failed, files                    sync events, those with errors, files that they synced
+-- Daily sums, kept at intake (domain/sums.py). `day` counts from 1970 (UTC): of events by their best time, of sync
+-- events by their effective time. `site` is '' where there is none, and so are `name` and `object`. What is counted, and
+-- what they say:
+--   run     runs, failed or files          sync events, those with errors, files that they synced
 --   error   code                           errors by code
 --   speed   upper bound of a range, kbit/s sync events that measured a speed
---   delay   upper bound of a range, hours  events by the time from their best time to their arrival
+--   delay   upper bound of a range, hours  events by how long after their best time they arrived, on the day of arrival
 --   type    event type                     events
---   object  event type, object id          events
+--   object  event type, object id          events about an object
 CREATE TABLE sums (
     what   TEXT NOT NULL,
-    site   TEXT NOT NULL,
     day    INTEGER NOT NULL,
+    site   TEXT NOT NULL,
     name   TEXT NOT NULL,
     object TEXT NOT NULL,
-    count  INTEGER NOT NULL,
-    PRIMARY KEY (what, site, day, name, object)
+    count  INTEGER NOT NULL,  -- at most 2^53 - 1; 0 when all of it moved to another day
+    PRIMARY KEY (what, day, site, name, object)
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX sums_by_day ON sums (what, day);
 
 -- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
 CREATE TABLE watched (
