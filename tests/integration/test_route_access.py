@@ -45,6 +45,13 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}"): READER,
     ("PATCH", "/api/devices/{device_id}"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/completeness"): READER,
+    ("GET", "/api/overview"): READER,
+    ("GET", "/api/sites"): READER,
+    ("GET", "/api/sites/{site}"): READER,
+    ("PATCH", "/api/sites/{site}"): expected(200, *ADMIN),
+    ("GET", "/api/incomplete"): READER,
+    ("GET", "/api/transitions"): READER,
+    ("GET", "/api/notices"): expected(200, "admin"),
     ("POST", "/api/tokens"): expected(201, "admin"),
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
@@ -70,6 +77,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/enroll": {"code": CODE},
     "/api/enrollment-codes": {"site": SITE},
     "/api/devices/{device_id}": {"label": "shelf"},
+    "/api/sites/{site}": {"silent_after": "30d"},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
 }
@@ -101,7 +109,9 @@ def event(seq: int) -> dict[str, Any]:
 def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     client = live.client(None if caller == "none" else caller)
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
-    where = path.format(device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2)
+    where = path.format(
+        device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
+    )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)
 
 
@@ -144,6 +154,7 @@ def test_an_unknown_device_is_404_to_an_admin_and_403_to_a_device(live: Live) ->
 
 def test_without_auth_every_call_is_allowed(tmp_path: Path) -> None:
     with live_receiver(tmp_path, settings=AppSettings(auth=False, cache_ttl_s=0)) as live:
+        live.write(DeviceChange(device_id=DEVICE, at_ms=NOW_MS, site=SITE))
         for method, path in EXPECTED:
             if path not in ("/api/enroll", "/api/enrollment-codes/{code_id}/end"):
                 assert call(live, method, path, "none").status_code in (200, 201), path

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from pisync_common import rules
 from pisync_common.limits import (
@@ -17,7 +17,7 @@ from pisync_common.limits import (
 from pisync_common.models import ERROR_CODES
 from pisync_receiver.domain.records import CodeRecord, Count, Time, TokenRecord
 from pisync_receiver.domain.submissions import Scope
-from pisync_receiver.http.params import text_schema
+from pisync_receiver.http.params import DURATION_PATTERN, text_schema
 
 ErrorCode = Literal[
     "dns", "connect", "timeout", "tls", "clock", "portal", "auth", "rejected", "http_4xx", "http_5xx", "storage"
@@ -195,6 +195,13 @@ class DeviceChanges(Struct, frozen=True, kw_only=True):
     label: Label | None = None
     retired: bool | None = None
     """True retires it and revokes its tokens, false brings it back."""
+
+
+class SiteChanges(Struct, frozen=True, kw_only=True):
+    """What to change of a site; what is left out stays."""
+
+    silent_after: Annotated[str, documented(pattern=DURATION_PATTERN)] | UnsetType | None = UNSET
+    """When its devices count as silent, as 12h, 30d or 8w; null: as the receiver's setting says."""
 
 
 class RetentionRequest(Struct, frozen=True, kw_only=True):

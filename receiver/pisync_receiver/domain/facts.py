@@ -12,7 +12,6 @@ from typing import Final
 
 from pisync_receiver.domain.rows import (
     Carried,
-    Crossing,
     Device,
     EarlierEvent,
     EnrollmentCode,
@@ -74,6 +73,8 @@ class Details:
     known_devices: Sequence[str] = ()
     """Devices that enrollment codes name: locked if there is a row, never made."""
     tokens_of: Sequence[str] = ()
+    sessions_of: Sequence[int] = ()
+    """Tokens whose sessions that are not revoked are needed; after `plan` locked the tokens, so that none is missed."""
     earlier: Sequence[tuple[str, str, int, str, int]] = ()
     """Device, stream, seq, boot, limit: the events before that seq, newest first; none unless the newest is of that
     boot."""
@@ -143,11 +144,12 @@ class Changes:
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
     sums: list[Sums] = field(default_factory=list)
     """What to add to daily sums, each once."""
-    crossings: list[Crossing] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)
     codes_changed: list[EnrollmentCode] = field(default_factory=list)
+    sessions_before_ms: int | None = None
+    """Sessions that ended before this moment are deleted."""
 
 
 @dataclass(frozen=True, slots=True)
