@@ -2,19 +2,25 @@
 
 import json
 from collections import Counter
+from functools import partial
 from typing import Any, Final
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pisync_common.limits import SEQ_MAX
 from pisync_receiver.domain.submissions import DeviceChange
+from pisync_receiver.domain.summaries import DIMENSIONS, SpeedRange, SumFilter
+from pisync_receiver.errors import BadCursor
 from tests.conformance.properties import SHARED_STORE, Recipe, devices, example_prefix, groups
 from tests.conformance.tables import Tables
 from tests.support.blocking import BlockingStore, send, sync, written
 from tests.support.submissions import DAY, HOUR, NOON, batch, event, stamp, sync_event
 
 TODAY: Final = NOON // DAY
+WEEK: Final = SumFilter(first_day=TODAY - 6, last_day=TODAY)
 
 offline_days: Final = st.builds(
     lambda device, first, hours, boot, sent_hours, arrival: (
@@ -130,3 +136,107 @@ class SumConformance:
         texts = ['"quoted"', "back\\slash", "\\u0041", "éع数", "'", "{}", "$.a", "a.b[0]", "\ufffe", "\U0001f469"]
         send(store, batch([event(number, object_id=text) for number, text in enumerate(texts, 1)]))
         assert tables.sums() == recount(tables)
+
+
+@pytest.fixture
+def schools(store: BlockingStore) -> BlockingStore:
+    """Three days of a device in each of two schools, and of one without."""
+    for device, site in (("a", "School 5"), ("b", "School 6"), ("c", None)):
+        sync(store, sync_event(NOON - 9 * DAY, device=device))
+        if site is not None:
+            written(store, DeviceChange(device_id=device, at_ms=NOON, site=site))
+        for day in range(3):
+            at_ms = NOON - day * DAY
+            failed = day == 0
+            errors = {"dns": 1, "tls": 2} if failed else None
+            speed = 0.2 if failed else 3
+            sync(store, sync_event(at_ms, device=device, failed=failed, errors=errors, internet_speed=speed))
+            clock: dict[str, Any] = {"occurred_ms": at_ms, "clock_synced": True}
+            one = event(2 * day + 1, type="note.taken", object_id="o-1", **clock)
+            other = event(2 * day + 2, object_id=None if day else "o-2", **clock)
+            send(store, batch([one, other], device=device))
+    return store
+
+
+class SumQueryConformance:
+    def test_causes(self, schools: BlockingStore) -> None:
+        found = [(row.day, row.site, row.code, row.errors) for row in schools.causes(WEEK).rows]
+        codes = (("dns", 1), ("tls", 2))
+        assert found == [("2026-11-23", site, *code) for site in (None, "School 5", "School 6") for code in codes]
+
+    def test_runs_come_with_the_newest_day_first(self, schools: BlockingStore) -> None:
+        rows = schools.runs(WEEK).rows
+        assert [row.day for row in rows] == ["2026-11-23"] * 3 + ["2026-11-22"] * 3 + ["2026-11-21"] * 3
+        assert [(row.runs, row.failed, row.files) for row in rows] == [(1, 1, 3)] * 3 + [(1, 0, 3)] * 6
+
+    def test_speeds(self, schools: BlockingStore) -> None:
+        rows = schools.speeds(WEEK).rows
+        assert [row.median_mbit_s for row in rows] == [0.192] * 3 + [3.5] * 6
+        assert rows[0].ranges == [SpeedRange(up_to_mbit_s=0.256, runs=1)]
+
+    def test_activity_by_type_and_by_object(self, schools: BlockingStore) -> None:
+        def found(**wanted: Any) -> list[tuple[str | None, str | None, str | None, int]]:
+            rows = schools.activity(msgspec.structs.replace(WEEK, site="School 5"), **wanted).rows
+            return [(row.day, row.type, row.object_id, row.events) for row in rows]
+
+        assert found()[:3] == [
+            ("2026-11-23", "note.taken", None, 1),
+            ("2026-11-23", "video.watched", None, 1),
+            ("2026-11-22", "note.taken", None, 1),
+        ]
+        assert len(found()) == 6
+        assert [row[2] for row in found(group=DIMENSIONS)] == ["o-1", "o-2", "o-1", "o-1"]
+        assert found(group=("type",)) == [(None, "note.taken", None, 3), (None, "video.watched", None, 3)]
+        assert found(group=("day", "type"), type="video.watched")[:1] == [("2026-11-23", "video.watched", None, 1)]
+        assert found(group=("object",)) == [(None, None, "o-1", 3), (None, None, "o-2", 1)]
+        assert found(group=("day",), object_id="o-2") == [("2026-11-23", None, None, 1)]
+
+    @pytest.mark.parametrize(
+        ("wanted", "sites"),
+        [
+            ({}, {None, "School 5", "School 6"}),
+            ({"site": "School 5"}, {"School 5"}),
+            ({"sites": ("School 6",)}, {"School 6"}),
+            ({"sites": ("School 6",), "site": "School 6"}, {"School 6"}),
+            ({"sites": ("School 6",), "site": "School 5"}, set()),
+            ({"sites": ()}, set()),
+            ({"site": "elsewhere"}, set()),
+            ({"first_day": TODAY - 99, "last_day": TODAY - 7}, {None}),
+            ({"first_day": TODAY - 99, "last_day": TODAY - 10}, set()),
+        ],
+    )
+    def test_sums_of_some_sites_and_days(
+        self, schools: BlockingStore, wanted: dict[str, Any], sites: set[str | None]
+    ) -> None:
+        seen = msgspec.structs.replace(WEEK, **wanted)
+        asked = [schools.runs, schools.speeds]
+        if "first_day" not in wanted:
+            asked += [schools.causes, schools.activity, partial(schools.activity, group=("site",))]
+        assert [{row.site for row in ask(seen).rows} for ask in asked] == [sites] * len(asked)
+
+    @pytest.mark.parametrize("site", [None, "School 5"])
+    def test_pages_cover_all(self, schools: BlockingStore, site: str | None) -> None:
+        wanted = msgspec.structs.replace(WEEK, site=site)
+        for ask in (
+            schools.causes,
+            schools.runs,
+            schools.speeds,
+            schools.activity,
+            partial(schools.activity, group=DIMENSIONS),
+            partial(schools.activity, group=("type", "object")),
+            partial(schools.activity, group=("day",)),
+        ):
+            for limit in (1, 2, 5):
+                rows: list[object] = []
+                cursor = None
+                while cursor is not None or not rows:
+                    page = ask(wanted, limit=limit, cursor=cursor)
+                    assert len(page.rows) <= limit
+                    rows += page.rows
+                    cursor = page.next
+                assert rows == ask(wanted, limit=1000).rows
+
+    def test_foreign_cursor_is_refused(self, store: BlockingStore) -> None:
+        for ask in (store.causes, store.runs, store.activity, partial(store.activity, group=("site",))):
+            with pytest.raises(BadCursor):
+                ask(WEEK, cursor="WyIiXQ")

@@ -151,7 +151,7 @@ class FleetQueries(QueryRunner):
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
         records = site_records([SiteCounts(*row) for row in counted], [TroubledDevice(*row) for row in troubled])
-        of_today = {name: int(count) for name, count in sums}
+        of_today = {"runs": 0, "failed": 0, "events": 0} | {name: int(count) for name, count in sums}
         return Overview(
             at=shown(criteria.now_ms),
             devices=state_counts(records),
@@ -160,7 +160,7 @@ class FleetQueries(QueryRunner):
             events_missing=min(int(missing[0][0]), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
-            today=Today(runs=of_today.get("runs", 0), failed=of_today.get("failed", 0), events=of_today.get("events", 0)),
+            today=Today(runs=of_today["runs"], failed=of_today["failed"], events=of_today["events"]),
             delay=_delays(delays),
             changes=[
                 Change(site=site, before=before, state=state, devices=devices, since=time_of(since))
