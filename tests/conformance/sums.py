@@ -45,7 +45,7 @@ offline_days: Final = st.builds(
 
 
 def recount(tables: Tables) -> dict[tuple[str, int, str, str, str], int]:
-    """Count every stored row anew, in the simplest words."""
+    """Count every stored row in the simplest words."""
     counted: Counter[tuple[str, int, str, str, str]] = Counter()
     for site, kind, about, best_ms, received_ms in tables.all(
         ("site", "type", "object_id", "best_ms", "received_ms"), "events"

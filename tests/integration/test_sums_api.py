@@ -56,6 +56,15 @@ def test_thirty_days_are_shown_unless_others_are_asked_for(database: Path) -> No
     assert (len(both.json()), both.json()[-1]["day"]) == (20, "2026-10-15")
 
 
+def test_no_more_days_are_read_than_the_most(database: Path) -> None:
+    recent, long_ago = ask(
+        database, "/api/runs?since=2000-01-01T00:00:00Z&limit=1000", "/api/runs?until=0001-01-01T00:00:00Z"
+    )
+    assert len(recent.json()) == 40
+    assert long_ago.json() == []
+    assert ask(database, "/api/runs?since=2000-01-01T00:00:00Z&until=2028-01-01T00:00:00Z")[0].json() == []
+
+
 def test_grouped_activity_is_added_up(database: Path) -> None:
     total, by_day = ask(database, "/api/activity?group=type,object", "/api/activity?group=day&since=1d")
     nothing: dict[str, Any] = {"day": None, "site": None, "type": None, "object_id": None}
@@ -64,9 +73,7 @@ def test_grouped_activity_is_added_up(database: Path) -> None:
     assert by_day.json() == [nothing | {"day": day, "events": 1} for day in ("2026-11-23", "2026-11-22")]
 
 
-@pytest.mark.parametrize(
-    "query", ["since=401d", "since=2020-01-01T00:00:00Z", "group=week", "group=day,day", "by=learner", "sight=a"]
-)
+@pytest.mark.parametrize("query", ["since=then", "group=week", "group=", "group=day,", "by=learner", "sight=a"])
 def test_question_that_cannot_be_answered_is_refused(database: Path, query: str) -> None:
     (answer,) = ask(database, f"/api/activity?{query}")
     assert answer.status_code == 400

@@ -11,7 +11,6 @@ from pisync_receiver.domain.summaries import (
     SumFilter,
 )
 from pisync_receiver.domain.sums import day_of
-from pisync_receiver.errors import Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Param, Query
@@ -24,13 +23,15 @@ DAYS: Final = 30
 DAYS_MAX: Final = 400
 
 _SITE: Final = params.text("site", "Only this site")
-_SINCE: Final = params.moment("since", f"From the day (UTC) of this time on; without it, {DAYS} days")
-_UNTIL: Final = params.moment("until", f"Only days that begin before this time; at most {DAYS_MAX} days")
+_SINCE: Final = params.moment(
+    "since", f"From the day (UTC) of this time on: the last {DAYS} days unless given, and at most the last {DAYS_MAX}"
+)
+_UNTIL: Final = params.moment("until", "Only days that begin before this time")
 
 
 def _group(text: str, _: int) -> tuple[str, ...]:
     names = tuple(text.split(","))
-    if len({*names}) != len(names) or not {*names} <= {*DIMENSIONS}:
+    if not {*names} <= {*DIMENSIONS} or len(names) > len(DIMENSIONS):
         raise ValueError(f"must be some of {', '.join(DIMENSIONS)}, with commas between them")
     return names
 
@@ -111,9 +112,9 @@ def _wanted(request: Request) -> SumFilter:
     until_ms = request.services.now_ms() + 1 if query["until"] is None else query["until"]
     last = day_of(until_ms - 1)
     first = last - DAYS + 1 if query["since"] is None else day_of(query["since"])
-    if last - first >= DAYS_MAX:
-        raise Problem(400, "invalid_parameter", f"since: at most {DAYS_MAX} days before `until`")
-    return SumFilter(first_day=first, last_day=last, site=query["site"], sites=request.caller.sites)
+    return SumFilter(
+        first_day=max(first, last - DAYS_MAX + 1), last_day=last, site=query["site"], sites=request.caller.sites
+    )
 
 
 def _paging(request: Request) -> dict[str, Any]:
