@@ -68,7 +68,7 @@ def recount(tables: Tables) -> dict[tuple[str, int, str, str, str], int]:
             counted["speed", day, site or "", str(fitting[0]) if fitting else "more", ""] += 1
         for code, count in json.loads(codes or "{}").items():
             counted["error", day, site or "", code, ""] += count
-    return {key: count for key, count in counted.items() if count}
+    return {key: min(count, SEQ_MAX) for key, count in counted.items() if count}
 
 
 class SumConformance:

@@ -125,3 +125,47 @@ CREATE TABLE secrets (
     name  TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The sums of what is stored already; those of events without an object are under '' until the last statement.
+INSERT INTO sums SELECT 'object', max(best_ms / 86400000, 0), coalesce(site, ''), type, coalesce(object_id, ''), count(*)
+FROM events NOT INDEXED GROUP BY 2, 3, 4, 5;
+
+INSERT INTO sums SELECT 'type', day, site, name, '', sum(count) FROM sums WHERE what = 'object' GROUP BY day, site, name;
+
+DELETE FROM sums WHERE what = 'object' AND object = '';
+
+INSERT INTO sums
+SELECT 'delay', max(received_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN received_ms - best_ms <= 3600000 THEN '1' WHEN received_ms - best_ms <= 21600000 THEN '6'
+            WHEN received_ms - best_ms <= 86400000 THEN '24' WHEN received_ms - best_ms <= 259200000 THEN '72'
+            WHEN received_ms - best_ms <= 604800000 THEN '168' WHEN received_ms - best_ms <= 2592000000 THEN '720'
+            ELSE 'more' END,
+       '', count(*)
+FROM events NOT INDEXED GROUP BY 2, 3, 4;
+
+INSERT INTO sums SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'runs', '', count(*)
+FROM sync_events NOT INDEXED GROUP BY 2, 3;
+
+INSERT INTO sums SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'failed', '', count(*)
+FROM sync_events NOT INDEXED WHERE total_errors > 0 GROUP BY 2, 3;
+
+INSERT INTO sums
+SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'files', '',
+       CAST(min(total(total_files_synced), 9007199254740991) AS INTEGER)
+FROM sync_events NOT INDEXED WHERE total_files_synced > 0 GROUP BY 2, 3;
+
+INSERT INTO sums
+SELECT 'speed', max(at_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN internet_speed <= 0.064 THEN '64' WHEN internet_speed <= 0.128 THEN '128'
+            WHEN internet_speed <= 0.256 THEN '256' WHEN internet_speed <= 0.512 THEN '512'
+            WHEN internet_speed <= 1 THEN '1000' WHEN internet_speed <= 2 THEN '2000'
+            WHEN internet_speed <= 5 THEN '5000' WHEN internet_speed <= 10 THEN '10000'
+            WHEN internet_speed <= 50 THEN '50000' ELSE 'more' END,
+       '', count(*)
+FROM sync_events NOT INDEXED WHERE internet_speed > 0 GROUP BY 2, 3, 4;
+
+INSERT INTO sums
+SELECT 'error', max(at_ms / 86400000, 0), coalesce(site, ''), code.key, '',
+       CAST(min(total(code.value), 9007199254740991) AS INTEGER)
+FROM sync_events NOT INDEXED CROSS JOIN json_each(errors) AS code
+WHERE errors LIKE '{%' AND code.value > 0 GROUP BY 2, 3, 4;
