@@ -92,6 +92,7 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
         "fleet",
         "devices",
         "notices",
+        "sums",
         "tokens",
         "audit",
         "operations",

@@ -9,6 +9,7 @@ from pisync_receiver.api import (
     learners,
     notices,
     operations,
+    sums,
     sync_events,
     tokens,
 )
@@ -17,5 +18,5 @@ from pisync_receiver.http.routing import Route
 
 def table() -> list[Route]:
     """Return every row."""
-    modules = (sync_events, events, learners, enrollment, fleet, devices, notices, tokens, audit, operations)
+    modules = (sync_events, events, learners, enrollment, fleet, devices, notices, sums, tokens, audit, operations)
     return [row for module in modules for row in module.ROUTES]

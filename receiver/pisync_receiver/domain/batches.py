@@ -265,7 +265,8 @@ def _store(state: State, account: Account, batch: EventBatch, events: Sequence[E
     if state.facts.erased:
         erased = {row.seq for row in rows if state.is_erased(row.learner_home, row.learner_id)}
         rows = [row for row in rows if row.seq not in erased]
-    state.put_events(rows)
+    if rows:
+        state.put_events(rows)
     return erased
 
 

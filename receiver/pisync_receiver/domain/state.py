@@ -28,6 +28,7 @@ from pisync_receiver.domain.rows import (
     Stream,
 )
 from pisync_receiver.domain.submissions import Actor
+from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
@@ -152,6 +153,7 @@ class State:
         """Lists of rows to insert; add events with `put_events`. `finish` adds what is kept here otherwise."""
         self.tokens = {token.token_hash: token for token in facts.tokens} if facts.tokens else {}
         self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
+        self.sums = DailySums()
         self._devices: dict[str, Device] = {}
         self._accounts: dict[StreamName, Account] = {}
         self._failures: dict[str, list[int]] = defaultdict(list)
@@ -195,6 +197,7 @@ class State:
 
     def put_events(self, rows: list[StoredEvent]) -> None:
         self.changes.events += rows
+        self.sums.add_events(rows)
         self._unseen += rows
 
     def new_events(self, place: Place) -> dict[int, int]:
@@ -249,6 +252,7 @@ class State:
 
     def put_sync_event(self, event: StoredSyncEvent) -> None:
         self.changes.sync_events.append(event)
+        self.sums.add_sync_event(event)
         if event.total_errors > 0:
             self._failures[event.device_id].append(event.at_ms)
         if event.idempotency_key is not None:
@@ -283,6 +287,7 @@ class State:
         """Return everything that differs from the facts."""
         changes = self.changes
         changes.devices = list(self._devices.values())
+        changes.sums = self.sums.rows()
         for account in self._accounts.values():
             name = (account.row.device_id, account.row.stream)
             if account.touched:

@@ -76,3 +76,8 @@ INSERT INTO gaps VALUES (?, ?, ?, ?);
 -- name: insert_sync_event
 -- Store a sync event.
 INSERT INTO sync_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: add_sums
+-- Add to the daily sums of some objects.
+INSERT INTO sums SELECT ?, ?, ?, ?, key, value FROM json_each(?) WHERE true
+ON CONFLICT (what, day, site, name, object) DO UPDATE SET count = min(count + excluded.count, 9007199254740991);
