@@ -9,6 +9,7 @@ import pytest
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.audit import AuditConformance, TamperingConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -72,6 +73,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestErasure(ErasureConformance):
     pass
 
 

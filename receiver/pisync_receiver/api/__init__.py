@@ -6,6 +6,7 @@ from pisync_receiver.api import (
     enrollment,
     events,
     fleet,
+    learners,
     notices,
     operations,
     sums,
@@ -17,5 +18,5 @@ from pisync_receiver.http.routing import Route
 
 def table() -> list[Route]:
     """Return every row."""
-    modules = (sync_events, events, enrollment, fleet, devices, notices, sums, tokens, audit, operations)
+    modules = (sync_events, events, learners, enrollment, fleet, devices, notices, sums, tokens, audit, operations)
     return [row for module in modules for row in module.ROUTES]

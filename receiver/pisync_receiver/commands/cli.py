@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, auditing, operating
+from pisync_receiver.commands import administering, auditing, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -41,6 +41,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.failures,
     administering.completeness,
     administering.events,
+    learners.learner_events,
+    learners.learner_export,
+    learners.learner_erase,
     administering.transitions,
     administering.notices,
     auditing.audit_list,
@@ -60,6 +63,7 @@ _GROUPS: Final = {
     "token": "tokens of admins, viewers and others",
     "enrollment": "codes that devices enroll with",
     "device": "one device",
+    "learner": "one learner",
     "audit": "who did what",
 }
 

@@ -185,14 +185,14 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
         after = event_id(cursor)
         ids = await self._arrived(wanted)
         records: list[EventRecord] = []
-        while len(records) <= limit and _fitting(records) == len(records):
+        while len(records) <= limit and fitting(records) == len(records):
             step = min(_STEP, limit + 1 - len(records))
             found = await self._events(wanted, ids, after=after, limit=step)
             records += found
             if len(found) < step:
                 break
             after = found[-1].id
-        return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
+        return page(records, min(limit, fitting(records)), lambda record: str(record.id))
 
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
@@ -258,7 +258,7 @@ def _bounds(wanted: EventFilter) -> tuple[int, int]:
     )
 
 
-def _fitting(records: Sequence[EventRecord]) -> int:
+def fitting(records: Sequence[EventRecord]) -> int:
     """How many of these fit on a page, by their data; the first always does."""
     sizes = accumulate(len(memoryview(record.data)) for record in records)
     return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(records), 1))
