@@ -180,7 +180,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     sites_in_need: int
     today: Today
     delay: list[Delay]
-    """Of the events of the last seven days."""
+    """Of the events that arrived in the last seven days."""
     changes: list[Change]
     """Of the last 24 hours, those of most devices first."""
 

@@ -30,6 +30,7 @@ from pisync_receiver.domain.fleet import (
 from pisync_receiver.domain.health import ALARM
 from pisync_receiver.domain.records import Page, time_of
 from pisync_receiver.domain.rows import Device
+from pisync_receiver.domain.sums import DAY_MS, day_of
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, page
 from pisync_receiver.store.running import Query, QueryRunner, Row, Sites, build, listed
@@ -38,7 +39,6 @@ RANGES_SHOWN: Final = 20
 """Missing ranges of a device in the list of incomplete devices."""
 CHANGES_SHOWN: Final = 100
 """Changes in an overview."""
-DAY_MS: Final = 86_400_000
 DELAY_DAYS: Final = 7
 COMMIT_MS: Final = 60_000
 """How long after it arrived a submission may become visible: longer than a wait for the database may last."""
@@ -139,7 +139,7 @@ class FleetQueries(QueryRunner):
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
         seen = {"sites": listed(sites)}
-        (counts, _), today = _of_sites(criteria, sites), criteria.now_ms // DAY_MS
+        (counts, _), today = _of_sites(criteria, sites), day_of(criteria.now_ms)
         counted, missing, changes, sums, delays = await self._read(
             counts,
             ("events_missing", seen),
@@ -148,7 +148,7 @@ class FleetQueries(QueryRunner):
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
         records = site_records([SiteCounts(*row) for row in counted], ())
-        of_today = {what: int(count) for what, count in sums}
+        of_today = {"runs": 0, "failed": 0, "events": 0} | {name: int(count) for name, count in sums}
         return Overview(
             at=shown(criteria.now_ms),
             devices=state_counts(records),
@@ -157,7 +157,7 @@ class FleetQueries(QueryRunner):
             events_missing=min(int(missing[0][0]), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
-            today=Today(runs=of_today.get("runs", 0), failed=of_today.get("failed", 0), events=of_today.get("type", 0)),
+            today=Today(**{name: of_today.get(name, 0) for name in Today.__struct_fields__}),
             delay=_delays(delays),
             changes=[
                 Change(site=site, before=before, state=state, devices=devices, since=time_of(since))
