@@ -23,10 +23,9 @@ def overview(context: Context) -> None:
         return
     states: Mapping[str, int] = answer["devices"]
     context.result(
-        f"{sum(states.values()):,} devices at {answer['sites']:,} sites: "
-        + ", ".join(f"{devices:,} {state}" for state, devices in states.items())
+        f"{sum(states.values()):,} devices: " + ", ".join(f"{devices:,} {state}" for state, devices in states.items())
     )
-    context.result(f"sites in need: {answer['sites_in_need']:,}")
+    context.result(f"{answer['sites']:,} sites: {answer['sites_in_need']:,} in need")
     context.result(
         f"incomplete devices: {answer['incomplete']:,} ({answer['events_missing']:,} events missing), "
         f"cloned: {answer['cloned']:,}"

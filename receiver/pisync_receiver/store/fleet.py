@@ -97,7 +97,12 @@ class FleetQueries(QueryRunner):
             rank = rows[limit - 1][-2:] if query == "devices_ranked" else (0, "")
             how = f"{sort} risen" if rising else sort
             following = encode(how, *rank, records[-1].device_id, criteria.now_ms, total)
-        elif cursor is not None and sort in ("failures", "site") and not rising:
+        elif (
+            cursor is not None
+            and sort in ("failures", "site")
+            and not rising
+            and await self._rows("devices_risen", **{**values, "after": "", "limit": 1})
+        ):
             following = encode(f"{sort} risen", 0, "", "", criteria.now_ms, total)
         return Page(rows=records, next=following, total=total)
 
