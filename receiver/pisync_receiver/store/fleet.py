@@ -1,7 +1,8 @@
 """Queries about the fleet: states of devices and sites, and what is incomplete."""
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pisync_common.limits import SEQ_MAX
@@ -122,12 +123,16 @@ class FleetQueries(QueryRunner):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[SiteRecord]:
-        """List sites: by need, or by name. `state`: only those with a device in it."""
-        place: tuple[int, str] | None = None
+        """List sites: by need, or by name. `state`: only those with a device in it. As with devices, a site that fits
+        is on a page: if its need rises meanwhile, it comes on the last pages."""
+        how: str = sort
+        order, rising, place = sort, False, (_SMALLEST, "")
         if cursor is not None:
             how, number, name, now_ms = decode(cursor, str, int, str, int)
-            if how != sort:
+            if how not in (sort, f"{sort} risen"):
                 raise bad_cursor()
+            if rising := how != sort:
+                order = "site"
             place = (number, name)
             criteria = Criteria(now_ms=now_ms, silent_after_ms=criteria.silent_after_ms)
         found = [
@@ -136,10 +141,26 @@ class FleetQueries(QueryRunner):
             if (search is None or search.casefold() in (record.site or "").casefold())
             and (state is None or getattr(record, state) > 0)
         ]
-        found.sort(key=lambda record: _place(record, sort))
-        rest = [record for record in found if place is None or _place(record, sort) > place]
-        listing = page(rest, limit, lambda record: encode(sort, *_place(record, sort), criteria.now_ms))
-        return Page(rows=listing.rows, next=listing.next, total=len(found))
+        total = len(found)
+        if rising:
+            restless = await self._restless_sites(criteria)
+            found = [record for record in found if record.site in restless]
+        rest = [record for record in sorted(found, key=_places[order]) if _places[order](record) > place]
+        listing = page(rest, limit, lambda record: encode(how, *_places[order](record), criteria.now_ms))
+        following = listing.next
+        if following is None and cursor is not None and sort == "need" and not rising:
+            restless = await self._restless_sites(criteria)
+            if any(record.site in restless for record in found):
+                following = encode(f"{sort} risen", _SMALLEST, "", criteria.now_ms)
+        return Page(rows=listing.rows, next=following, total=total)
+
+    async def _restless_sites(self, criteria: Criteria) -> set[str | None]:
+        """Return the sites whose need may have risen since the first page: a device failed, was changed or moved away,
+        or the site's own limit was set."""
+        found: set[str | None] = set()
+        for site, history in await self._rows("restless_sites", started=criteria.now_ms - COMMIT_MS):
+            found.update((site, *(earlier for _, earlier in json.loads(history or "[]")[-1:])))
+        return found
 
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
@@ -246,8 +267,10 @@ def _device(row: Row, criteria: Criteria) -> DeviceRecord:
     )
 
 
-def _place(record: SiteRecord, sort: SiteSort) -> tuple[int, str]:
-    return (0 if sort == "site" else -round(record.need * 1000), record.site or "")
+_places: Final[Mapping[SiteSort, Callable[[SiteRecord], tuple[int, str]]]] = {
+    "need": lambda record: (-round(record.need * 1000), record.site or ""),
+    "site": lambda record: (0, record.site or ""),
+}
 
 
 def _delays(rows: Sequence[Row]) -> list[Delay]:

@@ -50,6 +50,14 @@ FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 GROUP BY 1, 2;
 
+-- name: restless_sites
+-- Sites, and earlier sites, of devices that failed or were changed since a moment, and sites that were changed.
+SELECT d.site, d.site_history FROM devices AS d
+WHERE d.changed_ms >= :started OR d.device_id IN (SELECT device_id FROM sync_events INDEXED BY sync_events_by_arrival
+                                                  WHERE received_ms >= :started AND total_errors > 0)
+UNION
+SELECT site, NULL FROM sites WHERE changed_ms >= :started;
+
 -- name: troubled_devices
 -- The devices in trouble: site, state, since when, and the errors of the newest failure.
 SELECT site, state, CASE state WHEN 2 THEN last_contact_ms ELSE failing_since_ms END, last_errors
