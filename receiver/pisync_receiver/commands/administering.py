@@ -13,6 +13,7 @@ from pisync_receiver.api.sums import ACTIVITY, SUMS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
 from pisync_receiver.commands.client import flags_of, query_of
+from pisync_receiver.commands.console import to_the_minute
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command, rows_of
 from pisync_receiver.errors import WrongUsage
 
@@ -155,16 +156,8 @@ def devices(context: Context) -> None:
     context.pages(
         "/api/devices",
         DEVICES,
-        (
-            "device_id",
-            "label",
-            "site",
-            "last_contact",
-            "last_refused",
-            "consecutive_failures",
-            "last_success_at",
-            "cloned_since",
-        ),
+        ("device_id", "label", "site", "state", "since", "incomplete", "last_contact", "cloned_since"),
+        shown=to_the_minute,
     )
 
 

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, auditing, learners, operating
+from pisync_receiver.commands import administering, auditing, fleet, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -32,6 +32,11 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.enrollment_create,
     administering.enrollment_list,
     administering.enrollment_end,
+    fleet.overview,
+    fleet.sites,
+    fleet.site_show,
+    fleet.site_set_silent_after,
+    fleet.incomplete,
     administering.devices,
     administering.device_show,
     administering.device_move,
@@ -64,6 +69,7 @@ _GROUPS: Final = {
     "enrollment": "codes that devices enroll with",
     "device": "one device",
     "learner": "one learner",
+    "site": "one site",
     "audit": "who did what",
 }
 
