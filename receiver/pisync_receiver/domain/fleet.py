@@ -150,6 +150,7 @@ class Today(Struct, frozen=True, kw_only=True):
 
 class Delay(Struct, frozen=True, kw_only=True):
     """Events that arrived within this number of hours, and later than the range before."""
+    """Events that arrived within a number of hours, and later than the range before."""
 
     hours: int | None
     """None: later than every range."""

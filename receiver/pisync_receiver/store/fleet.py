@@ -42,6 +42,7 @@ DAY_MS: Final = 86_400_000
 DELAY_DAYS: Final = 7
 COMMIT_MS: Final = 60_000
 """How long after it arrived something may become visible: the longest wait for the database, and more."""
+"""How long after it arrived a submission may become visible: longer than a wait for the database may last."""
 
 EVERY_DEVICE: Final = DeviceFilter()
 _SMALLEST: Final = -(2**63 - 1)
