@@ -8,6 +8,7 @@ import pytest
 
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.audit import AuditConformance, TamperingConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -50,6 +51,14 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestAudit(AuditConformance):
+    pass
+
+
+class TestTampering(TamperingConformance):
     pass
 
 
