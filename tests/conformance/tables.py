@@ -40,6 +40,10 @@ class Tables:
         found = self.all(("what", "day", "site", "name", "object", "count"), "sums")
         return {(what, day, site, name, about): count for what, day, site, name, about, count in found if count}
 
+    def execute(self, sql: str, *values: object) -> list[Any]:
+        """Run a statement of the test's own; `?` stands for a value on every engine."""
+        return self._execute(sql.replace("?", self._placeholder), values)
+
     def _execute(self, sql: str, values: Sequence[object]) -> list[Any]:
         with closing(self._connect()) as connection, connection:
             found = connection.execute(sql, values)

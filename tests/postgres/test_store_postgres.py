@@ -10,7 +10,9 @@ from pisync_receiver.store.opening import open_store
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.audit import AuditConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -63,6 +65,14 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestAudit(AuditConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 

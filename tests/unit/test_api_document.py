@@ -93,6 +93,7 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
         "notices",
         "sums",
         "tokens",
+        "audit",
         "operations",
     ]
     for path, methods in document["paths"].items():

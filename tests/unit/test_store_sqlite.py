@@ -8,7 +8,9 @@ import pytest
 
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.audit import AuditConformance, TamperingConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -50,6 +52,18 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestAudit(AuditConformance):
+    pass
+
+
+class TestTampering(TamperingConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, operating
+from pisync_receiver.commands import administering, auditing, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -47,6 +47,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.runs,
     administering.speeds,
     administering.activity,
+    auditing.audit_list,
+    auditing.audit_verify,
     operating.retain,
     operating.backup,
     operating.copy,
@@ -58,6 +60,7 @@ _GROUPS: Final = {
     "token": "tokens of admins, viewers and others",
     "enrollment": "codes that devices enroll with",
     "device": "one device",
+    "audit": "who did what",
 }
 
 
