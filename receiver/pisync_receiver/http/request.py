@@ -10,16 +10,17 @@ import importlib
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
-from pisync_common.wire import RECEIVER_HEADER
+from pisync_common.wire import RECEIVER_HEADER, SYNC_HEADER
 from pisync_receiver.cache import Cache
 from pisync_receiver.domain.records import Page
+from pisync_receiver.domain.submissions import SyncAsked
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
@@ -27,6 +28,8 @@ from pisync_receiver.http.responses import Answer, Disconnected, Headers, json_a
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
+
+T = TypeVar("T")
 
 _JSON: Final = b"application/json"
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
@@ -220,6 +223,12 @@ class Services:
     announcement: Headers = ()
     """In answers to devices: the receiver's new address, if it has one."""
 
+    def for_device(self, outcome: T | SyncAsked[T]) -> tuple[T, Headers]:
+        """Return what became of a device's submission, and the headers of the answer to the device."""
+        if isinstance(outcome, SyncAsked):
+            return outcome.outcome, (*self.announcement, (SYNC_HEADER.lower().encode(), b"now"))
+        return outcome, self.announcement
+
 
 def announcement(url: str | None) -> Headers:
     """Return the header that asks devices to use another address."""
@@ -267,6 +276,12 @@ class Request:
     async def body(self) -> bytes:
         """Return the decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
         return await self.services.bodies.json(self.headers, self._receive, self.caller.device_id)
+
+    def public_url(self) -> str | None:
+        """Return the address at which people and devices reach this receiver, if it is known."""
+        if self.local or not (host := self.headers.get(b"host", b"").decode("latin-1")):
+            return None
+        return f"{self.scope['scheme']}://{host}"
 
     async def gone(self) -> None:
         """Return when the caller has gone away."""

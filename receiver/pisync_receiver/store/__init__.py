@@ -9,8 +9,10 @@ from typing import Final
 
 from msgspec import Struct
 
+from pisync_receiver.domain.acts import Note
 from pisync_receiver.domain.submissions import Outcome, Submission
-from pisync_receiver.store.reading import HOUR_MS, Queries, Query, Row
+from pisync_receiver.store.acts import ActQueries, note_of
+from pisync_receiver.store.reading import HOUR_MS, Query, Row
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""
@@ -26,7 +28,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class Store(Queries):
+class Store(ActQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property
@@ -53,6 +55,20 @@ class Store(Queries):
         `decide` gets the rows of each query, and returns named statements with their values; it must be pure, for it is
         called again when the transaction is.
         """
+
+    async def add_note(
+        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, author: str | None, text: str
+    ) -> Note:
+        """Write about a device or a site."""
+        values = {"device": device_id, "site": site, "at": at_ms, "author": author, "text": text}
+        ids: list[int] = []
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ids[:] = [number for (number,) in found[0]]  # again if the transaction is repeated
+            return ()
+
+        await self.act([("insert_note", values)], decide)
+        return note_of(ids[0], at_ms, author, text)
 
     async def retain(self, before_ms: int, *, dry_run: bool) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; with `dry_run`
