@@ -13,15 +13,18 @@ from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.types import Receive, Scope, Send
 
 from pisync_common.times import now_ms as wall_clock_ms
-from pisync_receiver import api
+from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
+from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.errors import Overloaded, StoreUnusable
-from pisync_receiver.http.auth import DeviceRates, EndedTokens, Gate, TokenDirectory
+from pisync_receiver.http.auth import EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
 from pisync_receiver.http.forwarded import Networks
 from pisync_receiver.http.openapi import make_documents
+from pisync_receiver.http.rates import device_rates
 from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services, announcement
 from pisync_receiver.http.routing import Route
+from pisync_receiver.http.sessions import Sessions
 from pisync_receiver.intake import Intake, IntakeLimits
 from pisync_receiver.logs import JsonLines
 from pisync_receiver.metrics import Census, Metrics
@@ -29,6 +32,7 @@ from pisync_receiver.store import Store
 
 READY_S: Final = 5.0
 """How long /readyz waits for a durable write before it answers 503."""
+SILENT_AFTER_S: Final = 7 * 86_400.0
 EXPORTS: Final = 8
 """Exports under way in one process; each holds a page of events."""
 
@@ -52,6 +56,10 @@ class AppSettings:
     """Gateways that may name the caller's address."""
     announce_url: str | None = None
     """The address that devices are asked to use."""
+    public_url: str | None = None
+    """The address at which people and devices reach the receiver."""
+    silent_after_s: float = SILENT_AFTER_S
+    """When a device counts as silent, where its site has no time of its own."""
 
 
 class Receiver:
@@ -87,12 +95,14 @@ class Receiver:
         intake = Intake(store, limits=settings.intake, clock=clock, random=random, watcher=metrics)
         tokens = TokenDirectory(store, clock=clock)
         readiness = _Readiness(intake)
-        census = Census(store, metrics, clock=clock)
+        silent_after_ms = round(settings.silent_after_s * 1000)
+        census = Census(store, metrics, lambda: Criteria(now_ms=now_ms(), silent_after_ms=silent_after_ms), clock=clock)
         routes = [*extra_routes, *api.table()]
         services = Services(
             store=store,
             intake=intake,
             tokens=tokens,
+            sessions=Sessions(tokens, intake, required=settings.auth, now_ms=now_ms, clock=clock, random=random),
             bodies=BodyReader(settings.body),
             cache=_cache(settings, clock),
             metrics=metrics,
@@ -101,9 +111,12 @@ class Receiver:
             census=census.take,
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
+            silent_after_ms=silent_after_ms,
             announcement=announcement(settings.announce_url),
+            trusted_proxies=settings.trusted_proxies,
+            public_url=settings.public_url,
         )
-        rates = DeviceRates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
+        rates = device_rates(settings.device_rate, clock=clock, random=random) if settings.device_rate else None
         gate = Gate(
             tokens, required=settings.auth, now_ms=now_ms, on_ended=EndedTokens(intake.submit).note, rates=rates
         )
@@ -112,10 +125,9 @@ class Receiver:
             services=services,
             access_log=access_log,
             request_prefix=request_prefix,
-            trusted_proxies=settings.trusted_proxies,
         )
         return cls(
-            app=edge(Router(routes, gate).answer),
+            app=edge(Router([*routes, *window.table(Router(routes, gate))], gate).answer),
             busy=edge(refuse_busy, extra=((b"connection", b"close"),)),
             services=services,
             drain=readiness.drain,

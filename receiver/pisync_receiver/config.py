@@ -114,6 +114,13 @@ SOCKET = Setting(
     metavar="FILE",
     help="the Unix socket through which this machine's commands reach the receiver, open to its owner alone",
 )
+SILENT_AFTER = Setting(
+    name="silent_after",
+    default="7d",
+    parse=some_time,
+    metavar="TIME",
+    help="how long a device may be without contact before it counts as silent; a site may have a time of its own",
+)
 URL = Setting(
     name="url",
     default="",
@@ -203,7 +210,7 @@ TRUSTED_PROXIES = Setting(
     default="",
     parse=networks,
     metavar="ADDRESSES",
-    help="gateways whose X-Forwarded-For is believed, between commas",
+    help="gateways whose X-Forwarded-For and X-Forwarded-Proto are believed, between commas",
 )
 DRAIN_TIMEOUT = Setting(
     name="drain_timeout",
@@ -220,6 +227,13 @@ STOP_TIMEOUT = Setting(
     help="how long requests under way may take to finish when the receiver stops",
 )
 
+PUBLIC_URL = Setting(
+    name="public_url",
+    default="",
+    parse=optional(_url),
+    metavar="URL",
+    help="the address at which people and devices reach this receiver, such as https://pisync.example",
+)
 ANNOUNCE_URL = Setting(
     name="announce_url",
     default="",
@@ -235,21 +249,28 @@ ALERT_URLS = Setting[tuple[str, ...]](
     secret=True,
     flag=False,
     metavar="URLS",
-    help="where alerts about failing devices go: Apprise URLs separated by commas; PostgreSQL only",
+    help="where notices about devices and sites go: Apprise URLs separated by commas; empty for the log alone",
 )
 QUIET_HOURS = Setting[QuietHours | None](
     name="quiet_hours",
     default="",
     parse=optional(quiet_hours),
     metavar="HH:MM-HH:MM",
-    help="when no alert is sent, such as 22:00-06:00",
+    help="when no notice is sent, such as 22:00-06:00",
 )
 TIME_ZONE = Setting(
     name="time_zone",
     default="UTC",
     parse=time_zone,
     metavar="ZONE",
-    help="the zone of quiet hours and of times in alerts, such as Africa/Nairobi",
+    help="the zone of quiet hours, of the daily digest and of times in notices, such as Africa/Nairobi",
+)
+DIGEST_HOUR = Setting[int | None](
+    name="digest_hour",
+    default="",
+    parse=optional(integer(0, 23)),
+    metavar="HOUR",
+    help="the hour at which a digest of the fleet is sent each day, such as 7; empty for none",
 )
 AMQP_URL = Setting(
     name="amqp_url",
@@ -314,12 +335,15 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     TRUSTED_PROXIES,
     DRAIN_TIMEOUT,
     STOP_TIMEOUT,
+    PUBLIC_URL,
     ANNOUNCE_URL,
+    SILENT_AFTER,
     URL,
     TOKEN_FILE,
     ALERT_URLS,
     QUIET_HOURS,
     TIME_ZONE,
+    DIGEST_HOUR,
     *PUBLISHING,
 )
 ASKING: Final = (DATABASE, SOCKET, URL, TOKEN_FILE)

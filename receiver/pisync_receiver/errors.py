@@ -9,6 +9,7 @@ PiSyncError
       ├── EnrollmentRefused    the code is unknown, expired, used up or meant for another device
       ├── DeviceIdTaken        another device has this id; an admin's consent is needed
       ├── UnknownToken         no token has this id
+      ├── SignInRefused        this token signs no one in
       ├── WrongUsage           the command line cannot be carried out as it is
       ├── NotFound             the database holds no such thing
       ├── UnknownCode          no enrollment code has this id
@@ -80,6 +81,12 @@ class UnknownToken(ReceiverError):
     """No token has this id."""
 
     code = "unknown_token"
+
+
+class SignInRefused(ReceiverError):
+    """The token does not sign a person in."""
+
+    code = "sign_in"
 
 
 class WrongUsage(ReceiverError):

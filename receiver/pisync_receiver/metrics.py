@@ -8,7 +8,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from pisync_receiver.domain.records import Fleet
+from pisync_receiver.domain.fleet import STATES, Criteria, Fleet
 from pisync_receiver.errors import DatabaseLost, StoreUnusable
 from pisync_receiver.store import Store
 
@@ -89,8 +89,8 @@ class Metrics:
 
     def fleet(self, fleet: Fleet) -> None:
         """Show a count of the fleet."""
-        for health in ("well", "failing", "new", "retired"):
-            self._devices.labels(health).set(getattr(fleet, health))
+        for state in STATES:
+            self._devices.labels(state).set(getattr(fleet.devices, state))
         self._streams_behind.set(fleet.streams_behind)
         self._events_missing.set(fleet.events_missing)
 
@@ -110,9 +110,12 @@ class Census:
 
     EVERY_S: Final = 15.0
 
-    def __init__(self, store: Store, metrics: Metrics, *, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, store: Store, metrics: Metrics, criteria: Callable[[], Criteria], *, clock: Callable[[], float]
+    ) -> None:
         self._store = store
         self._metrics = metrics
+        self._criteria = criteria
         self._clock = clock
         self._due = float("-inf")
         self._counting: asyncio.Task[None] | None = None
@@ -129,7 +132,7 @@ class Census:
     async def _count(self) -> None:
         self._due = self._clock() + self.EVERY_S
         try:
-            self._metrics.fleet(await self._store.fleet())
+            self._metrics.fleet(await self._store.fleet(criteria=self._criteria()))
         except DatabaseLost:
             pass  # logged once, by the store
         except StoreUnusable as error:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from pisync_common.times import format_ms
-from pisync_receiver.domain.records import DeviceRecord
+from pisync_receiver.domain.fleet import DeviceRecord
 from pisync_receiver.domain.rows import Device, EnrollmentCode, Token
 from pisync_receiver.domain.submissions import (
     CodeCreate,
@@ -200,6 +200,9 @@ class DeviceConformance:
             device_id="pibook-1",
             label="front row",
             site="Kisumu",
+            state="well",
+            since=None,
+            incomplete=False,
             agent="pisync/9",
             enrolled_at=format_ms(NOON + 5),
             retired_at=None,
@@ -213,6 +216,7 @@ class DeviceConformance:
             last_errors={},
             cloned_since=None,
             conflicts=0,
+            sync_asked_at=None,
         )
 
     def _at(self, seq: int, ms: int) -> Any:

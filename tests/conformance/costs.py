@@ -14,7 +14,7 @@ from pisync_receiver.domain.records import MISSING_RANGES, EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Submission, TokenCreate
 from pisync_receiver.store import Store
 from tests.support.blocking import BlockingStore, send
-from tests.support.submissions import DAY, NOON, batch, event, invalid, sync_event
+from tests.support.submissions import CRITERIA, DAY, NOON, batch, event, invalid, sync_event
 
 SIZES: Final = (25, 1000)
 WORK: Final = 150
@@ -92,8 +92,8 @@ SUBMISSIONS: Final[dict[str, Submission]] = {
 }
 
 READINGS: Final[dict[str, tuple[Callable[[Store], Coroutine[Any, Any, Any]], int]]] = {
-    "device": (lambda store: store.device("pibook-1"), 1),
-    "devices": (lambda store: store.devices(limit=10), 11),
+    "device": (lambda store: store.device("pibook-1", criteria=CRITERIA), 1),
+    "devices": (lambda store: store.devices(criteria=CRITERIA, limit=10), 11),
     "events of a device": (lambda store: store.events(EventFilter(device_id="pibook-1"), limit=10), 11),
     "events": (lambda store: store.events(EventFilter(), limit=10), 11),
     "history": (lambda store: store.history("pibook-1", limit=10), 11),

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from pisync_common.times import format_ms
+from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Submission
 from pisync_receiver.errors import BadCursor
@@ -39,10 +40,10 @@ class QueryConformance:
         enrolled(store, "a", "School 5")
         enrolled(store, "b", "School 6")
         enrolled(store, "c", None)
-        assert [row.device_id for row in store.devices(site="School 5").rows] == ["a"]
-        assert [row.device_id for row in store.devices(sites=("School 5", "School 6")).rows] == ["a", "b"]
-        assert store.devices(site="School 5", sites=("School 6",)).rows == []
-        assert store.devices(sites=()).rows == []
+        assert [row.device_id for row in store.devices(DeviceFilter(site="School 5")).rows] == ["a"]
+        assert [row.device_id for row in store.devices(DeviceFilter(sites=("School 5", "School 6"))).rows] == ["a", "b"]
+        assert store.devices(DeviceFilter(site="School 5", sites=("School 6",))).rows == []
+        assert store.devices(DeviceFilter(sites=())).rows == []
 
     def test_failures_of_some_sites(self, store: BlockingStore) -> None:
         for number, name in enumerate(("a", "b", "c")):
@@ -70,7 +71,7 @@ class QueryConformance:
         sync(store, sync_event(NOON, device="new", received_ms=NOON + HOUR))
         sync(store, sync_event(NOON, device="retired", received_ms=NOON))
         written(store, DeviceChange(device_id="retired", at_ms=NOON, retire=True))
-        silent = store.devices(silent_since_ms=NOON + HOUR).rows
+        silent = store.devices(DeviceFilter(silent_since_ms=NOON + HOUR)).rows
         assert [row.device_id for row in silent] == ["never", "old"]
 
     # Events.

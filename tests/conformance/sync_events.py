@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 
 from pisync_common.times import format_ms
-from pisync_receiver.domain.records import FailingDevice, Fleet, SyncEventRecord
+from pisync_receiver.domain.fleet import Fleet, StateCounts
+from pisync_receiver.domain.records import FailingDevice, SyncEventRecord
 from pisync_receiver.domain.submissions import DeviceChange, TokenCreate
 from pisync_receiver.errors import BadCursor
 from tests.support.blocking import BlockingStore, send, sync, written
@@ -180,8 +181,14 @@ class SyncEventConformance:
                 return found
 
     def test_fleet_is_counted(self, store: BlockingStore) -> None:
-        empty = Fleet(well=0, failing=0, new=0, retired=0, streams_behind=0, events_missing=0)
-        assert store.fleet() == empty
+        nothing: dict[str, Any] = {
+            "incomplete": 0,
+            "cloned": 0,
+            "troubled": [],
+            "streams_behind": 0,
+            "events_missing": 0,
+        }
+        assert store.fleet() == Fleet(devices=StateCounts(), **nothing)
         for turn in range(3):
             sync(store, sync_event(NOON + turn, device="failing", failed=True))
         for name in ("well", "gone"):
@@ -190,7 +197,10 @@ class SyncEventConformance:
         send(store, batch([1, 2], device="well"))
         send(store, batch([1, 4, 5], device="behind"))
         written(store, TokenCreate(scope="device", token_hash="t", at_ms=NOON, device_id="new"))
-        assert store.fleet() == Fleet(well=2, failing=1, new=1, retired=1, streams_behind=1, events_missing=4)
+        fleet = store.fleet()
+        assert fleet.devices == StateCounts(well=2, failing=1, new=1, retired=1)
+        assert [(site.site, site.failing) for site in fleet.troubled] == [(None, 1)]
+        assert (fleet.incomplete, fleet.streams_behind, fleet.events_missing) == (1, 1, 4)
 
     def test_missing_events_of_the_fleet_are_capped(self, store: BlockingStore) -> None:
         for number in range(3):

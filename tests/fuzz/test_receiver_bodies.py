@@ -18,7 +18,8 @@ from pisync_common.models import Receipt
 from pisync_receiver.api import schemas
 from pisync_receiver.api.decoding import decode_batch, decode_body, decode_enrollment, decode_sync_event, to_ms
 from pisync_receiver.api.enrollment import normalized
-from pisync_receiver.domain.records import device_record, sync_event_record
+from pisync_receiver.domain.fleet import device_record
+from pisync_receiver.domain.records import sync_event_record
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import DeviceChange, SyncEvent
 from pisync_receiver.errors import Problem
@@ -28,7 +29,7 @@ from pisync_receiver.store.reading import event_record
 from tests.fuzz.mutation import Mutator
 from tests.support.live_receiver import DEVICE, live_receiver
 from tests.support.memory_store import MemoryStore
-from tests.support.submissions import NOON
+from tests.support.submissions import CRITERIA, NOON
 
 STAMP: Final = {"boot_id": "boot-1", "boottime_ms": 99_001, "clock_synced": False}
 EVENT: Final = {
@@ -117,7 +118,7 @@ def check_batch(body: bytes) -> None:
     for event in store.events.values():
         assert shown(event_record((1, *astuple(event))))["seq"] == event.seq
     for device in store.devices.values():
-        shown(device_record(device))
+        shown(device_record(device, silent_after_ms=None, incomplete=False, criteria=CRITERIA))
 
 
 def check_sync_event(body: bytes) -> None:
@@ -133,7 +134,7 @@ def check_sync_event(body: bytes) -> None:
     storable(stored)
     assert shown(sync_event_record(stored))["timestamp"] == event.timestamp
     for device in store.devices.values():
-        shown(device_record(device))
+        shown(device_record(device, silent_after_ms=None, incomplete=False, criteria=CRITERIA))
 
 
 def check_enrollment(body: bytes) -> None:

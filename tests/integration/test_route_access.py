@@ -55,6 +55,13 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/sites/{site}/notes"): READER,
     ("POST", "/api/sites/{site}/notes"): expected(201, *ADMIN),
     ("GET", "/api/suspicious"): READER,
+    ("GET", "/api/overview"): READER,
+    ("GET", "/api/sites"): READER,
+    ("GET", "/api/sites/{site}"): READER,
+    ("PATCH", "/api/sites/{site}"): expected(200, *ADMIN),
+    ("GET", "/api/incomplete"): READER,
+    ("GET", "/api/transitions"): READER,
+    ("GET", "/api/notices"): expected(200, "admin"),
     ("POST", "/api/tokens"): expected(201, "admin"),
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
@@ -84,6 +91,7 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/devices/{device_id}": {"label": "shelf"},
     "/api/devices/{device_id}/notes": {"text": "seen"},
     "/api/sites/{site}/notes": {"text": "seen"},
+    "/api/sites/{site}": {"silent_after": "30d"},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
 }
@@ -129,7 +137,7 @@ def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
     device_id = SPARE if path.endswith("{device_id}/revoke") else DEVICE
     where = path.format(
-        device_id=device_id, site=SITE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2
+        device_id=device_id, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
     )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)
 
@@ -174,6 +182,7 @@ def test_an_unknown_device_is_404_to_an_admin_and_403_to_a_device(live: Live) ->
 def test_without_auth_every_call_is_allowed(tmp_path: Path) -> None:
     with live_receiver(tmp_path, settings=AppSettings(auth=False, cache_ttl_s=0)) as live:
         prepare_spare(live)
+        live.write(DeviceChange(device_id=DEVICE, at_ms=NOW_MS, site=SITE))
         for method, path in EXPECTED:
             if path not in ("/api/enroll", "/api/enrollment-codes/{code_id}/end"):
                 assert call(live, method, path, "none").status_code in (200, 201), path

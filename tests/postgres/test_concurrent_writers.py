@@ -13,7 +13,7 @@ from pisync_receiver.domain.submissions import CodeCreate, Enroll, Enrolled, Sub
 from pisync_receiver.store.postgres import PostgresStore
 from tests.support.blocking import every_event
 from tests.support.postgres import empty, fresh_database, needs_postgres, on_a_loop, opened, stored_seqs, written
-from tests.support.submissions import NOON, batch, event, sync_event
+from tests.support.submissions import CRITERIA, NOON, batch, event, sync_event
 
 pytestmark = needs_postgres
 
@@ -85,7 +85,7 @@ async def test_idempotency_key_used_at_once_gives_the_same_record(database: str)
     async with four_stores(database) as stores:
         outcomes = await at_once(stores, lambda number: [sync_event(NOON, failed=True, key="k")])
         assert len({item.id for group in outcomes for item in group if isinstance(item, StoredSyncEvent)}) == 1
-        device = await stores[0].device("pibook-1")
+        device = await stores[0].device("pibook-1", criteria=CRITERIA)
         assert device is not None
         assert device.total_failures == 1
 
@@ -94,7 +94,7 @@ async def test_idempotency_key_used_at_once_gives_the_same_record(database: str)
 async def test_failures_that_arrive_at_once_are_all_counted(database: str) -> None:
     async with four_stores(database) as stores:
         await at_once(stores, lambda number: [sync_event(NOON + number * 100 + n, failed=True) for n in range(25)])
-        device = await stores[0].device("pibook-1")
+        device = await stores[0].device("pibook-1", criteria=CRITERIA)
         assert device is not None
         assert (device.consecutive_failures, device.total_failures) == (100, 100)
 
@@ -118,7 +118,7 @@ async def test_last_use_of_a_code_lets_in_one_device(database: str) -> None:
         await written(stores[0], CodeCreate(code_hash="code", at_ms=NOON, expires_ms=NOON + 1000))
         outcomes = [item for group in await at_once(stores, enrollments("d-{}")) for item in group]
         assert sum(isinstance(item, Enrolled) for item in outcomes) == 1
-        assert len((await stores[0].devices()).rows) == 1
+        assert len((await stores[0].devices(criteria=CRITERIA)).rows) == 1
 
 
 @on_a_loop

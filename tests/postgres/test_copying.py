@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter, EventRecord
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, TokenCreate, TokenRevoke
 from pisync_receiver.store.address import PostgresUrl
@@ -84,7 +85,13 @@ def run_copy(old: Path, new: str) -> list[str]:
 
 def answers(store: BlockingStore) -> list[object]:
     """What every query says."""
-    said: list[object] = [store.devices(), store.devices(site="Nakuru"), store.tokens(), store.codes(), store.fleet()]
+    said: list[object] = [
+        store.devices(),
+        store.devices(DeviceFilter(site="Nakuru")),
+        store.tokens(),
+        store.codes(),
+        store.fleet(),
+    ]
     for device in [*DEVICES, "pi-x", "unknown"]:
         said += [store.device(device), store.completeness(device), store.rejected(device)]
         said += [store.history(device), store.history(device, failed=True, limit=2)]

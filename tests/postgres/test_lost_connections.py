@@ -20,7 +20,7 @@ from tests.postgres.cluster import Cluster, cluster, needs_cluster
 from tests.postgres.commit_proxy import CommitProxy, Fault
 from tests.support.postgres import history_ids, on_a_loop, opened, run, send, stored_seqs, sync, written
 from tests.support.processes import ReceiverProcess, wait_until
-from tests.support.submissions import NOON, batch, event, sync_event
+from tests.support.submissions import CRITERIA, NOON, batch, event, sync_event
 
 pytestmark = needs_cluster
 
@@ -68,7 +68,7 @@ async def test_connection_lost_at_the_commit_stores_once(server: Cluster, faults
             assert receipt.watermark == 50
             assert await history_ids(store) == [first.id]
             assert await stored_seqs(store) == list(range(1, 51))
-            device = await store.device("pibook-1")
+            device = await store.device("pibook-1", criteria=CRITERIA)
             assert device is not None
             assert device.conflicts == 0
 
@@ -108,13 +108,13 @@ async def test_query_is_given_up_when_the_server_is_silent(server: Cluster) -> N
         async with opened(through(proxy, server, server.create("hushed")), patience_s=0.5, read_s=0.2) as store:
             await sync(store, sync_event(NOON))
             proxy.hush.set()
-            for query in (store.device("pibook-1"), store.fleet()):
+            for query in (store.device("pibook-1", criteria=CRITERIA), store.fleet(criteria=CRITERIA)):
                 with pytest.raises(StoreUnusable, match="cannot read"):
                     await query
             proxy.hush.clear()
             for _ in range(100):
                 try:
-                    assert await store.device("pibook-1") is not None
+                    assert await store.device("pibook-1", criteria=CRITERIA) is not None
                     break
                 except StoreUnusable:
                     continue
@@ -204,7 +204,7 @@ async def test_server_that_stays_away_is_given_up_and_the_store_recovers(server:
                 await send(store, batch([1]))
             assert 1 <= time.sleeps <= 4
             with pytest.raises(StoreUnusable, match="cannot read"):
-                await store.device("pibook-1")
+                await store.device("pibook-1", criteria=CRITERIA)
         finally:
             server.start()
         time.restart()
@@ -306,7 +306,7 @@ async def test_text_is_utf8_whatever_the_database_is_set_to(server: Cluster, ask
     async with opened(url + asked) as store:
         await send(store, batch([event(1, note="Möhren, 木")], agent="pisync/Ö"))
         (record,) = (await store.events(EventFilter())).rows
-        device = await store.device("pibook-1")
+        device = await store.device("pibook-1", criteria=CRITERIA)
         assert device is not None
         assert (device.agent, json.loads(bytes(record.data))) == ("pisync/Ö", {"note": "Möhren, 木"})
 

@@ -10,11 +10,11 @@ from pisync_receiver.domain.records import EventFilter, EventRecord, StreamRecor
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.submissions import EventBatch, Submission, SyncEvent
 from pisync_receiver.store import Store
-from tests.support.submissions import DEVICE, STREAM
+from tests.support.submissions import CRITERIA, DEVICE, STREAM
 
 
 class BlockingStore:
-    """Runs every call to its end on an event loop of its own."""
+    """Runs every call to its end on an event loop of its own; by CRITERIA, unless a call says otherwise."""
 
     def __init__(self, opening: Callable[[], Awaitable[Store]]) -> None:
         self._runner = asyncio.Runner()
@@ -34,8 +34,11 @@ class BlockingStore:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         method = getattr(self.store, name)
+        judges = "criteria" in inspect.signature(method).parameters
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if judges:
+                kwargs.setdefault("criteria", CRITERIA)
             result = method(*args, **kwargs)
             return self._runner.run(result) if inspect.iscoroutine(result) else result
 

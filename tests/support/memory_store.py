@@ -47,7 +47,6 @@ class MemoryStore:
         self.gaps: dict[StreamName, dict[int, int]] = {}
         """Last seq by first seq."""
         self.sync_events: dict[tuple[str, int], tables.StoredSyncEvent] = {}
-        self.crossings: list[tables.Crossing] = []
         self.tokens: dict[str, tables.Token] = {}
         self.codes: dict[str, tables.EnrollmentCode] = {}
         self.served = 0
@@ -70,8 +69,6 @@ class MemoryStore:
         if table == "gaps":
             by_stream = sorted(self.gaps.items())
             return [tables.Gap(*name, first, last) for name, gaps in by_stream for first, last in sorted(gaps.items())]
-        if table == "crossings":
-            return [*self.crossings]
         found: dict[Any, Struct] = getattr(self, table)
         if table in ("events", "tokens", "sync_events"):
             return [*found.values()]
@@ -110,7 +107,9 @@ class MemoryStore:
         facts.devices |= self._serve(self.devices, wanted.known_devices)
         facts.event_keys |= self._places(wanted.event_keys)
         facts.tokens += self._served(
-            row for row in self.tokens.values() if row.device_id in wanted.tokens_of and row.revoked_ms is None
+            row
+            for row in self.tokens.values()
+            if (row.device_id in wanted.tokens_of or row.parent_id in wanted.sessions_of) and row.revoked_ms is None
         )
         for device_id, stream, seqs in wanted.versions:
             for seq in seqs:
@@ -182,7 +181,6 @@ class MemoryStore:
         for row in changes.sync_events:
             if row.idempotency_key is not None:
                 _insert(self._sync_keys, (row.device_id, row.idempotency_key), row)
-        self.crossings += changes.crossings
         for token in changes.tokens:
             _insert(self.tokens, token.token_hash, replace(token, id=self._next_id("tokens")))
         for code in changes.codes:
@@ -190,6 +188,11 @@ class MemoryStore:
         for token in changes.tokens_changed:
             assert self.tokens[token.token_hash].id == token.id
             self.tokens[token.token_hash] = token
+        if (before_ms := changes.sessions_before_ms) is not None:
+            kept = {
+                digest: row for digest, row in self.tokens.items() if (row.session_until_ms or before_ms) >= before_ms
+            }
+            self.tokens = kept
         for code in changes.codes_changed:
             assert self.codes[code.code_hash].id == code.id
             self.codes[code.code_hash] = code

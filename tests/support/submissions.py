@@ -7,6 +7,7 @@ from typing import Any
 from pisync_common.models import Origin, Stamp
 from pisync_common.times import format_ms
 from pisync_receiver.domain.content import body_hash, event_hash
+from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.submissions import Event, EventBatch, InvalidEvent, SyncEvent
 
 NOON = 1_795_435_200_000
@@ -14,6 +15,8 @@ NOON = 1_795_435_200_000
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
+CRITERIA = Criteria(now_ms=NOON, silent_after_ms=7 * DAY)
+"""By which tests judge states unless they say otherwise."""
 DEVICE = "pibook-1"
 STREAM = "stream-1"
 

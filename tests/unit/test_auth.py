@@ -1,4 +1,4 @@
-"""Tokens, the gate, look-ups of tokens, and the rate of a device."""
+"""Tokens, the gate, and look-ups of tokens."""
 
 import asyncio
 import contextlib
@@ -6,22 +6,17 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from pisync_receiver.domain.rows import Token
 from pisync_receiver.domain.submissions import Scope
 from pisync_receiver.errors import Overloaded, Problem, StoreUnusable
 from pisync_receiver.http.auth import (
-    BURST_S,
     KEEP_S,
     NO_CALLER,
     PREFIXES,
-    RETRY_AFTER_MAX,
     Access,
     Caller,
-    DeviceRates,
     EndedTokens,
     Gate,
     TokenDirectory,
@@ -374,75 +369,3 @@ async def begun(store: Store, tokens: TokenDirectory) -> "asyncio.Task[Token | N
     asking = asyncio.create_task(tokens.look_up("a"))
     await store.began.wait()
     return asking
-
-
-class TestRates:
-    """A burst, then the rate; each device alone; bounded memory; Retry-After that is never too early."""
-
-    @staticmethod
-    def rates(clock: Clock, per_s: int = 1, *, devices: int = 100, drawn: float = 0.0) -> DeviceRates:
-        return DeviceRates(per_s, clock=clock, random=lambda: drawn, devices=devices)
-
-    @staticmethod
-    def refused(rates: DeviceRates, device: str = "a") -> int:
-        """The Retry-After of a call; 0 if it was let in."""
-        try:
-            rates.spend(device)
-        except Problem as problem:
-            return int(problem.headers["Retry-After"]) if problem.status == 429 else -1
-        return 0
-
-    def test_a_burst_is_let_in_and_then_the_rate_and_a_refused_call_costs_nothing(self) -> None:
-        clock = Clock()
-        rates = self.rates(clock)
-        assert [self.refused(rates) for _ in range(BURST_S + 1)] == [0] * BURST_S + [1]
-        for _ in range(1000):
-            assert self.refused(rates) == 1
-        clock.now += 1
-        assert [self.refused(rates) for _ in range(2)] == [0, 1]
-        assert self.refused(rates, "b") == 0
-
-    def test_a_device_that_rested_has_a_single_burst(self) -> None:
-        clock = Clock()
-        rates = self.rates(clock)
-        clock.now += 1_000_000
-        assert [self.refused(rates) for _ in range(BURST_S + 1)][-1] == 1
-
-    def test_the_device_that_called_least_recently_is_forgotten_which_shuts_none_out(self) -> None:
-        rates = self.rates(Clock(), devices=2)
-        for _ in range(BURST_S):
-            assert self.refused(rates, "a") == 0
-        rates.spend("b")
-        assert self.refused(rates, "a") == 1
-        rates.spend("b")
-        rates.spend("c")  # forgets a, whose last call that was let in is the oldest
-        assert len(rates) == 2
-        assert self.refused(rates, "a") == 0
-
-    @given(st.integers(1, 20), st.lists(st.floats(0, 3), max_size=60))
-    def test_no_stretch_has_more_than_the_burst_and_the_rate(self, per_s: int, gaps: list[float]) -> None:
-        clock = Clock()
-        rates = self.rates(clock, per_s)
-        let_in = []
-        for gap in gaps:
-            for _ in range(3):
-                if self.refused(rates) == 0:
-                    let_in.append(clock.now)
-            clock.now += gap / 10
-        for first, begin in enumerate(let_in):
-            for calls, end in enumerate(let_in[first:], start=1):
-                assert calls <= BURST_S * per_s + (end - begin) * per_s + 1e-6
-
-    @pytest.mark.parametrize(("drawn", "after"), [(0.0, 1), (0.99, 2)])
-    def test_retry_after_is_whole_seconds_with_jitter(self, drawn: float, after: int) -> None:
-        rates = self.rates(Clock(), 2, drawn=drawn)
-        found = [self.refused(rates) for _ in range(2 * BURST_S + 1)]
-        assert found[-1] == after
-
-    def test_retry_after_has_a_limit_and_is_never_too_early(self) -> None:
-        clock = Clock()
-        rates = self.rates(clock, drawn=0.5)
-        for _ in range(BURST_S):
-            rates.spend("a")
-        clock.now -= 1_000_000  # far from paid
-        assert self.refused(rates) == RETRY_AFTER_MAX

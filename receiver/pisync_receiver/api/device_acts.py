@@ -4,7 +4,8 @@ from typing import Final
 
 from pisync_receiver.api.devices import known_device
 from pisync_receiver.domain.acts import Conflict, Suspicion
-from pisync_receiver.domain.records import DeviceRecord, RejectedRecord, device_record
+from pisync_receiver.domain.fleet import DeviceRecord
+from pisync_receiver.domain.records import RejectedRecord
 from pisync_receiver.domain.sites import Stay
 from pisync_receiver.domain.submissions import DeviceChange
 from pisync_receiver.errors import Problem
@@ -24,14 +25,14 @@ async def ask_for_sync(request: Request) -> Answer:
     device = await known_device(request)
     if device.retired_at is not None:
         raise Problem(409, "device_retired", f"{device.device_id} is retired: it has no token to make contact with")
-    return await _changed(request, DeviceChange(device_id=device.device_id, at_ms=_now(request), ask_for_sync=True))
+    return await _changed(request, device, ask_for_sync=True)
 
 
 @route("POST", "/api/devices/{device_id}/revoke", Access.ADMIN, answer=DeviceRecord, problems=(404,))
 async def revoke_device(request: Request) -> Answer:
     """End all tokens of a device now; to come back it must enroll again. Other receivers refuse it within 2 seconds."""
     device = await known_device(request)
-    answer = await _changed(request, DeviceChange(device_id=device.device_id, at_ms=_now(request), revoke=True))
+    answer = await _changed(request, device, revoke=True)
     request.services.tokens.clear()
     return answer
 
@@ -96,12 +97,18 @@ async def _suspicious(request: Request) -> Answer:
     return request.page(page)
 
 
-async def _changed(request: Request, change: DeviceChange) -> Answer:
-    return json_answer(device_record(await request.services.intake.submit(change)))
-
-
-def _now(request: Request) -> int:
-    return request.services.now_ms()
+async def _changed(
+    request: Request, device: DeviceRecord, *, revoke: bool = False, ask_for_sync: bool = False
+) -> Answer:
+    change = DeviceChange(
+        device_id=device.device_id,
+        at_ms=request.services.now_ms(),
+        revoke=revoke,
+        ask_for_sync=ask_for_sync,
+        by=request.caller.actor,
+    )
+    await request.services.intake.submit(change)
+    return json_answer(await known_device(request))
 
 
 ROUTES: Final = (ask_for_sync, revoke_device, list_rejected, list_conflicts, list_sites_of_device, list_suspicious)

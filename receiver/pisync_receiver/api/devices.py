@@ -6,7 +6,8 @@ from pisync_common import rules
 from pisync_common.errors import RuleError
 from pisync_receiver.api.decoding import decode_body, to_ms
 from pisync_receiver.api.schemas import DeviceChanges
-from pisync_receiver.domain.records import Completeness, DeviceRecord, device_record
+from pisync_receiver.domain.fleet import SORTS, STATES, DeviceFilter, DeviceRecord
+from pisync_receiver.domain.records import Completeness
 from pisync_receiver.domain.submissions import DeviceChange
 from pisync_receiver.errors import Problem
 from pisync_receiver.http import params
@@ -19,26 +20,50 @@ from pisync_receiver.http.routing import route
 DEVICES = Query(
     params=(
         params.text("site", "Only devices of this site"),
+        params.flag("without_site", "Only devices that belong to no site (true)"),
+        params.options("state", "Only devices in this state", STATES),
+        params.text("search", "Only devices with this in their id, label or site; a to z match A to Z"),
+        params.flag(
+            "incomplete", "Only devices of which something is missing, was rejected or conflicts; or only others"
+        ),
+        params.flag("cloned", "Only devices whose identity two devices have used; or only others"),
         params.duration("silent_for", "Only devices without contact for this long: 12h, 3d"),
+        params.choice(
+            "sort",
+            "device_id; last_contact: the longest silence first; failures: the most in a row first; site",
+            SORTS,
+            default="device_id",
+        ),
         LIMIT,
         CURSOR,
     )
 )
 
 
-@route("GET", "/api/devices", Access.READER, answer=list[DeviceRecord], pages=True, query=DEVICES)
+@route("GET", "/api/devices", Access.READER, answer=list[DeviceRecord], pages=True, total=True, query=DEVICES)
 async def list_devices(request: Request) -> Answer:
-    """Every device: its last contact, and how its sync runs go."""
+    """Every device: its state, its last contact, and how its sync runs go. With every sort, a device that fits the
+    filter all the while is on one of the pages, perhaps on two."""
     return await request.cached(_page)
 
 
 async def _page(request: Request) -> Answer:
     query = request.query
     silent_for = query["silent_for"]
+    criteria = request.services.criteria()
     page = await request.services.store.devices(
-        site=query["site"],
-        sites=request.caller.sites,
-        silent_since_ms=None if silent_for is None else request.services.now_ms() - silent_for,
+        DeviceFilter(
+            site=query["site"],
+            without_site=query["without_site"] or False,
+            sites=request.caller.sites,
+            state=query["state"],
+            search=query["search"],
+            incomplete=query["incomplete"],
+            cloned=query["cloned"],
+            silent_since_ms=None if silent_for is None else criteria.now_ms - silent_for,
+        ),
+        criteria=criteria,
+        sort=query["sort"],
         limit=query["limit"],
         cursor=query["cursor"],
     )
@@ -74,11 +99,12 @@ async def change_device(request: Request) -> Answer:
         site_since_ms=None if changes.site_since is None else to_ms("site_since", changes.site_since),
         label=changes.label,
         retire=changes.retired,
+        by=request.caller.actor,
     )
-    row = await request.services.intake.submit(change)
+    await request.services.intake.submit(change)
     if changes.retired:
         request.services.tokens.clear()  # its tokens are revoked now
-    return json_answer(device_record(row))
+    return json_answer(await _found(request, device.device_id))
 
 
 async def known_device(request: Request) -> DeviceRecord:
@@ -89,10 +115,14 @@ async def known_device(request: Request) -> DeviceRecord:
         device_id = rules.check_id("device_id", named)
     except RuleError as error:
         raise unknown from error  # a database may refuse even to look for it
-    device = await request.services.store.device(device_id)
+    device = await _found(request, device_id)
     if device is None or not request.caller.sees(device.site):
         raise unknown
     return device
+
+
+async def _found(request: Request, device_id: str) -> DeviceRecord | None:
+    return await request.services.store.device(device_id, criteria=request.services.criteria())
 
 
 ROUTES: Final = (list_devices, get_device, change_device, get_completeness)

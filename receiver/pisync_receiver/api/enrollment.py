@@ -50,6 +50,7 @@ async def enroll(request: Request) -> Answer:
         fallback_device_id=f"pi-{secrets.token_hex(6)}",
         token_hash=token_hash(token),
         at_ms=services.now_ms(),
+        address=request.address,
     )
     enrolled = await services.intake.submit(submission)
     for row in (enrolled.token, *enrolled.ending):
@@ -78,6 +79,7 @@ async def create_code(request: Request) -> Answer:
             site=wanted.site,
             device_id=wanted.device_id,
             label=wanted.label,
+            by=request.caller.actor,
         )
         for code in codes
     ]
@@ -114,7 +116,8 @@ async def end_code(request: Request) -> Answer:
     code_id = path_number(request, "code_id")
     if request.caller.sites is not None:
         await _check_visible(request, code_id)
-    ended = await request.services.intake.submit(CodeEnd(code_id=code_id, at_ms=request.services.now_ms()))
+    end = CodeEnd(code_id=code_id, at_ms=request.services.now_ms(), by=request.caller.actor)
+    ended = await request.services.intake.submit(end)
     return json_answer(code_record(ended))
 
 

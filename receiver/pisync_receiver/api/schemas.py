@@ -2,7 +2,7 @@
 
 from typing import Annotated, Final, Literal
 
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 from pisync_common import rules
 from pisync_common.limits import (
@@ -18,7 +18,7 @@ from pisync_common.models import ERROR_CODES
 from pisync_receiver.domain.acts import NOTE_CHARS, NOTE_PATTERN
 from pisync_receiver.domain.records import CodeRecord, Count, Time, TokenRecord
 from pisync_receiver.domain.submissions import Scope
-from pisync_receiver.http.params import text_schema
+from pisync_receiver.http.params import DURATION_PATTERN, text_schema
 
 ErrorCode = Literal[
     "dns", "connect", "timeout", "tls", "clock", "portal", "auth", "rejected", "http_4xx", "http_5xx", "storage"
@@ -209,6 +209,13 @@ class NewNote(Struct, frozen=True, kw_only=True):
     """What to write about a device or a site."""
 
     text: Annotated[str, documented(minLength=1, maxLength=NOTE_CHARS, pattern=NOTE_PATTERN)]
+
+
+class SiteChanges(Struct, frozen=True, kw_only=True):
+    """What to change of a site; what is left out stays."""
+
+    silent_after: Annotated[str, documented(pattern=DURATION_PATTERN)] | UnsetType | None = UNSET
+    """When its devices count as silent, as 12h, 30d or 8w; null: as the receiver's setting says."""
 
 
 class RetentionRequest(Struct, frozen=True, kw_only=True):

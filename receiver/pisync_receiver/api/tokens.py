@@ -19,6 +19,7 @@ TOKENS = Query(
     params=(
         params.options("scope", "Only tokens of this scope", ("admin", "viewer", "metrics", "device")),
         params.identifier("device_id", "Only tokens of this device"),
+        params.flag("sessions", "Sessions too (true): a person who is signed in, and the token that was used"),
     )
 )
 
@@ -41,6 +42,7 @@ async def create_token(request: Request) -> Answer:
         label=wanted.label,
         sites=None if wanted.sites is None else tuple(wanted.sites),
         expires_ms=None if wanted.expires_in_s is None else now + wanted.expires_in_s * 1000,
+        by=request.caller.actor,
     )
     return _created(request, secret, await request.services.intake.submit(create))
 
@@ -52,7 +54,7 @@ async def list_tokens(request: Request) -> Answer:
     return json_answer(
         [
             token
-            for token in await request.services.store.tokens()
+            for token in await request.services.store.tokens(sessions=bool(query["sessions"]))
             if query["scope"] in (None, token.scope) and query["device_id"] in (None, token.device_id)
         ]
     )
@@ -60,10 +62,11 @@ async def list_tokens(request: Request) -> Answer:
 
 @route("POST", "/api/tokens/{token_id}/revoke", Access.CHIEF, answer=TokenRecord, problems=(404, 503))
 async def revoke_token(request: Request) -> Answer:
-    """End a token now. Other receivers refuse it within 2 seconds."""
-    revoke = TokenRevoke(token_id=path_number(request, "token_id"), at_ms=request.services.now_ms())
+    """End a token and its sessions now. Other receivers refuse them within 2 seconds."""
+    number, now = path_number(request, "token_id"), request.services.now_ms()
+    revoke = TokenRevoke(token_id=number, at_ms=now, by=request.caller.actor)
     token: Token = await request.services.intake.submit(revoke)
-    request.services.tokens.put(token)
+    request.services.tokens.clear()  # its sessions are revoked too
     return json_answer(token_record(token))
 
 
@@ -92,6 +95,7 @@ async def rotate_token(request: Request) -> Answer:
         sites=None if old.sites is None else tuple(old.sites),
         replaces=old.id,
         replaced_until_ms=now + rotation.overlap_s * 1000,
+        by=request.caller.actor,
     )
     created = await services.intake.submit(create)
     services.tokens.clear()  # the replaced token has an end now

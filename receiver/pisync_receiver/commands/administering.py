@@ -7,6 +7,7 @@ from typing import Any, Final
 from pisync_common import settings as values
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
+from pisync_receiver.api.notices import NOTICES, TRANSITIONS
 from pisync_receiver.api.schemas import CODES_MAX
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
@@ -305,6 +306,24 @@ def _write_enroll_files(context: Context, folder: Path, codes: Sequence[dict[str
         place.mkdir(parents=True, exist_ok=True)
         (place / "pisync-enroll.toml").write_text(each["enroll_file"], encoding="utf-8")
     context.remark(f"A pisync-enroll.toml for each is in {folder}: it holds the code, so keep it secret.")
+
+
+@command(
+    "transitions --since 1d",
+    *rows_of(TRANSITIONS),
+)
+def transitions(context: Context) -> None:
+    """List the devices that went from one state to another, newest first."""
+    context.pages("/api/transitions", TRANSITIONS, ("at", "device_id", "site", "before", "state", "since"))
+
+
+@command(
+    "notices --since 7d",
+    *rows_of(NOTICES),
+)
+def notices(context: Context) -> None:
+    """List the notices that were made, newest first."""
+    context.pages("/api/notices", NOTICES, ("made_at", "target", "sent_at", "kind", "title"))
 
 
 def _show_token(context: Context, made: dict[str, Any]) -> None:

@@ -119,7 +119,7 @@ async def _in_process(
     stack.enter_context(opening.writing(database, "a pisync-receiver command"))
     store = await opening.open_store(database, create=create)
     stack.push_async_callback(store.aclose)
-    receiver = Receiver.create(store, AppSettings())
+    receiver = Receiver.create(store, AppSettings(silent_after_s=settings[config.SILENT_AFTER]))
     await stack.enter_async_context(receiver.running())
     transport = httpx.ASGITransport(receiver.local, raise_app_exceptions=False)
     return await stack.enter_async_context(_http("http://receiver", transport))

@@ -7,6 +7,7 @@ from typing import Final
 
 from msgspec.structs import replace
 
+from pisync_receiver.domain import sessions
 from pisync_receiver.domain.facts import Facts, Plan
 from pisync_receiver.domain.rows import Device, EnrollmentCode, Token
 from pisync_receiver.domain.sites import moved
@@ -20,6 +21,9 @@ from pisync_receiver.domain.submissions import (
     Enroll,
     Enrolled,
     Outcome,
+    SessionClose,
+    SessionOpen,
+    SessionUse,
     TokenCreate,
     TokenRefused,
     TokenRevoke,
@@ -29,7 +33,19 @@ from pisync_receiver.errors import DeviceIdTaken, EnrollmentRefused, UnknownCode
 ENDING_KEPT: Final = 4
 """Earlier tokens of a device that work during the overlap, however often it enrolls again."""
 
-Act = TokenCreate | TokenRevoke | TokenRefused | CodeCreate | CodeBatch | CodeEnd | Enroll | DeviceChange
+Act = (
+    TokenCreate
+    | TokenRevoke
+    | TokenRefused
+    | SessionOpen
+    | SessionUse
+    | SessionClose
+    | CodeCreate
+    | CodeBatch
+    | CodeEnd
+    | Enroll
+    | DeviceChange
+)
 
 
 def planned(acts: Sequence[Act], plan: Plan) -> Plan:
@@ -48,6 +64,11 @@ def planned(acts: Sequence[Act], plan: Plan) -> Plan:
                 known_devices.update(() if act.device_id is None else (act.device_id,))
             case TokenRevoke() | TokenRefused():
                 token_ids.add(act.token_id)
+            case SessionOpen():
+                token_hashes.add(act.token_hash)
+                token_hashes.update(() if act.parent_hash is None else (act.parent_hash,))
+            case SessionUse() | SessionClose():
+                token_ids.add(act.session_id)
             case CodeCreate():
                 code_hashes.add(act.code_hash)
             case CodeBatch():
@@ -85,6 +106,15 @@ def bound_devices(facts: Facts, acts: Sequence[Act]) -> tuple[Sequence[str], Seq
     return devices, sorted(filter(None, named))
 
 
+def ending_tokens(facts: Facts, acts: Sequence[Act]) -> Sequence[int]:
+    """Tokens whose sessions the acts may end."""
+    opening = {act.parent_hash for act in acts if isinstance(act, SessionOpen)}
+    ids = {token.id for token in facts.tokens if token.token_hash in opening}
+    ids |= {act.token_id for act in acts if isinstance(act, TokenRevoke)}
+    ids |= {act.replaces for act in acts if isinstance(act, TokenCreate) and act.replaces is not None}
+    return sorted(ids)
+
+
 def decide_act(state: State, act: Act) -> Outcome:
     match act:
         case TokenCreate():
@@ -94,6 +124,12 @@ def decide_act(state: State, act: Act) -> Outcome:
         case TokenRefused():
             _note_refusal(state, act)
             return None
+        case SessionOpen():
+            return sessions.open_session(state, act)
+        case SessionUse():
+            return sessions.use_session(state, act)
+        case SessionClose():
+            return sessions.close_session(state, act)
         case CodeCreate():
             return _create_code(state, act)
         case CodeBatch():
@@ -114,10 +150,11 @@ def _create_token(state: State, act: TokenCreate) -> Token | UnknownToken:
         return known
     if act.replaces is not None:
         replaced = _token(state, act.replaces)
-        if replaced is None or replaced.scope != act.scope:
+        if replaced is None or replaced.scope != act.scope or sessions.is_session(replaced):
             return UnknownToken(f"there is no {act.scope} token {act.replaces}; nothing was changed")
         if act.replaced_until_ms is not None:
             _end_token(state, replaced, act.replaced_until_ms)
+            sessions.end_sessions(state, replaced.id, act.replaced_until_ms, revoke=False)
     if act.device_id is not None and state.device(act.device_id) is None:
         state.put_device(Device(device_id=act.device_id))
     return _put_token(
@@ -137,7 +174,10 @@ def _create_token(state: State, act: TokenCreate) -> Token | UnknownToken:
 def _revoke_token(state: State, act: TokenRevoke) -> Token | UnknownToken:
     if (token := _token(state, act.token_id)) is None:
         return UnknownToken(f"there is no token {act.token_id}; `pisync-receiver token list` shows them all")
-    return token if token.revoked_ms is not None else _put_token(state, replace(token, revoked_ms=act.at_ms))
+    if token.revoked_ms is not None:
+        return token
+    sessions.end_sessions(state, token.id, act.at_ms, revoke=True)
+    return _put_token(state, replace(token, revoked_ms=act.at_ms))
 
 
 def _note_refusal(state: State, act: TokenRefused) -> None:
@@ -244,7 +284,8 @@ def _admit(state: State, device: Device, code: EnrollmentCode, act: Enroll) -> N
     site = code.site or device.site or act.site
     if site is not None and site != device.site:
         device = moved(device, site, act.at_ms)
-    state.put_device(replace(device, enrolled_ms=act.at_ms, code_id=code.id or None, retired_ms=None))
+    changed = replace(device, enrolled_ms=act.at_ms, code_id=code.id or None, retired_ms=None, changed_ms=act.at_ms)
+    state.put_device(changed)
 
 
 # Devices.
@@ -268,5 +309,6 @@ def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
         device = replace(device, retired_ms=retired_ms, sync_asked_ms=None)
     elif act.retire is False:
         device = replace(device, retired_ms=None)
+    device = replace(device, changed_ms=act.at_ms)
     state.put_device(device)
     return device

@@ -14,7 +14,7 @@ AnyObject = Annotated[Raw, Meta(extra_json_schema={"type": "object"})]
 
 
 class Note(Struct, frozen=True, kw_only=True):
-    """What somebody wrote about a device or a site."""
+    """What a person wrote about a device or a site."""
 
     id: int
     at: Time
@@ -51,7 +51,7 @@ class Reason(Struct, frozen=True, kw_only=True):
 
 
 class Suspicion(Struct, frozen=True, kw_only=True):
-    """A device that somebody should look at."""
+    """A device that needs a look."""
 
     device_id: str
     site: str | None

@@ -22,8 +22,8 @@ from pisync_receiver.domain import access, repairs
 from pisync_receiver.domain.batches import decide_batch
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import Decision, Details, Facts, Plan, StreamName
-from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after_success, crossing, is_late
-from pisync_receiver.domain.rows import Crossing, StoredSyncEvent
+from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after_success, is_late
+from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.sites import site_at
 from pisync_receiver.domain.state import State
 from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncAsked, SyncEvent
@@ -85,6 +85,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
     if not (batches or late or acts or earlier):
         return None
     known_devices, tokens_of = access.bound_devices(facts, acts) if acts else ((), ())
+    sessions_of = access.ending_tokens(facts, acts) if acts else ()
     wanted = Details(
         versions=_versions(facts, batches),
         gaps=_gaps(facts, batches),
@@ -93,6 +94,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
         event_keys=sorted(_place_keys(facts, batches)),
         known_devices=known_devices,
         tokens_of=tokens_of,
+        sessions_of=sessions_of,
         earlier=earlier,
     )
     return wanted if any(getattr(wanted, name) for name in _DETAILS) else None
@@ -158,17 +160,6 @@ def _sync_event(state: State, event: SyncEvent) -> StoredSyncEvent:
         after = after_success(before, at_ms, found, plausible=at_ms == event.claimed_ms)
     state.put_sync_event(stored)
     state.put_device(after)
-    if (kind := crossing(before.consecutive_failures, after.consecutive_failures)) is not None:
-        state.changes.crossings.append(
-            Crossing(
-                event.device_id,
-                kind,
-                event.received_ms,
-                after.consecutive_failures,
-                after.failing_since_ms,
-                after.last_errors,
-            )
-        )
     return stored
 
 

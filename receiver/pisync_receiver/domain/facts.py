@@ -12,7 +12,6 @@ from typing import Final
 
 from pisync_receiver.domain.rows import (
     Carried,
-    Crossing,
     Device,
     EarlierEvent,
     EnrollmentCode,
@@ -73,6 +72,8 @@ class Details:
     known_devices: Sequence[str] = ()
     """Devices that enrollment codes name: locked if there is a row, never made."""
     tokens_of: Sequence[str] = ()
+    sessions_of: Sequence[int] = ()
+    """Tokens whose sessions that are not revoked are needed; after `plan` locked the tokens, so that none is missed."""
     earlier: Sequence[tuple[str, str, int, str, int]] = ()
     """Device, stream, seq, boot, limit: the events before that seq, newest first; none unless the newest is of that
     boot."""
@@ -140,11 +141,12 @@ class Changes:
     """To delete, before `gaps` is inserted."""
     gaps: list[Gap] = field(default_factory=list)
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
-    crossings: list[Crossing] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)
     codes_changed: list[EnrollmentCode] = field(default_factory=list)
+    sessions_before_ms: int | None = None
+    """Sessions that ended before this moment are deleted."""
 
 
 @dataclass(frozen=True, slots=True)

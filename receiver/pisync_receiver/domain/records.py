@@ -11,7 +11,7 @@ from typing import Annotated, Final, Generic, Literal, TypeVar
 from msgspec import Meta, Raw, Struct, field
 
 from pisync_common.limits import SEQ_MAX
-from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
+from pisync_receiver.domain.rows import EnrollmentCode, StoredSyncEvent, Token
 from pisync_receiver.domain.times import claimed, shown
 
 MISSING_RANGES: Final = 1000
@@ -37,6 +37,8 @@ class Page(Struct, Generic[Row], frozen=True, kw_only=True):
 
     rows: list[Row]
     next: str | None
+    total: int | None = None
+    """How many rows all pages had when the first was read, where that is counted."""
 
 
 class SyncEventRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -86,27 +88,6 @@ class FailingDevice(Struct, frozen=True, kw_only=True):
     last_sync_at: Time | None
     last_success_at: Time | None
     last_errors: ErrorsByCode
-
-
-class DeviceRecord(Struct, frozen=True, kw_only=True):
-    """A device: its last contact and refusal, and how its sync runs go."""
-
-    device_id: str
-    label: str | None
-    site: str | None
-    agent: str | None
-    enrolled_at: Time | None
-    retired_at: Time | None
-    last_contact: Time | None
-    last_refused: Time | None
-    consecutive_failures: int
-    total_failures: int
-    failing_since: Time | None
-    last_sync_at: Time | None
-    last_success_at: Time | None
-    last_errors: ErrorsByCode
-    cloned_since: Time | None
-    conflicts: int
 
 
 class StreamRecord(Struct, frozen=True, kw_only=True):
@@ -179,6 +160,10 @@ class TokenRecord(Struct, frozen=True, kw_only=True):
     expires_at: Time | None
     revoked_at: Time | None
     last_refused: Time | None
+    parent_id: int | None = None
+    """Of a session: the token that opened it."""
+    session_until: Time | None = None
+    """Of a session: when it ends, however busy it is. Only sessions have it."""
 
 
 class CodeRecord(Struct, frozen=True, kw_only=True):
@@ -195,22 +180,6 @@ class CodeRecord(Struct, frozen=True, kw_only=True):
     ended_at: Time | None
     devices: list[str]
     """The first CODE_DEVICES of the devices that it let in."""
-
-
-class Fleet(Struct, frozen=True, kw_only=True):
-    """Every device and stream, counted."""
-
-    well: int
-    """Devices that were in contact and do not keep failing."""
-    failing: int
-    """Devices whose streak of failures has reached the alarm."""
-    new: int
-    """Devices never in contact."""
-    retired: int
-    streams_behind: int
-    """Streams of which something is missing."""
-    events_missing: int
-    """How far watermarks are behind the highest seq seen, summed; capped at 2**53 - 1."""
 
 
 class EventFilter(Struct, frozen=True, kw_only=True):
@@ -242,27 +211,6 @@ def sync_event_record(row: StoredSyncEvent) -> SyncEventRecord:
     )
 
 
-def device_record(row: Device) -> DeviceRecord:
-    return DeviceRecord(
-        device_id=row.device_id,
-        label=row.label,
-        site=row.site,
-        agent=row.agent,
-        enrolled_at=time_of(row.enrolled_ms),
-        retired_at=time_of(row.retired_ms),
-        last_contact=time_of(row.last_contact_ms),
-        last_refused=time_of(row.last_refused_ms),
-        consecutive_failures=row.consecutive_failures,
-        total_failures=row.total_failures,
-        failing_since=time_of(row.failing_since_ms),
-        last_sync_at=time_of(row.last_sync_ms),
-        last_success_at=time_of(row.last_success_ms),
-        last_errors=errors_of(row.last_errors),
-        cloned_since=time_of(row.cloned_since_ms),
-        conflicts=row.conflicts,
-    )
-
-
 def token_record(row: Token) -> TokenRecord:
     return TokenRecord(
         id=row.id,
@@ -274,6 +222,8 @@ def token_record(row: Token) -> TokenRecord:
         expires_at=time_of(row.expires_ms),
         revoked_at=time_of(row.revoked_ms),
         last_refused=time_of(row.last_refused_ms),
+        parent_id=row.parent_id,
+        session_until=time_of(row.session_until_ms),
     )
 
 

@@ -51,6 +51,8 @@ class Device(Health, frozen=True, kw_only=True):
     """Events stored with an origin: above 0, its batches are checked against copies that arrived earlier."""
     sync_asked_ms: int | None = None
     """When an admin asked for a sync that has not been picked up yet."""
+    changed_ms: int | None = None
+    """When an admin or an enrollment last changed it, whatever that change claims about its own time."""
 
 
 class Stream(Struct, kw_only=True):
@@ -182,18 +184,6 @@ class StoredSyncEvent(Struct, frozen=True, gc=False):
     """Error counts as JSON text; None if none were sent."""
     idempotency_key: str | None
     received_ms: int
-
-
-class Crossing(Struct, frozen=True, gc=False):
-    """Table `crossings` without its id: a streak of failures reached the alarm, or ended."""
-
-    device_id: str
-    kind: str
-    """`failing` or `recovered`."""
-    at_ms: int
-    consecutive_failures: int
-    failing_since_ms: int | None
-    last_errors: str | None
 
 
 class Token(Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from typing import Final, Generic, Literal, TypeVar
 from msgspec import Struct, field
 
 from pisync_common.models import Origin, Receipt, Stamp
+from pisync_receiver.domain.audit import Actor
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
 
 Scope = Literal["device", "viewer", "admin", "metrics"]
@@ -107,14 +108,16 @@ class TokenCreate:
     replaces: int | None = None
     """Rotation: the token that ends at `replaced_until_ms`, unless it ends earlier."""
     replaced_until_ms: int | None = None
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TokenRevoke:
-    """End a token now; outcome: Token (unchanged if it was revoked before), or UnknownToken."""
+    """End a token and its sessions now; outcome: Token (unchanged if it was revoked before), or UnknownToken."""
 
     token_id: int
     at_ms: int
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +126,43 @@ class TokenRefused:
 
     token_id: int
     at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionOpen:
+    """Sign a person in, with a token or as an identity provider says; outcome: Token (the session), or SignInRefused.
+
+    Repeating it with the same hash returns the session that is there.
+    """
+
+    token_hash: str
+    """Of the session's own secret."""
+    at_ms: int
+    parent_hash: str | None = None
+    """Of the token that opens it; None for a person whom an identity provider vouches for."""
+    scope: Scope | None = None
+    """Without a token: what the session may do."""
+    label: str | None = None
+    """Without a token: who it is."""
+    address: str | None = None
+    """Where the request came from."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionUse:
+    """A session was used; outcome: Token, its idle end moved, or None if it has ended."""
+
+    session_id: int
+    at_ms: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SessionClose:
+    """Sign a person out; outcome: Token, or None if there is no such session."""
+
+    session_id: int
+    at_ms: int
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -137,6 +177,7 @@ class CodeCreate:
     device_id: str | None = None
     """The one device this code is for; it may exist already: making the code is the admin's consent."""
     label: str | None = None
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -152,6 +193,7 @@ class CodeEnd:
 
     code_id: int
     at_ms: int
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -172,6 +214,8 @@ class Enroll:
     site: str | None = None
     """The site that the device was prepared for."""
     overlap_ms: int = OVERLAP_MS
+    address: str | None = None
+    """Where the request came from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -192,6 +236,7 @@ class DeviceChange:
     """Revoke its tokens; it must enroll again."""
     ask_for_sync: bool = False
     """Ask it, in the answer to its next contact, to deliver everything at once."""
+    by: Actor | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -223,6 +268,9 @@ Submission = (
     | TokenCreate
     | TokenRevoke
     | TokenRefused
+    | SessionOpen
+    | SessionUse
+    | SessionClose
     | CodeCreate
     | CodeBatch
     | CodeEnd

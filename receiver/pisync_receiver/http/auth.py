@@ -1,4 +1,4 @@
-"""Who is calling: bearer tokens, kept as hashes, what each scope may do, and how often a device may call.
+"""Who is calling: bearer tokens, kept as hashes, and what each scope may do.
 
 A token is `psd_`, `psa_`, `psv_` or `psm_` and 256 random bits, shown once. Its SHA-256 finds it: with 256 bits a
 slower hash adds nothing.
@@ -8,7 +8,6 @@ import asyncio
 import enum
 import hashlib
 import logging
-import math
 import secrets
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,9 +15,12 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
+from pisync_receiver.domain.audit import Actor
 from pisync_receiver.domain.rows import Token
+from pisync_receiver.domain.sessions import is_session
 from pisync_receiver.domain.submissions import Scope, TokenRefused
 from pisync_receiver.errors import Overloaded, Problem, StoreUnusable
+from pisync_receiver.http.rates import Rates
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,16 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
     device_id: str | None = None
     sites: tuple[str, ...] | None = None
     """The only sites it may see; None for all."""
+    label: str | None = None
+    """What an admin called the token."""
+    address: str | None = None
+    """Where the request came from."""
+
+    @property
+    def actor(self) -> Actor:
+        """Who this is in the audit log."""
+        named = "anyone (auth is off)" if self.scope is None else f"{self.scope} token {self.token_id}"
+        return Actor(name=self.label or named, token_id=self.token_id, address=self.address)
 
     def check_is(self, device_id: str) -> None:
         """Raise Problem 403 unless this caller may speak for `device_id`."""
@@ -62,7 +74,7 @@ class Caller(msgspec.Struct, frozen=True, kw_only=True):
 
 
 NO_CALLER: Final = Caller(scope=None)
-LOCAL_ADMIN: Final = Caller(scope="admin")
+LOCAL_ADMIN: Final = Caller(scope="admin", label="the receiver's owner, on its machine")
 
 
 def new_token(scope: Scope) -> str:
@@ -89,7 +101,7 @@ class Gate:
         required: bool,
         now_ms: Callable[[], int],
         on_ended: Callable[[Token, int], None],
-        rates: "DeviceRates | None" = None,
+        rates: Rates | None = None,
     ) -> None:
         """`on_ended` is called with a token that was used after its end."""
         self._tokens = tokens
@@ -99,30 +111,36 @@ class Gate:
         self._rates = rates
 
     async def admit(
-        self, access: Access, headers: Mapping[bytes, bytes], path: Mapping[str, str], *, local: bool
+        self,
+        access: Access,
+        headers: Mapping[bytes, bytes],
+        path: Mapping[str, str],
+        *,
+        local: bool,
+        address: str | None = None,
     ) -> Caller:
         """Return the caller. Raises Problem 401 without a usable token, 403 for a token of another scope or device,
         429 for a device that calls too often."""
         if access is Access.PUBLIC or not self._required:
-            return NO_CALLER
+            return NO_CALLER if address is None else Caller(scope=None, address=address)
         if local:
-            _check_allowed(access, LOCAL_ADMIN, path)
+            check_allowed(access, LOCAL_ADMIN, path)
             return LOCAL_ADMIN
         token = await self._tokens.look_up(_bearer(headers))
-        if token is None:
+        if token is None or is_session(token):  # pages alone take sessions, so a call needs no CSRF token
             raise Problem(401, "unauthorized", "unknown token; ask an admin for a new one", headers=_REFUSED)
         if token.revoked_ms is not None or token.expires_ms is not None:
             self._check_not_ended(token)
-        caller = Caller(
-            scope=cast(Scope, token.scope),
-            token_id=token.id,
-            device_id=token.device_id,
-            sites=None if token.sites is None else tuple(msgspec.json.decode(token.sites, type=list[str])),
-        )
-        _check_allowed(access, caller, path)
+        caller = caller_of(token, address)
+        check_allowed(access, caller, path)
         if token.device_id is not None and self._rates is not None:
             self._rates.spend(token.device_id)
         return caller
+
+    def check(self, access: Access, caller: Caller, path: Mapping[str, str]) -> None:
+        """Raise Problem 403 unless a caller that is known may make this call."""
+        if access is not Access.PUBLIC and self._required:
+            check_allowed(access, caller, path)
 
     def _check_not_ended(self, token: Token) -> None:
         """Either end may lie ahead: that is how two tokens overlap."""
@@ -134,6 +152,18 @@ class Gate:
             if end is not None and end <= now:
                 self._on_ended(token, now)
                 raise Problem(401, code, f"this token {done}; enroll again or ask an admin", headers=_REFUSED)
+
+
+def caller_of(token: Token, address: str | None) -> Caller:
+    """Return who calls with a token or a session."""
+    return Caller(
+        scope=cast(Scope, token.scope),
+        token_id=token.id if token.parent_id is None else token.parent_id,
+        device_id=token.device_id,
+        sites=None if token.sites is None else tuple(msgspec.json.decode(token.sites, type=list[str])),
+        label=token.label,
+        address=address,
+    )
 
 
 def _bearer(headers: Mapping[bytes, bytes]) -> str:
@@ -154,7 +184,7 @@ _SCOPES: Final[dict[Access, tuple[Scope, ...]]] = {
 _OF_ALL_SITES: Final = frozenset({Access.CHIEF, Access.METRICS})
 
 
-def _check_allowed(access: Access, caller: Caller, path: Mapping[str, str]) -> None:
+def check_allowed(access: Access, caller: Caller, path: Mapping[str, str]) -> None:
     """Raise Problem 403 unless the route is for this caller."""
     if (
         caller.scope not in _SCOPES[access]
@@ -312,61 +342,3 @@ class EndedTokens:
 def _log_failure(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled() and (error := future.exception()) is not None:
         log.warning("a refused token could not be noted", exc_info=error)
-
-
-# Rates
-
-
-BURST_S: Final = 5
-"""Seconds' worth of calls that may come at once."""
-DEVICES: Final = 200_000
-"""How many devices one process remembers: some 50 MB at most."""
-RETRY_AFTER_MAX: Final = 3600
-"""Seconds; a device asked to wait longer would look dead."""
-_ROUNDING: Final = 1e-9
-"""Seconds: the error of sums of floating point numbers."""
-
-
-class DeviceRates:
-    """Bounds how often each device may call. Used on the event loop.
-
-    GCRA: one number is kept for each device, the moment at which it will have paid for all its calls. Memory is
-    bounded: the device that called least recently is forgotten, which lets it in and never shuts one out.
-    """
-
-    def __init__(
-        self,
-        calls_per_s: int,
-        *,
-        clock: Callable[[], float],
-        random: Callable[[], float],
-        devices: int = DEVICES,
-    ) -> None:
-        """`clock` gives seconds and never goes back, `random` 0 to 1."""
-        self._interval_s = 1 / calls_per_s
-        self._tolerance_s = self._interval_s * (calls_per_s * BURST_S - 1)
-        self._clock = clock
-        self._random = random
-        self._devices = devices
-        self._paid: OrderedDict[str, float] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._paid)
-
-    def spend(self, device_id: str) -> None:
-        """Count a call. Raises Problem 429 when there were too many; then nothing was counted."""
-        now = self._clock()
-        paid = max(self._paid.get(device_id, now), now)
-        wait_s = paid - now - self._tolerance_s
-        if wait_s > _ROUNDING:
-            raise self._refusal(wait_s)
-        self._paid[device_id] = paid + self._interval_s
-        self._paid.move_to_end(device_id)
-        if len(self._paid) > self._devices:
-            self._paid.popitem(last=False)
-
-    def _refusal(self, wait_s: float) -> Problem:
-        """Spread Retry-After: never too early, up to as long again, so that callers refused together come apart."""
-        after = min(math.ceil(max(wait_s, 1.0) * (1 + self._random())), RETRY_AFTER_MAX)
-        detail = f"too many requests; nothing of this request was stored; wait {after} s and send it again"
-        return Problem(429, "rate_limited", detail, headers={"Retry-After": str(after)})

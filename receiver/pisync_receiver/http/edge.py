@@ -19,7 +19,7 @@ from pisync_common.times import format_ms
 from pisync_common.wire import NONCE_HEADER
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http.auth import Gate
-from pisync_receiver.http.forwarded import Networks, client_address
+from pisync_receiver.http.pages import admit_page
 from pisync_receiver.http.request import Request, Services
 from pisync_receiver.http.responses import Answer, Disconnected, Headers, Reply, Stream, problem_answer, with_etag
 from pisync_receiver.http.routing import Route
@@ -85,17 +85,47 @@ class Router:
 
     async def answer(self, request: Request) -> Reply:
         """Answer a request. Raises Problem, and whatever the handler raises."""
+        route = self._find(request)
+        if not route.page:
+            request.caller = await self._gate.admit(
+                route.access, request.headers, request.path, local=request.local, address=request.address
+            )
+            reply = await self._handle(route, request)
+        else:
+            reply = await self._answer_page(route, request)
+        if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
+            return with_etag(reply, request.headers.get(b"if-none-match"))
+        return reply
+
+    async def answer_call(self, request: Request) -> Reply:
+        """Answer a call of the API that a page makes for its caller, who is known. Raises as `answer` does."""
+        route = self._find(request)
+        self._gate.check(route.access, request.caller, request.path)
+        return await self._handle(route, request)
+
+    async def _answer_page(self, route: Route, request: Request) -> Reply:
+        try:
+            if (instead := await admit_page(request, route)) is not None:
+                return instead
+            return await self._handle(route, request)
+        except Disconnected:
+            raise
+        except Exception as error:
+            if route.on_problem is None:
+                raise
+            return route.on_problem(request, error)
+
+    def _find(self, request: Request) -> Route:
         method: str = request.scope["method"]
         resource = self._fixed.get(request.scope["raw_path"]) or self._matching(request)
         route = resource.by_method.get(method) or resource.route(method)
         request.route = route.path
         request.takes_body = route.request_body is not None
-        request.caller = await self._gate.admit(route.access, request.headers, request.path, local=request.local)
+        return route
+
+    async def _handle(self, route: Route, request: Request) -> Reply:
         request.query = route.query.read(request.scope["query_string"], request.services.now_ms())
-        reply = await route.handler(request)
-        if route.method == "GET" and reply.status == 200 and isinstance(reply, Answer):
-            return with_etag(reply, request.headers.get(b"if-none-match"))
-        return reply
+        return await route.handler(request)
 
     def _matching(self, request: Request) -> _Resource:
         """Match the path as it was sent: a path has one spelling, so a gateway that denies it denies it whole. Only a
@@ -119,7 +149,6 @@ class Edge:
         *,
         access_log: JsonLines | None,
         request_prefix: str | None = None,
-        trusted_proxies: Networks = (),
         extra: Headers = (),
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -130,7 +159,6 @@ class Edge:
         # Unique over all processes; asking the system for random bytes each time takes 3% of a small request.
         self._request_prefix = request_prefix or secrets.token_hex(6)
         self._numbers = itertools.count(1)
-        self._trusted_proxies = trusted_proxies
         self._extra = extra
         self._clock = clock
 
@@ -194,9 +222,8 @@ class Edge:
         }
         if request.trace is not None:
             line["trace_id"] = request.trace
-        if (client := request.scope["client"]) is not None:
-            trusted = self._trusted_proxies
-            line["client"] = client_address(client[0], request.headers, trusted) if trusted else client[0]
+        if request.address is not None:
+            line["client"] = request.address
         if request.caller.device_id is not None:
             line["device_id"] = request.caller.device_id
         elif request.caller.token_id is not None:

@@ -1,4 +1,4 @@
-"""The caller's address: the connection's other end, or, where that is a trusted gateway, the address it names.
+"""The caller's address, and whether it came by HTTPS: the connection's own, or what a trusted gateway says.
 
 A caller can write any X-Forwarded-For it likes. Each gateway adds at the end the address that it saw itself, so the
 addresses are read from the end, as long as trusted gateways have written them. (uvicorn's own reader of
@@ -6,6 +6,7 @@ this header takes any text for an address, and this address goes into the log.)
 """
 
 import ipaddress
+import re
 from collections.abc import Mapping
 from typing import Final
 
@@ -13,6 +14,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 Networks = tuple[Network, ...]
 
 _HEADER: Final = b"x-forwarded-for"
+_PROTO: Final = b"x-forwarded-proto"
 _LONGEST: Final = 1_000
 
 
@@ -37,6 +39,22 @@ def client_address(address: str, headers: Mapping[bytes, bytes], trusted: Networ
         if not _is_one_of(address, trusted):
             break
     return address
+
+
+def says_https(address: str, headers: Mapping[bytes, bytes], trusted: Networks) -> bool:
+    """Whether the connection is a trusted gateway's that was reached by HTTPS."""
+    named = headers.get(_PROTO, b"")
+    return named.rpartition(b",")[2].strip().lower() == b"https" and _is_one_of(address, trusted)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a Host header names this machine's loopback: what a browser calls trustworthy without TLS."""
+    name = host.rpartition(":")[0] if re.search(r":\d*$", host) else host
+    name = name.lower().strip("[]")
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name == "localhost" or name.endswith(".localhost")
 
 
 def _is_address(text: str) -> bool:

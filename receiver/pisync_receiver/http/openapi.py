@@ -12,17 +12,20 @@ from typing import Any, Final
 import msgspec
 
 from pisync_common import __version__
-from pisync_common.limits import SEQ_MAX
+from pisync_common.limits import SEQ_MAX, SITE_CHARS
 from pisync_common.problems import CONTENT_TYPE
 from pisync_common.rules import ID_PATTERN
 from pisync_receiver.http.auth import Access
-from pisync_receiver.http.params import Param
+from pisync_receiver.http.params import Param, text_schema
 from pisync_receiver.http.responses import JSON, Answer, ProblemBody
 from pisync_receiver.http.routing import Response, Route
 
 _REF: Final = "#/components/schemas/{name}"
-_NAME: Final = {"type": "string", "pattern": ID_PATTERN}
 _NUMBER: Final = {"type": "integer", "minimum": 1, "maximum": SEQ_MAX}
+_IN_PATH: Final[dict[str, dict[str, object]]] = {
+    "device_id": {"type": "string", "pattern": ID_PATTERN},
+    "site": {"type": "string", **text_schema(SITE_CHARS)},
+}
 _PATH_PARAMETER: Final = re.compile(r"\{(\w+)\}")
 _TITLE: Final = "PiSync receiver"
 _ABOUT: Final = (
@@ -40,6 +43,7 @@ _LINK: Final = {
 }
 
 
+_TOTAL: Final = {"description": "How many rows all pages have.", "schema": {"type": "integer", "minimum": 0}}
 _ETAG: Final = {"description": "Name it in If-None-Match the next time.", "schema": {"type": "string"}}
 _IF_NONE_MATCH: Final = Param(
     name="If-None-Match",
@@ -63,7 +67,8 @@ def make_documents(routes: Sequence[Route], *, auth: bool) -> tuple[Answer, Answ
 
 
 def make_document(routes: Sequence[Route], *, auth: bool) -> dict[str, Any]:
-    """OpenAPI 3.1 for `routes`."""
+    """OpenAPI 3.1 for `routes`, without pages."""
+    routes = [route for route in routes if not route.page]
     types = _types(routes)
     schemas, components = msgspec.json.schema_components(types, ref_template=_REF)
     schema_of = dict(zip(map(_key, types), schemas, strict=True))
@@ -143,7 +148,7 @@ def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dic
 
 def _parameters(route: Route) -> list[dict[str, Any]]:
     in_path = [
-        {"name": name, "in": "path", "required": True, "schema": _NAME if name == "device_id" else _NUMBER}
+        {"name": name, "in": "path", "required": True, "schema": _IN_PATH.get(name, _NUMBER)}
         for name in _PATH_PARAMETER.findall(route.path)
     ]
     headers = (*route.headers, _IF_NONE_MATCH) if route.method == "GET" else route.headers
@@ -164,6 +169,8 @@ def _response(documented: Response, schema_of: Mapping[str, Any]) -> dict[str, A
     response: dict[str, Any] = {"description": documented.summary, "content": content}
     if documented.pages:
         response["headers"] = {"Link": _LINK}
+        if documented.total:
+            response["headers"]["PiSync-Total"] = _TOTAL
     return response
 
 

@@ -15,6 +15,7 @@ from pisync_receiver.errors import Problem
 
 _UNITS_MS: Final = {"s": 1_000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 604_800_000}
 _DURATION: Final = re.compile(r"([0-9]{1,6})([smhdw])")
+DURATION_PATTERN: Final = "^[0-9]{1,6}[smhdw]$"
 _LOST_PLUS: Final = re.compile(r" (\d\d:\d\d)$")
 _FIELDS_MAX: Final = 100
 
@@ -130,21 +131,21 @@ def moment(name: str, summary: str) -> Param:
 
     def read(text: str, now_ms: int) -> int:
         if _is_duration(text):
-            return now_ms - _duration_ms(text)
+            return now_ms - duration_ms(text)
         try:
             return parse_ms(_LOST_PLUS.sub(r"+\1", text))  # an unescaped + in a query string reads as a space
         except RuleError as error:
             raise ValueError("must be an RFC 3339 time such as 2026-11-23T10:00:00Z, or how long ago: 7d") from error
 
-    schema = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": "^[0-9]{1,6}[smhdw]$"}]}
+    schema = {"type": "string", "anyOf": [{"format": "date-time"}, {"pattern": DURATION_PATTERN}]}
     summary = f"{summary} (a time, or how long ago: 30m, 12h, 7d)"
     return Param(name=name, summary=summary, read=read, schema=schema)
 
 
 def duration(name: str, summary: str) -> Param:
     """A length of time before now, in milliseconds, written as 30m, 12h or 3d."""
-    schema = {"type": "string", "pattern": "^[0-9]{1,6}[smhdw]$"}
-    return Param(name=name, summary=summary, read=lambda text, _: _duration_ms(text), schema=schema)
+    schema = {"type": "string", "pattern": DURATION_PATTERN}
+    return Param(name=name, summary=summary, read=lambda text, _: duration_ms(text), schema=schema)
 
 
 def identifier(name: str, summary: str) -> Param:
@@ -195,7 +196,8 @@ def _is_duration(text: str) -> bool:
     return _DURATION.fullmatch(text) is not None
 
 
-def _duration_ms(text: str) -> int:
+def duration_ms(text: str) -> int:
+    """Return a length of time such as 30m, 12h or 3d in milliseconds. Raises ValueError."""
     match = _DURATION.fullmatch(text)
     if not match:
         raise ValueError("must be a length of time such as 30m, 12h or 3d")

@@ -19,12 +19,15 @@ from starlette.types import Receive, Scope
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
 from pisync_common.wire import RECEIVER_HEADER, SYNC_HEADER
 from pisync_receiver.cache import Cache
+from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.records import Page
 from pisync_receiver.domain.submissions import SyncAsked
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
+from pisync_receiver.http.forwarded import Networks, client_address, is_loopback_host, says_https
 from pisync_receiver.http.responses import Answer, Disconnected, Headers, json_answer
+from pisync_receiver.http.sessions import Session, Sessions
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
@@ -32,6 +35,8 @@ from pisync_receiver.store import Store
 T = TypeVar("T")
 
 _JSON: Final = b"application/json"
+_FORM: Final = b"application/x-www-form-urlencoded"
+_FORM_FIELDS: Final = 1_000
 _GZIP_WINDOW: Final = 16 + zlib.MAX_WBITS
 _ROOM_AFTER_S: Final = 10
 """Seconds a caller is asked to wait until other bodies, or its own, have arrived."""
@@ -67,10 +72,12 @@ class BodyReader:
         self._held = 0
         self._shares: dict[str | None, int] = {}
 
-    async def json(self, headers: Mapping[bytes, bytes], receive: Receive, device_id: str | None = None) -> bytes:
-        """Return the decoded body of a JSON request that `device_id` sends. Raises Problem 400, 408, 413, 415 or 429,
-        or Overloaded."""
-        coding = self._check_headers(headers)
+    async def json(
+        self, headers: Mapping[bytes, bytes], receive: Receive, device_id: str | None = None, *, kind: bytes = _JSON
+    ) -> bytes:
+        """Return the decoded body of a JSON request that `device_id` sends, or of another `kind`. Raises Problem 400,
+        408, 413, 415 or 429, or Overloaded."""
+        coding = self._check_headers(headers, kind)
         # A body that has arrived needs no timer: setting one takes 5% of a small request.
         message = await receive() if _has_arrived(receive) else await self._first(receive)
         if message["type"] == "http.disconnect":
@@ -82,10 +89,11 @@ class BodyReader:
             raise self._too_large()
         return decompress(body, coding, self.limits.decoded) if coding else body
 
-    def _check_headers(self, headers: Mapping[bytes, bytes]) -> Callable[[], _Decompressor] | None:
-        kind = headers.get(b"content-type", b"")
-        if kind != _JSON and kind.partition(b";")[0].strip().lower() != _JSON:
-            raise Problem(415, "unsupported_media_type", "send JSON, with Content-Type: application/json")
+    def _check_headers(self, headers: Mapping[bytes, bytes], kind: bytes) -> Callable[[], _Decompressor] | None:
+        given = headers.get(b"content-type", b"")
+        if given != kind and given.partition(b";")[0].strip().lower() != kind:
+            what = "JSON" if kind == _JSON else "a form"
+            raise Problem(415, "unsupported_media_type", f"send {what}, with Content-Type: {kind.decode()}")
         if int(headers.get(b"content-length", b"0")) > self.limits.encoded:
             raise self._too_large()
         name = headers.get(b"content-encoding")
@@ -208,6 +216,7 @@ class Services:
     store: Store
     intake: Intake
     tokens: TokenDirectory
+    sessions: Sessions
     bodies: BodyReader
     cache: Cache
     metrics: Metrics
@@ -220,8 +229,18 @@ class Services:
     exports: asyncio.Semaphore
     """Bounds the exports under way."""
     now_ms: Callable[[], int]
+    silent_after_ms: int
+    """When a device counts as silent, where its site has no time of its own."""
     announcement: Headers = ()
     """In answers to devices: the receiver's new address, if it has one."""
+    trusted_proxies: Networks = ()
+    """Gateways that may name the caller's address and say that it came by HTTPS."""
+    public_url: str | None = None
+    """The address at which people and devices reach this receiver, if it is known."""
+
+    def criteria(self) -> Criteria:
+        """Return what states are judged by now."""
+        return Criteria(now_ms=self.now_ms(), silent_after_ms=self.silent_after_ms)
 
     def for_device(self, outcome: T | SyncAsked[T]) -> tuple[T, Headers]:
         """Return what became of a device's submission, and the headers of the answer to the device."""
@@ -239,8 +258,11 @@ class Request:
     """One call. The edge makes it, the router says which route and caller it has, the handler answers it."""
 
     __slots__ = (
+        "_address",
+        "_form",
         "_receive",
         "caller",
+        "csrf",
         "headers",
         "id",
         "local",
@@ -249,6 +271,7 @@ class Request:
         "route",
         "scope",
         "services",
+        "session",
         "takes_body",
         "trace",
     )
@@ -271,7 +294,45 @@ class Request:
         """The value of each of the route's query parameters."""
         self.takes_body = False
         """Whether its route takes a body."""
+        self.session: Session | None = None
+        """Of a page: the session that its cookie names."""
+        self.csrf = ""
+        """Of a page: the value of the field `csrf` in its forms."""
         self._receive = receive
+        self._address: str | None = None
+        self._form: dict[str, str] | None = None
+
+    @property
+    def address(self) -> str | None:
+        """The caller's address, as a trusted gateway names it; None through the receiver's own Unix socket."""
+        if self._address is None and (client := self.scope["client"]) is not None:
+            trusted = self.services.trusted_proxies
+            self._address = client_address(client[0], self.headers, trusted) if trusted else client[0]
+        return self._address
+
+    @property
+    def host(self) -> str:
+        """The host, and the port if one is named, that the caller asked."""
+        return self.headers.get(b"host", b"").decode("latin-1")
+
+    @property
+    def secure(self) -> bool:
+        """Whether the caller's browser uses HTTPS: a trusted gateway says so, or the receiver's public address does."""
+        client = self.scope["client"]
+        if client is not None and says_https(client[0], self.headers, self.services.trusted_proxies):
+            return True
+        return (self.services.public_url or "").startswith("https:") and not is_loopback_host(self.host)
+
+    async def form(self) -> dict[str, str]:
+        """Return the fields of a page's form, the last of equal names. Raises as `body`."""
+        if self._form is None:
+            body = await self.services.bodies.json(self.headers, self._receive, kind=_FORM)
+            try:
+                pairs = parse_qsl(body.decode(), keep_blank_values=True, errors="strict", max_num_fields=_FORM_FIELDS)
+            except ValueError as error:
+                raise Problem(400, "invalid_request", "the form is not UTF-8, or has too many fields") from error
+            self._form = dict(pairs)
+        return self._form
 
     async def body(self) -> bytes:
         """Return the decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
@@ -279,31 +340,36 @@ class Request:
 
     def public_url(self) -> str | None:
         """Return the address at which people and devices reach this receiver, if it is known."""
-        if self.local or not (host := self.headers.get(b"host", b"").decode("latin-1")):
-            return None
-        return f"{self.scope['scheme']}://{host}"
+        if self.services.public_url is not None or self.local or not self.host:
+            return self.services.public_url
+        return f"{'https' if self.secure else self.scope['scheme']}://{self.host}"
 
     async def gone(self) -> None:
         """Return when the caller has gone away."""
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def cached(self, make: Callable[["Request"], Awaitable[Answer]]) -> Answer:
+    async def cached(self, make: Callable[["Request"], Awaitable[Answer]], *variant: str) -> Answer:
         """Return a fleet-wide answer, which many ask for, from the cache for a few seconds.
 
-        `Cache-Control: no-cache` asks for the newest, as `pisync-receiver` does.
+        `variant` says what it depends on beside the address and the caller's sites. `Cache-Control: no-cache` asks for
+        the newest, as `pisync-receiver` does.
         """
 
         async def packed() -> bytes:
             return _pack(await make(self))
 
-        key = "\0".join((self.scope["path"], self.scope["query_string"].decode("latin-1"), *(self.caller.sites or ())))
+        address = (self.scope["path"], self.scope["query_string"].decode("latin-1"))
+        key = "\0".join((*variant, *address, *(self.caller.sites or ())))
         fresh = b"no-cache" in self.headers.get(b"cache-control", b"")
         return _unpack(await self.services.cache.answer(key, packed, fresh=fresh))
 
     def page(self, page: Page[Any]) -> Answer:
-        """Return the page's rows as JSON, with a Link header to the next page unless it is the last."""
-        headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
+        """Return the page's rows as JSON, with a Link header to the next page unless it is the last, and the number of
+        all rows where that is known."""
+        headers: Headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
+        if page.total is not None:
+            headers = (*headers, (b"pisync-total", b"%d" % page.total))
         return json_answer(page.rows, headers=headers)
 
     def _next_link(self, cursor: str) -> str:

@@ -104,7 +104,8 @@ def with_etag(answer: Answer, if_none_match: bytes | None) -> Answer:
     for name, value in answer.headers:
         content.update(b"\0%b\0%b" % (name, value))
     etag = b'"%b"' % content.hexdigest().encode()
-    headers = (*answer.headers, (b"etag", etag), _REVALIDATE)
+    kept = any(name == b"cache-control" for name, _ in answer.headers)
+    headers = (*answer.headers, (b"etag", etag), *(() if kept else (_REVALIDATE,)))
     if if_none_match is not None and _matches(if_none_match, etag):
         return Answer(status=304, headers=headers)
     return Answer(status=answer.status, body=answer.body, content_type=answer.content_type, headers=headers)

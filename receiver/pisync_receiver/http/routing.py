@@ -12,7 +12,7 @@ from typing import Any
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import JSON, Reply
+from pisync_receiver.http.responses import JSON, Answer, Reply
 
 Handler = Callable[[Request], Awaitable[Reply]]
 
@@ -26,6 +26,8 @@ class Response:
     media: Sequence[str] = (JSON,)
     pages: bool = False
     """Whether a Link header leads to the next page."""
+    total: bool = False
+    """Whether a header says how many rows all pages have."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Route:
     query: Query = field(default=NO_QUERY)
     headers: Sequence[Param] = ()
     """Request headers the document names."""
+    page: bool = False
+    """A page for people: it takes a session and no token (see `pages`), and is left out of the OpenAPI document."""
+    on_problem: Callable[[Request, Exception], Answer] | None = None
+    """Of a page: makes the page that says what went wrong."""
     problems: Sequence[int] = ()
     """Problem statuses beyond those that follow from `access`, `request_body` and `query`."""
 
@@ -57,12 +63,13 @@ def route(
     status: int = 200,
     media: Sequence[str] = (JSON,),
     pages: bool = False,
+    total: bool = False,
     **fields: Any,
 ) -> Callable[[Handler], Route]:
     """Make a handler a row; its docstring is the summary. `answer` is the type of its only answer, with `status`."""
 
     def row(handler: Handler) -> Route:
-        documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages)
+        documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages, total=total)
         summary = " ".join((handler.__doc__ or "").split())
         return Route(
             method=method,

@@ -12,7 +12,9 @@ from msgspec import Struct
 from pisync_receiver.domain.acts import Note
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.store.acts import ActQueries, note_of
-from pisync_receiver.store.reading import HOUR_MS, Query, Row
+from pisync_receiver.store.notices import NoticeQueries
+from pisync_receiver.store.reading import HOUR_MS, Queries
+from pisync_receiver.store.running import Query, Row
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""
@@ -28,7 +30,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class Store(ActQueries):
+class Store(Queries, ActQueries, NoticeQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property

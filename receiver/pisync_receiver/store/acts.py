@@ -14,25 +14,16 @@ from pisync_receiver.domain.rows import Device
 from pisync_receiver.domain.sites import Stay, site_at, stays
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.reading import (
-    BODY_SHOWN,
-    Queries,
-    Row,
-    Sites,
-    build,
-    data_of,
-    event_record,
-    fill,
-    on_sites,
-)
+from pisync_receiver.store.reading import BODY_SHOWN, data_of, event_record, fill
+from pisync_receiver.store.running import QueryRunner, Row, Sites, build, listed
 
 _LARGEST: Final = 2**63 - 1
 _STEP: Final = 4
 """Seqs with conflicts read at once: each may have several versions of 64 KiB."""
 
 
-class ActQueries(Queries):
-    """Queries about single devices and sites. `sites` are the only ones that the caller may see."""
+class ActQueries(QueryRunner):
+    """Queries about single devices and sites. `sites`: all that the caller may see."""
 
     # Notes.
 
@@ -82,7 +73,7 @@ class ActQueries(Queries):
     async def suspicious(self, *, sites: Sites = None, limit: int = 100, cursor: str | None = None) -> Page[Suspicion]:
         """List devices by id that seem to be several, or were used after their end."""
         after = "" if cursor is None else decode(cursor, str)[0]
-        rows = await self._rows("suspicious", after=after, sites=on_sites(sites), limit=limit + 1)
+        rows = await self._rows("suspicious", after=after, sites=listed(sites), limit=limit + 1)
         return page([_suspicion(*row) for row in rows], limit, lambda found: encode(found.device_id))
 
 

@@ -1,32 +1,29 @@
 """The queries of both engines. None of them reads a device's whole history, nor all devices' histories.
 
-Most of their SQL is shared (`store/sql`); each engine adds its own, and a way to run it, `_read`.
+Most of their SQL is shared (`store/sql`); each engine adds its own, and a way to run it, `_read`. Questions about the
+fleet are in `fleet`.
 """
 
-from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from msgspec import MsgspecError, Raw
 from msgspec.json import Decoder
 from msgspec.json import encode as encode_json
 
-from pisync_common.limits import DATA_BYTES, MIB, SEQ_MAX
-from pisync_receiver.domain.health import ALARM
+from pisync_common.limits import DATA_BYTES, MIB
 from pisync_receiver.domain.records import (
     CODE_DEVICES,
     MISSING_RANGES,
     REJECTIONS,
     CodeRecord,
     Completeness,
-    DeviceRecord,
     EventFilter,
     EventRecord,
     FailingDevice,
-    Fleet,
     Mode,
     Page,
     Range,
@@ -36,7 +33,6 @@ from pisync_receiver.domain.records import (
     SyncEventRecord,
     TokenRecord,
     code_record,
-    device_record,
     errors_of,
     sync_event_record,
     time_of,
@@ -46,15 +42,9 @@ from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent,
 from pisync_receiver.domain.sites import site_at
 from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
+from pisync_receiver.store.fleet import FleetQueries
+from pisync_receiver.store.running import Row, Sites, T, build, listed
 
-Row = tuple[Any, ...]
-Values = Mapping[str, object]
-Query = tuple[str, Values]
-"""A named query, and its values by name; a list is an array."""
-T = TypeVar("T")
-
-Sites = Sequence[str] | None
-"""The only sites that the caller may see; None for all."""
 SHARED_SQL: Final = Path(__file__).parent / "sql"
 QUERY_S: Final = 10.0
 """How long a query may take, on SQLite its wait for a connection included; some filters have no index."""
@@ -76,45 +66,11 @@ _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
 
 
-def build(kind: type[T], row: Row) -> T:
-    """Build a row's struct from columns in the order of its fields."""
-    return kind(**dict(zip(kind.__struct_fields__, row, strict=True)))  # type: ignore[attr-defined]
-
-
-class Queries(ABC):
+class Queries(FleetQueries):
     """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
     same query gave. All raise StoreUnusable when the database cannot be read."""
 
-    @abstractmethod
-    async def _read(self, *queries: Query) -> list[list[Row]]:
-        """Run named queries, all of them on one snapshot. Raises StoreUnusable; QueryTooLong after QUERY_S."""
-
-    async def _rows(self, query: str, **values: object) -> list[Row]:
-        return (await self._read((query, values)))[0]
-
-    # Devices.
-
-    async def device(self, device_id: str) -> DeviceRecord | None:
-        """Return a device; None if it was never enrolled and never sent anything."""
-        found = await self._rows("devices_by_id", devices=[device_id])
-        return device_record(build(Device, found[0])) if found else None
-
-    async def devices(
-        self,
-        *,
-        site: str | None = None,
-        sites: Sites = None,
-        silent_since_ms: int | None = None,
-        limit: int = 100,
-        cursor: str | None = None,
-    ) -> Page[DeviceRecord]:
-        """List devices by id. `silent_since_ms`: only those with no contact at or after it, without retired devices."""
-        after = "" if cursor is None else decode(cursor, str)[0]
-        rows = await self._rows(
-            "devices", after=after, site=site, sites=on_sites(sites), silent_since=silent_since_ms, limit=limit + 1
-        )
-        records = [device_record(build(Device, row)) for row in rows]
-        return page(records, limit, lambda record: encode(record.device_id))
+    # Sync events.
 
     async def history(
         self,
@@ -138,7 +94,7 @@ class Queries(ABC):
             at=at_ms,
             id=number,
             failed=None if failed is None else int(failed),
-            sites=on_sites(sites),
+            sites=listed(sites),
             limit=limit + 1,
         )
         stored = page([StoredSyncEvent(*row) for row in rows], limit, lambda row: encode(row.at_ms, row.id))
@@ -159,7 +115,7 @@ class Queries(ABC):
         to failures at or after it. A device whose rank rises while a caller pages comes on the last pages, perhaps a
         second time."""
         since_ms = since_ms if mode == "total" else None
-        asked = {"mode": mode, "least": max(min_failures, 1), "since": since_ms, "site": site, "sites": on_sites(sites)}
+        asked = {"mode": mode, "least": max(min_failures, 1), "since": since_ms, "site": site, "sites": listed(sites)}
         asked["limit"] = limit + 1
         if cursor is None:
             (newest,) = (await self._rows("newest_arrival"))[0]
@@ -178,13 +134,6 @@ class Queries(ABC):
             return _failing(rows, encode(-1, 0, "", started) if found else None)
         rows = await self._rows("risen", after=after, started=started, **asked)
         return _failing(rows[:limit], encode(-1, 0, rows[limit - 1][0], started) if len(rows) > limit else None)
-
-    async def fleet(self) -> Fleet:
-        """Count every device and stream; reads all of both, so not for every request."""
-        devices, streams = await self._read(("device_counts", {"alarm": ALARM}), ("stream_counts", {}))
-        counts = {"well": 0, "failing": 0, "new": 0, "retired": 0, **dict(devices)}
-        ((behind, missing),) = streams
-        return Fleet(**counts, streams_behind=behind, events_missing=min(int(missing), SEQ_MAX))
 
     # Streams.
 
@@ -264,7 +213,7 @@ class Queries(ABC):
             "learner": wanted.learner_id,
             "object": wanted.object_id,
             "site": wanted.site,
-            "sites": on_sites(wanted.sites),
+            "sites": listed(wanted.sites),
             "since": since,
             "until": until,
             "after": max(after, ids[0]),
@@ -284,9 +233,9 @@ class Queries(ABC):
         """Return the tokens with these hashes, ended tokens included, in any order."""
         return [build(Token, row) for row in await self._rows(LOOK_UP, hashes=list(hashes))]
 
-    async def tokens(self) -> list[TokenRecord]:
-        """List every token, also ended, the oldest first."""
-        return [token_record(build(Token, row)) for row in await self._rows("tokens")]
+    async def tokens(self, *, sessions: bool = False) -> list[TokenRecord]:
+        """List every token, also ended, the oldest first; sessions only if they are asked for."""
+        return [token_record(build(Token, row)) for row in await self._rows("tokens", sessions=int(sessions))]
 
     async def codes(self) -> list[CodeRecord]:
         """List every enrollment code, also used up and expired, the oldest first."""
@@ -295,11 +244,6 @@ class Queries(ABC):
         for code_id, device_id in devices:
             let_in[code_id].append(device_id)
         return [code_record(code, let_in[code.id]) for code in (build(EnrollmentCode, row) for row in codes)]
-
-
-def on_sites(sites: Sites) -> list[str] | None:
-    """Return the sites as a value of a query."""
-    return None if sites is None else list(sites)
 
 
 def _bytes(text: str) -> bytes:

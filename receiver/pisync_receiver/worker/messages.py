@@ -11,7 +11,8 @@ import msgspec
 
 from pisync_receiver.domain.records import EventRecord
 from pisync_receiver.logs import fields
-from pisync_receiver.store.reading import Row, event_record
+from pisync_receiver.store.reading import event_record
+from pisync_receiver.store.running import Row
 
 log = logging.getLogger(__name__)
 

@@ -43,7 +43,8 @@ from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
 from pisync_receiver.store.postgres.dialect import load_shared
-from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL, Query, Row
+from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
+from pisync_receiver.store.running import Query, Row
 
 log = logging.getLogger(__name__)
 
@@ -139,6 +140,9 @@ class PostgresStore(Store):
                 return [await cursor.fetchall() for cursor in cursors]
             except errors.QueryCanceled as error:
                 raise QueryTooLong(self._query_s) from error
+
+    async def lags(self) -> Mapping[str, int]:
+        return dict(await self._rows("lags"))
 
     # Writing.
 
@@ -263,6 +267,8 @@ class PostgresStore(Store):
             statements.append(("find_event_keys", _columns(wanted.event_keys), EventKey))
         if wanted.tokens_of:
             statements.append(("lock_tokens", ([], [], wanted.tokens_of), Token))
+        if wanted.sessions_of:
+            statements.append(("sessions_of", {"parents": list(wanted.sessions_of)}, Token))
         plain = len(statements)
         gaps = [(*place, seqs or [0]) for *place, seqs in wanted.gaps]  # an empty array would have no type
         statements += [("versions", _named("device stream seqs", values), None) for values in wanted.versions]
@@ -310,11 +316,12 @@ class PostgresStore(Store):
             ("add_carried", changes.carried),
             ("add_rejected", changes.rejected),
             ("add_sync_events", changes.sync_events),
-            ("add_crossings", changes.crossings),
             ("repair_events", changes.repaired),
         ]
         statements: list[Statement] = [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
         statements += [(name, asdict(row), None) for name, changed in access_statements(changes) for row in changed]
+        if changes.sessions_before_ms is not None:
+            statements.append(("delete_sessions", {"before": changes.sessions_before_ms}, None))
         if changes.events:
             statements += _event_statements(changes.events)
         found = await self._exchange(connection, [*statements, ("commit", (), None)])
@@ -354,7 +361,9 @@ def load_sql() -> Mapping[str, bytes]:
     """Return every statement by its name: those shared and those of this engine."""
     own = Path(__file__).parent / "sql"
     found = {name: sql for file in sorted(SHARED_SQL.glob("*.sql")) for name, sql in load_shared(file).items()}
-    found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
+    for file in (own / "queries.sql", own / "notices.sql"):
+        found |= load_shared(file)
+    found |= load_queries(own / "write.sql")
     found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
     found["limit_query"] = "SELECT set_config('statement_timeout', %(ms)s, true)"
     return {query: sql.encode() for query, sql in found.items()}

@@ -2,14 +2,6 @@
 -- Some devices.
 SELECT * FROM devices WHERE device_id IN (SELECT value FROM json_each(:devices));
 
--- name: devices
--- Devices by id; with a moment, only those without contact since.
-SELECT * FROM devices
-WHERE device_id > :after AND (site = :site OR :site IS NULL)
-  AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-  AND ((coalesce(last_contact_ms, 0) < :silent_since AND retired_ms IS NULL) OR :silent_since IS NULL)
-ORDER BY device_id LIMIT :limit;
-
 -- name: history
 -- A device's sync events, newest first.
 SELECT * FROM sync_events
@@ -111,20 +103,10 @@ WHERE device_id = :device AND id > :after AND id <= :last AND received_ms >= :si
   AND (site = :site OR :site IS NULL) AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 ORDER BY id LIMIT :limit;
 
--- name: device_counts
--- Every device, counted by how it is doing.
-SELECT CASE WHEN retired_ms IS NOT NULL THEN 'retired' WHEN consecutive_failures >= :alarm THEN 'failing'
-            WHEN last_contact_ms IS NULL THEN 'new' ELSE 'well' END AS doing, count(*)
-FROM devices GROUP BY 1;
-
 -- name: stream_counts
 -- Every stream: how many lack something, and how far watermarks are behind; a sum of floats cannot overflow.
 SELECT count(*) FILTER (WHERE highest > watermark), coalesce(sum(CAST(highest - watermark AS DOUBLE PRECISION)), 0)
 FROM streams;
-
--- name: tokens
--- Every token, the oldest first.
-SELECT * FROM tokens ORDER BY id;
 
 -- name: tokens_by_hash
 -- The tokens with some hashes.

@@ -34,7 +34,9 @@ FROM (SELECT at_ms FROM sync_events INDEXED BY sync_events_failed
 
 -- name: change_token
 -- Change when a token ends or was refused.
-UPDATE tokens SET expires_ms = :expires_ms, revoked_ms = :revoked_ms, last_refused_ms = :last_refused_ms WHERE id = :id;
+UPDATE tokens SET expires_ms = :expires_ms, revoked_ms = :revoked_ms, last_refused_ms = :last_refused_ms,
+                  session_until_ms = :session_until_ms
+WHERE id = :id;
 
 -- name: change_code
 -- Change a code's remaining uses or its end.

@@ -54,10 +54,10 @@ UPDATE devices AS d SET
     label = r.label, site = r.site, site_since_ms = r.site_since_ms, site_history = r.site_history, agent = r.agent,
     enrolled_ms = r.enrolled_ms, code_id = r.code_id, retired_ms = r.retired_ms, last_contact_ms = r.last_contact_ms,
     last_refused_ms = r.last_refused_ms, cloned_since_ms = r.cloned_since_ms, conflicts = r.conflicts,
-    streams = r.streams, copies = r.copies, sync_asked_ms = r.sync_asked_ms, consecutive_failures = r.consecutive_failures,
-    total_failures = r.total_failures, failing_since_ms = r.failing_since_ms, last_sync_ms = r.last_sync_ms,
-    last_success_ms = r.last_success_ms, streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms,
-    last_errors = r.last_errors
+    streams = r.streams, copies = r.copies, sync_asked_ms = r.sync_asked_ms, changed_ms = r.changed_ms,
+    consecutive_failures = r.consecutive_failures, total_failures = r.total_failures,
+    failing_since_ms = r.failing_since_ms, last_sync_ms = r.last_sync_ms, last_success_ms = r.last_success_ms,
+    streak_after_ms = r.streak_after_ms, last_failure_ms = r.last_failure_ms, last_errors = r.last_errors
 FROM json_populate_recordset(NULL::devices, $1::json) AS r
 WHERE d.device_id = r.device_id;
 
@@ -99,12 +99,6 @@ FROM json_populate_recordset(NULL::rejected, $1::json);
 -- name: add_sync_events
 -- Sync events.
 INSERT INTO sync_events SELECT * FROM json_populate_recordset(NULL::sync_events, $1::json);
-
--- name: add_crossings
--- Streaks of failures that reached the alarm, or ended.
-INSERT INTO crossings
-SELECT device_id, nextval('crossing_ids'), kind, at_ms, consecutive_failures, failing_since_ms, last_errors
-FROM json_populate_recordset(NULL::crossings, $1::json);
 
 -- name: take_arrival_numbers
 -- Take the next arrival numbers; the row stays locked until the commit, so that they become visible in their order.

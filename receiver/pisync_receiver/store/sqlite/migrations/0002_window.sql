@@ -2,11 +2,13 @@
 -- the audit log, erased learners. As in 0001, columns stand in the order of the structs in domain/rows.py.
 
 ALTER TABLE devices ADD COLUMN sync_asked_ms INTEGER;  -- an admin asked for a sync; NULL again after the next contact
+ALTER TABLE devices ADD COLUMN changed_ms INTEGER;     -- when an admin or an enrollment last changed it
 
 ALTER TABLE tokens ADD COLUMN parent_id INTEGER;         -- a session: the token that opened it
 ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends then, however busy it is
 
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
 -- Streams that lack something, hold dead letters or conflicts: few, so that the fleet can be asked for them.
 CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
@@ -14,7 +16,8 @@ CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark
 -- What an admin set for a site; a site is there as soon as a device is at it.
 CREATE TABLE sites (
     site            TEXT PRIMARY KEY,
-    silent_after_ms INTEGER  -- NULL: as the receiver's setting says
+    silent_after_ms INTEGER,          -- NULL: as the receiver's setting says
+    changed_ms      INTEGER NOT NULL  -- when it was set
 ) STRICT, WITHOUT ROWID;
 
 -- Daily sums, kept at intake. `day` counts from 1970 (UTC): events by their best time, sync events by their effective
@@ -39,20 +42,21 @@ CREATE INDEX sums_by_day ON sums (what, day);
 
 -- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
 CREATE TABLE watched (
-    device_id TEXT PRIMARY KEY,
-    state     TEXT NOT NULL
+    device_id    TEXT PRIMARY KEY,
+    state        TEXT NOT NULL,
+    silent_at_ms INTEGER  -- of a silent device: when its silence was too long, as its last contact and its site's limit say
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE transitions (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     device_id   TEXT NOT NULL,
     site        TEXT,
-    before      TEXT NOT NULL,
+    before      TEXT NOT NULL,     -- 'new' also for a device that was not watched before
     state       TEXT NOT NULL,
     at_ms       INTEGER NOT NULL,  -- when it was noticed
     since_ms    INTEGER,           -- when it began
     errors      TEXT,              -- the error counts of the newest failure, as JSON text
-    notified_ms INTEGER            -- when a notice told it; NULL until then
+    notified_ms INTEGER            -- when a notice covered it, or when it was noticed if no notice has to; NULL until then
 ) STRICT;
 
 CREATE INDEX transitions_pending ON transitions (id) WHERE notified_ms IS NULL;
@@ -62,7 +66,8 @@ CREATE INDEX transitions_by_time ON transitions (at_ms);
 CREATE TABLE notices (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     target           TEXT NOT NULL,     -- 'log', or a hash of the service's URL, which holds secrets
-    kind             TEXT NOT NULL,     -- 'change' or 'digest'
+    service          TEXT NOT NULL,     -- what people call the target
+    kind             TEXT NOT NULL,     -- 'change' of a device or a site, 'digest' of many, 'daily'
     title            TEXT NOT NULL,
     body             TEXT NOT NULL,
     made_ms          INTEGER NOT NULL,

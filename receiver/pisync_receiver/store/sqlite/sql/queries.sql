@@ -17,3 +17,14 @@ WHERE s.device_id = :device AND s.rejected + s.conflicts > 0
                   WHERE newest.device_id = s.device_id AND newest.stream = s.stream
                   ORDER BY newest.received_ms DESC, newest.seq DESC, newest.content DESC LIMIT :each)
 ORDER BY r.received_ms DESC, r.seq DESC, r.content DESC LIMIT :limit;
+
+-- name: missing_ranges
+-- The first missing ranges of each stream of some devices.
+SELECT s.device_id, g.stream, g.first, g.last
+FROM json_each(:devices) AS wanted CROSS JOIN streams AS s ON s.device_id = wanted.value
+     CROSS JOIN gaps AS g ON g.device_id = s.device_id AND g.stream = s.stream
+WHERE s.watermark < s.highest
+  AND g.first < ifnull((SELECT later.first FROM gaps AS later
+                        WHERE later.device_id = s.device_id AND later.stream = s.stream
+                        ORDER BY later.first LIMIT 1 OFFSET :each), 9223372036854775807)
+ORDER BY s.device_id, g.stream, g.first;

@@ -1,0 +1,153 @@
+"""Sessions of people in a browser: the cookie that names one, its CSRF value, sign-in and its limits.
+
+The cookie holds a secret of 256 random bits, stored as a hash like a token's. Pages take the cookie and never a bearer
+token, calls of the API the bearer token and never the cookie.
+"""
+
+import asyncio
+import hmac
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from pisync_receiver.domain.rows import Token
+from pisync_receiver.domain.sessions import LASTS_MS, has_ended, idle_end, is_session
+from pisync_receiver.domain.submissions import SessionClose, SessionOpen, SessionUse
+from pisync_receiver.errors import Overloaded, SignInRefused
+from pisync_receiver.http.auth import Caller, TokenDirectory, token_hash
+from pisync_receiver.http.rates import Rates
+from pisync_receiver.intake import Intake
+from pisync_receiver.logs import fields
+
+log = logging.getLogger(__name__)
+
+COOKIE: Final = "pisync"
+SECURE_COOKIE: Final = "__Host-pisync"
+"""The prefix has browsers take it from this very host alone, and over HTTPS alone."""
+TRIES_OF_ADDRESS: Final = 10
+TRIES_OF_ALL: Final = 100
+"""Sign-ins a minute."""
+_PREFIX: Final = "pss_"
+_SECRET_CHARS: Final = len(_PREFIX) + 43
+_MINUTE_S: Final = 60.0
+_ALL: Final = "all"
+
+
+class Session(msgspec.Struct, frozen=True, kw_only=True):
+    """A session that is open. Its repr shows no secret."""
+
+    secret: str
+    token: Token
+
+    def __repr__(self) -> str:
+        return f"Session(token={self.token!r})"
+
+
+class Sessions:
+    """Opens, finds and closes sessions. Used on the event loop."""
+
+    def __init__(
+        self,
+        tokens: TokenDirectory,
+        intake: Intake,
+        *,
+        required: bool,
+        now_ms: Callable[[], int],
+        clock: Callable[[], float],
+        random: Callable[[], float],
+    ) -> None:
+        """`required` is False where anyone may do anything: then pages need no session."""
+        self.required = required
+        self._tokens = tokens
+        self._intake = intake
+        self._now_ms = now_ms
+        self._moving: set[int] = set()
+        self._process_key = secrets.token_hex(32)
+        self._tries = Rates(every_s=_MINUTE_S / TRIES_OF_ADDRESS, at_once=TRIES_OF_ADDRESS, clock=clock, random=random)
+        self._all_tries = Rates(every_s=_MINUTE_S / TRIES_OF_ALL, at_once=TRIES_OF_ALL, clock=clock, random=random)
+
+    async def find(self, headers: Mapping[bytes, bytes], *, secure: bool) -> Session | None:
+        """Return the session that the request's cookie names, and note that it is used. Raises StoreUnusable."""
+        secret = _cookie(headers, SECURE_COOKIE if secure else COOKIE)
+        if secret is None or len(secret) != _SECRET_CHARS or not secret.startswith(_PREFIX):
+            return None
+        token = await self._tokens.look_up(secret)
+        now = self._now_ms()
+        if token is None or not is_session(token) or has_ended(token, now):
+            return None
+        self._note_use(token, now)
+        return Session(secret=secret, token=token)
+
+    def csrf(self, session: Session | None) -> str:
+        """Return the value that each form of the session's pages carries."""
+        key = self._process_key if session is None else session.secret
+        return hmac.digest(key.encode(), b"csrf", "sha256").hex()
+
+    async def sign_in(self, token: str, address: str | None) -> Session:
+        """Open a session with an admin's or viewer's token. Raises SignInRefused, Problem 429, Overloaded."""
+        self.count_try(address)
+        parent = token_hash(token.strip())
+        return await self._open(SessionOpen(token_hash="", at_ms=0, parent_hash=parent, address=address))
+
+    def count_try(self, address: str | None) -> None:
+        """Count a sign-in. Raises Problem 429 when there were too many, from there or from everywhere."""
+        self._tries.spend(address or "")
+        self._all_tries.spend(_ALL)
+
+    async def _open(self, wanted: SessionOpen) -> Session:
+        secret = _PREFIX + secrets.token_urlsafe(32)
+        opening = SessionOpen(
+            token_hash=token_hash(secret),
+            at_ms=self._now_ms(),
+            parent_hash=wanted.parent_hash,
+            scope=wanted.scope,
+            label=wanted.label,
+            address=wanted.address,
+        )
+        try:
+            row: Token = await self._intake.submit(opening)
+        except SignInRefused as error:
+            log.warning("a sign-in was refused", extra=fields(client=wanted.address, reason=str(error)))
+            raise
+        self._tokens.put(row)
+        return Session(secret=secret, token=row)
+
+    async def close(self, session: Session, caller: Caller) -> None:
+        """Sign out. Raises Overloaded, StoreUnusable."""
+        closing = SessionClose(session_id=session.token.id, at_ms=self._now_ms(), by=caller.actor)
+        row: Token | None = await self._intake.submit(closing)
+        if row is not None:
+            self._tokens.put(row)
+
+    def _note_use(self, token: Token, now_ms: int) -> None:
+        """Move the idle end, in the background; if that fails, the next use moves it."""
+        if idle_end(token, now_ms) is None or token.id in self._moving:
+            return
+        try:
+            future: asyncio.Future[Any] = self._intake.submit(SessionUse(session_id=token.id, at_ms=now_ms))
+        except Overloaded:
+            return
+        self._moving.add(token.id)
+
+        def moved(future: "asyncio.Future[Any]") -> None:
+            self._moving.discard(token.id)
+            if not future.cancelled() and future.exception() is None and (row := future.result()) is not None:
+                self._tokens.put(row)
+
+        future.add_done_callback(moved)
+
+
+def cookie_header(secret: str, *, secure: bool) -> tuple[bytes, bytes]:
+    """Return the header that gives a browser its session; an empty `secret` takes it away."""
+    name = SECURE_COOKIE if secure else COOKIE
+    age = LASTS_MS // 1000 if secret else 0
+    value = f"{name}={secret}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
+    return b"set-cookie", value.encode()
+
+
+def _cookie(headers: Mapping[bytes, bytes], name: str) -> str | None:
+    pairs = (part.strip().partition("=") for part in headers.get(b"cookie", b"").decode("latin-1").split(";"))
+    return next((value for key, _, value in pairs if key == name), None)

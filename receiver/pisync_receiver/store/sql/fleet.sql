@@ -1,0 +1,111 @@
+-- name: device_shown
+-- A device, and what its state is judged by.
+SELECT d.*, s.silent_after_ms, d.device_id IN ({incomplete_streams} AND device_id = :device)
+FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE d.device_id = :device;
+
+-- name: devices
+-- Devices by id.
+SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id)
+FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
+WHERE d.device_id > :after AND {device_filter}
+ORDER BY d.device_id LIMIT :limit;
+
+-- name: devices_ranked
+-- Devices by a rank: a number, then a name, then the id. A contact later than the moment of the first page counts as one
+-- at it, so that the last pages end.
+SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id), r.number, r.name
+FROM (SELECT ranked.* FROM (
+        SELECT d.device_id AS ranked_id,
+               CASE CAST(:sort AS TEXT) WHEN 'failures' THEN -d.consecutive_failures WHEN 'last_contact' THEN
+                    CASE WHEN d.last_contact_ms > :now THEN CAST(:now AS BIGINT)
+                         ELSE coalesce(d.last_contact_ms, -9223372036854775807) END
+                    ELSE 0 END AS number,
+               CASE CAST(:sort AS TEXT) WHEN 'site' THEN coalesce(d.site, '') ELSE '' END AS name
+        FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE {device_filter}) AS ranked
+      WHERE (number, name, ranked_id) > (:number, :name, :after)
+      ORDER BY number, name, ranked_id LIMIT :limit) AS r
+     JOIN devices AS d ON d.device_id = r.ranked_id LEFT JOIN sites AS s ON s.site = d.site
+ORDER BY r.number, r.name, r.ranked_id;
+
+-- name: devices_risen
+-- Devices whose rank may have risen since a moment, by id: those that failed again, or were changed by an admin.
+SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id)
+FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
+WHERE d.device_id > :after AND {device_filter}
+  AND CASE CAST(:sort AS TEXT) WHEN 'site' THEN d.changed_ms >= :started
+           ELSE d.device_id IN (SELECT device_id FROM sync_events INDEXED BY sync_events_by_arrival
+                                WHERE received_ms >= :started AND total_errors > 0) END
+ORDER BY d.device_id LIMIT :limit;
+
+-- name: devices_counted
+-- How many devices a filter finds.
+SELECT count(*) FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE {device_filter};
+
+-- name: site_counts
+-- The devices of each site, counted by state and flag.
+SELECT site, silent_after_ms, count(*), count(*) FILTER (WHERE state = 'well'),
+       count(*) FILTER (WHERE state = 'failing'), count(*) FILTER (WHERE state = 'silent'),
+       count(*) FILTER (WHERE state = 'new'), count(*) FILTER (WHERE state = 'retired'),
+       count(*) FILTER (WHERE incomplete), count(*) FILTER (WHERE cloned_since_ms IS NOT NULL), max(last_contact_ms)
+FROM (SELECT d.site, s.silent_after_ms, d.last_contact_ms, d.cloned_since_ms, {device_state} AS state,
+             d.device_id IN ({incomplete_streams}) AS incomplete
+      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
+      WHERE (d.site = :site OR :site IS NULL)
+        AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)) AS judged
+GROUP BY site, silent_after_ms;
+
+-- name: troubled_devices
+-- The devices in trouble: site, state, since when, and the errors of the newest failure.
+SELECT site, state, CASE state WHEN 'silent' THEN last_contact_ms ELSE failing_since_ms END, last_errors
+FROM (SELECT d.site, d.last_contact_ms, d.failing_since_ms, d.last_errors, {device_state} AS state
+      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
+      WHERE (d.site = :site OR :site IS NULL)
+        AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)) AS judged
+WHERE state IN ('failing', 'silent');
+
+-- name: events_missing
+-- How many events are missing; a sum of floats cannot overflow.
+SELECT coalesce(sum(CAST(t.highest - t.stored - t.carried - t.rejected AS DOUBLE PRECISION)), 0)
+FROM streams AS t
+WHERE t.highest > t.watermark
+  AND (t.device_id IN (SELECT d.device_id FROM devices AS d WHERE d.site IN (SELECT value FROM json_each(:sites)))
+       OR :sites IS NULL);
+
+-- name: incomplete_devices
+-- Devices of which something is missing, was rejected or conflicts, by id.
+SELECT d.device_id, d.site, d.label, t.missing, t.rejected, t.conflicts, d.cloned_since_ms
+FROM (SELECT device_id AS lacking, 
+             sum(CAST(highest - stored - carried - rejected AS DOUBLE PRECISION)) AS missing, sum(rejected) AS rejected,
+             sum(conflicts) AS conflicts
+      FROM streams WHERE device_id > :after AND device_id IN ({incomplete_streams}) GROUP BY device_id) AS t
+     JOIN devices AS d ON d.device_id = t.lacking
+WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+ORDER BY d.device_id LIMIT :limit;
+
+-- name: put_site
+-- Set when the devices of a site count as silent.
+INSERT INTO sites (site, silent_after_ms, changed_ms) VALUES (:site, :silent_after, :at)
+ON CONFLICT (site) DO UPDATE SET silent_after_ms = excluded.silent_after_ms, changed_ms = excluded.changed_ms;
+
+-- name: net_changes
+-- Devices whose newest state since a moment is not the one before it, by site and states; those of most devices first.
+SELECT last.site, first.before, last.state, count(*), min(last.since_ms)
+FROM (SELECT min(id) AS first_id, max(id) AS last_id FROM transitions WHERE at_ms >= :since GROUP BY device_id) AS ends
+     JOIN transitions AS first ON first.id = ends.first_id JOIN transitions AS last ON last.id = ends.last_id
+WHERE first.before <> last.state
+  AND (last.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+GROUP BY last.site, first.before, last.state
+ORDER BY count(*) DESC, last.site, first.before, last.state LIMIT :limit;
+
+-- name: day_sums
+-- What was counted on a day.
+SELECT what, coalesce(sum(count), 0) FROM sums
+WHERE what IN ('runs', 'failed', 'type') AND day = :day
+  AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+GROUP BY what;
+
+-- name: delay_sums
+-- Events by how long they took to arrive, since a day.
+SELECT name, sum(count) FROM sums
+WHERE what = 'delay' AND day >= :day AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+GROUP BY name;

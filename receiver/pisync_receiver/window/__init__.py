@@ -1,0 +1,51 @@
+"""The admin's window: pages for people, made of the API's answers.
+
+A page is a function that takes a `View` and is a row of its module's `PAGES`:
+
+    @page("GET", "/devices", Access.READER, query=Query(params=(...,)), live=True)
+    async def devices(view: View) -> Answer:
+        found = await view.get("/api/devices", site=view.query["site"])
+        return view.render("devices.html", devices=found.value, next=found.next)
+
+    @page("POST", "/devices/{device_id}/retire", Access.ADMIN)
+    async def retire(view: View) -> Answer:
+        await view.send("PATCH", path_of("/api/devices/{}", view.path["device_id"]), {"retired": True})
+        return view.redirect(path_of("/devices/{}", view.path["device_id"]), done="retired")
+
+- `view.get` and `view.send` call the API as the person who is signed in: what the API refuses, the page refuses. A
+  Problem that is raised becomes a page with its words. The path of a call is percent-encoded: `path_of`.
+- `view.render` makes a page of a template, which extends `layout.html` and imports its parts from `macros.html`. With
+  `live=True` the template has a block `live`, which the page asks for again every 5 seconds (`macros.html: live`).
+  The answer is kept for a few seconds for all who ask: that block must not depend on more than the address, the
+  language, and the role and sites of the person, so it has no form.
+- A form is `<form method="post">{{ m.csrf_field(csrf) }}…</form>`; `await view.form()` gives its fields.
+- `view.redirect(…, done="retired")` shows the words of `words.done("retired")` on the page that follows.
+- Every visible word is in `{% trans %}` or `_()`. Names and texts from outside go through `|bidi`, times through
+  `|when`, numbers through `|number`.
+- A chart is a `<table>` in `macros.chart`: the script draws what the table says.
+"""
+
+from collections.abc import Sequence
+
+from pisync_receiver.http.edge import Router
+from pisync_receiver.http.routing import Route
+from pisync_receiver.window import device, device_acts, devices, sign_in, sites, today
+from pisync_receiver.window.rendering import Templates
+from pisync_receiver.window.statics import Statics
+from pisync_receiver.window.view import PageRow, make_route
+
+PAGES: Sequence[PageRow] = (
+    *sign_in.PAGES,
+    *today.PAGES,
+    *sites.PAGES,
+    *devices.PAGES,
+    *device.PAGES,
+    *device_acts.PAGES,
+)
+
+
+def table(api: Router) -> list[Route]:
+    """Return the row of every page and of its files. `api` answers the pages' calls."""
+    statics = Statics()
+    templates = Templates(statics)
+    return [*(make_route(row, api, templates) for row in PAGES), statics.route()]

@@ -1,0 +1,57 @@
+"""One device: its state in a sentence, its runs, causes, speed, completeness, conflicts, dead letters and notes."""
+
+from typing import Any, Final
+
+import pisync_receiver.window.series as series
+from pisync_receiver.http.auth import Access
+from pisync_receiver.http.responses import Answer
+from pisync_receiver.window.calls import path_of
+from pisync_receiver.window.device_acts import acts_of, words_of
+from pisync_receiver.window.runs import causes_of, clock_error_s, days_of, speeds_of
+from pisync_receiver.window.view import View, page
+
+RUNS: Final = 3_000
+"""Sync runs that a page looks at; the newest of the last 30 days."""
+NEWEST: Final = 20
+"""Rows of each list on the page."""
+
+
+@page("GET", "/devices/{device_id}", Access.READER)
+async def device(view: View) -> Answer:
+    """One device."""
+    device_id = view.path["device_id"]
+    of_device = path_of("/api/devices/{}", device_id)
+    record = (await view.get(of_device)).value
+    history = path_of("/api/sync-event/device/{}/sync-history", device_id)
+    runs = await view.get_all(history, most=RUNS, since=f"{series.DAYS}d")
+    completeness = (await view.get(f"{of_device}/completeness")).value
+    troubled = record["conflicts"] or any(stream["rejected"] for stream in completeness["streams"])
+    days = series.days_until(view.request.services.now_ms())
+    return view.render(
+        "device.html",
+        device=record,
+        acts=[(act, words_of(act, device_id)["button"]) for act in acts_of(record)],
+        runs=runs[:NEWEST],
+        days=days_of(runs, days),
+        whole=len(runs) < RUNS,
+        causes=causes_of(runs),
+        speeds=series.by_day(speeds_of(runs), days, "speed", empty=None),
+        clock_error_s=clock_error_s(runs),
+        streams=[stream | {"gaps": _gaps(stream)} for stream in completeness["streams"]],
+        conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
+        rejected=(await view.get(f"{of_device}/rejected", limit=NEWEST)).value if troubled else [],
+        notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
+        stays=(await view.get(f"{of_device}/sites")).value,
+    )
+
+
+def _gaps(stream: dict[str, Any]) -> list[tuple[float, float]]:
+    """Return where the missing ranges are on a bar of 1000, each wide enough to be seen."""
+    highest = max(stream["highest"], 1)
+    return [
+        (round(1000 * (first - 1) / highest, 2), max(round(1000 * (last - first + 1) / highest, 2), 3.0))
+        for first, last in stream["missing"]
+    ]
+
+
+PAGES: Final = (device,)
