@@ -31,6 +31,10 @@ class Tables:
         sql = f"SELECT {', '.join(columns)} FROM {table} WHERE {owner} LIKE {self._placeholder} ORDER BY {order}"
         return [dict(zip(columns, row, strict=True)) for row in self._execute(sql, [f"{devices}%"])]
 
+    def execute(self, sql: str, *values: object) -> list[Any]:
+        """Run a statement of the test's own; `?` stands for a value on every engine."""
+        return self._execute(sql.replace("?", self._placeholder), values)
+
     def _execute(self, sql: str, values: Sequence[object]) -> list[Any]:
         with closing(self._connect()) as connection, connection:
             found = connection.execute(sql, values)

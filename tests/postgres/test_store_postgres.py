@@ -11,6 +11,7 @@ from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
+from tests.conformance.audit import AuditConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -68,6 +69,10 @@ class TestDevices(DeviceConformance):
 
 
 class TestActs(ActConformance):
+    pass
+
+
+class TestAudit(AuditConformance):
     pass
 
 

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from pisync_receiver.domain import rows as tables
+from pisync_receiver.domain.audit import AuditEntry
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import (
     CARRIED,
@@ -49,6 +50,7 @@ class MemoryStore:
         self.sync_events: dict[tuple[str, int], tables.StoredSyncEvent] = {}
         self.tokens: dict[str, tables.Token] = {}
         self.codes: dict[str, tables.EnrollmentCode] = {}
+        self.audit: list[AuditEntry] = []
         self.served = 0
         """Rows handed out by `fetch` and `fetch_details`."""
         self.exchanges = 0
@@ -188,6 +190,7 @@ class MemoryStore:
         for token in changes.tokens_changed:
             assert self.tokens[token.token_hash].id == token.id
             self.tokens[token.token_hash] = token
+        self.audit += changes.audit
         if (before_ms := changes.sessions_before_ms) is not None:
             kept = {
                 digest: row for digest, row in self.tokens.items() if (row.session_until_ms or before_ms) >= before_ms

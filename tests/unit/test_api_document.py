@@ -86,6 +86,7 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
     assert all(tag["description"] for tag in document["tags"])
     assert tags == [
         *("sync-events", "events", "enrollment", "fleet", "devices", "device-acts", "notes", "notices", "tokens"),
+        "audit",
         "operations",
     ]
     for path, methods in document["paths"].items():

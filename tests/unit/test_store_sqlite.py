@@ -9,6 +9,7 @@ import pytest
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
+from tests.conformance.audit import AuditConformance, TamperingConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -55,6 +56,14 @@ class TestDevices(DeviceConformance):
 
 
 class TestActs(ActConformance):
+    pass
+
+
+class TestAudit(AuditConformance):
+    pass
+
+
+class TestTampering(TamperingConformance):
     pass
 
 

@@ -1,6 +1,7 @@
 """The table of routes: every call the receiver answers, one module a resource."""
 
 from pisync_receiver.api import (
+    audit,
     device_acts,
     devices,
     enrollment,
@@ -18,6 +19,6 @@ from pisync_receiver.http.routing import Route
 def table() -> list[Route]:
     """Return every row."""
     modules = (
-        sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, tokens, operations,
+        sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, tokens, audit, operations,
     )  # fmt: skip
     return [row for module in modules for row in module.ROUTES]

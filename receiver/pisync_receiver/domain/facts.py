@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pisync_receiver.domain.audit import AuditEntry
 from pisync_receiver.domain.rows import (
     Carried,
     Device,
@@ -147,6 +148,8 @@ class Changes:
     codes_changed: list[EnrollmentCode] = field(default_factory=list)
     sessions_before_ms: int | None = None
     """Sessions that ended before this moment are deleted."""
+    audit: list[AuditEntry] = field(default_factory=list)
+    """The engine numbers and chains them, and completes their targets with the ids of new tokens and codes."""
 
 
 @dataclass(frozen=True, slots=True)

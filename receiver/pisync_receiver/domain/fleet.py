@@ -149,7 +149,9 @@ class Today(Struct, frozen=True, kw_only=True):
 
 
 class Delay(Struct, frozen=True, kw_only=True):
-    """Events that arrived within so many hours, and later than the range before."""
+    """Events that arrived within this number of hours, and later than the range before."""
+
+    """Events that arrived within a number of hours, and later than the range before."""
 
     hours: int | None
     """None: later than every range."""

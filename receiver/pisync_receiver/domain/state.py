@@ -7,12 +7,14 @@ import json
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from msgspec.structs import replace
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.facts import STORED, Changes, Facts, Place, Range, StreamName, Version
 from pisync_receiver.domain.rows import (
     Device,
@@ -22,6 +24,7 @@ from pisync_receiver.domain.rows import (
     StoredSyncEvent,
     Stream,
 )
+from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
@@ -237,6 +240,22 @@ class State:
     def failures_of(self, device_id: str) -> list[int]:
         """The effective times of the device's failures in this group."""
         return self._failures[device_id]
+
+    # The audit log.
+
+    def note(
+        self,
+        by: Actor | None,
+        act: str,
+        target: str | None,
+        at_ms: int,
+        detail: Mapping[str, object] = MappingProxyType({}),
+        *,
+        made: str | None = None,
+    ) -> None:
+        """Write an act into the audit log, if there is someone who did it."""
+        if by is not None:
+            self.changes.audit.append(audited(by, act, target, at_ms, detail, made=made))
 
     # The end.
 

@@ -41,7 +41,8 @@ CHANGES_SHOWN: Final = 100
 DAY_MS: Final = 86_400_000
 DELAY_DAYS: Final = 7
 COMMIT_MS: Final = 60_000
-"""How long after it arrived something may become visible: what waits for the database at most, and more."""
+"""How long after it arrived something may become visible: the longest wait for the database, and more."""
+"""How long after it arrived a submission may become visible: longer than a wait for the database may last."""
 
 EVERY_DEVICE: Final = DeviceFilter()
 _SMALLEST: Final = -(2**63 - 1)
@@ -67,7 +68,7 @@ class FleetQueries(QueryRunner):
         cursor: str | None = None,
     ) -> Page[DeviceRecord]:
         """List devices: by id; by last contact, the longest silence first; by failures in a row, the most first; or by
-        site. A device that fits the filter from the first page to the last is on one of them, whatever happens in
+        site. A device that fits the filter from the first page to the last is on a page, whatever happens in
         between: if its rank rises meanwhile, it comes on the last pages, perhaps a second time."""
         rising = False
         number, name, after = _FIRST

@@ -136,3 +136,7 @@ WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.
 SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));
+
+-- name: lock_audit
+-- Keep other transactions from adding to the audit log until the commit; a statement after it sees what they added.
+SELECT pg_advisory_xact_lock(hashtextextended('pisync audit', 0));
