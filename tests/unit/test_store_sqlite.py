@@ -17,6 +17,7 @@ from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
+from tests.conformance.sums import SumConformance, SumQueryConformance, schools  # noqa: F401 - a fixture
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -79,7 +80,15 @@ class TestRetention(RetentionConformance):
     pass
 
 
+class TestSums(SumConformance):
+    pass
+
+
 class TestNotices(NoticeConformance):
+    pass
+
+
+class TestSumQueries(SumQueryConformance):
     pass
 
 

@@ -10,6 +10,7 @@ from pisync_receiver.api import (
     notes,
     notices,
     operations,
+    sums,
     sync_events,
     tokens,
 )
@@ -19,6 +20,7 @@ from pisync_receiver.http.routing import Route
 def table() -> list[Route]:
     """Return every row."""
     modules = (
-        sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, tokens, audit, operations,
-    )  # fmt: skip
+        *(sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
+        operations,
+    )
     return [row for module in modules for row in module.ROUTES]

@@ -23,6 +23,7 @@ from pisync_receiver.domain.rows import (
     StoredEvent,
     StoredSyncEvent,
     Stream,
+    Sums,
     Token,
 )
 from pisync_receiver.domain.submissions import Outcome
@@ -142,6 +143,8 @@ class Changes:
     """To delete, before `gaps` is inserted."""
     gaps: list[Gap] = field(default_factory=list)
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
+    sums: list[Sums] = field(default_factory=list)
+    """What to add to daily sums, each once."""
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)

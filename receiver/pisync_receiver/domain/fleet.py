@@ -149,8 +149,6 @@ class Today(Struct, frozen=True, kw_only=True):
 
 
 class Delay(Struct, frozen=True, kw_only=True):
-    """Events that arrived within this number of hours, and later than the range before."""
-
     """Events that arrived within a number of hours, and later than the range before."""
 
     hours: int | None
@@ -182,7 +180,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     sites_in_need: int
     today: Today
     delay: list[Delay]
-    """Of the events of the last seven days."""
+    """Of the events that arrived in the last seven days."""
     changes: list[Change]
     """Of the last 24 hours, those of most devices first."""
 

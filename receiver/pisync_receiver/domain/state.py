@@ -25,6 +25,7 @@ from pisync_receiver.domain.rows import (
     Stream,
 )
 from pisync_receiver.domain.submissions import Actor
+from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
@@ -148,6 +149,7 @@ class State:
         self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
         self.asked_to_sync: set[str] = set()
         """Devices of which something arrived, and whose answer has to ask them to deliver everything."""
+        self.sums = DailySums()
         self._devices: dict[str, Device] = {}
         self._accounts: dict[StreamName, Account] = {}
         self._failures: dict[str, list[int]] = defaultdict(list)
@@ -192,6 +194,7 @@ class State:
 
     def put_events(self, rows: list[StoredEvent]) -> None:
         self.changes.events += rows
+        self.sums.add_events(rows)
         self._unseen += rows
 
     def new_events(self, place: Place) -> dict[int, int]:
@@ -229,6 +232,7 @@ class State:
 
     def put_sync_event(self, event: StoredSyncEvent) -> None:
         self.changes.sync_events.append(event)
+        self.sums.add_sync_event(event)
         if event.total_errors > 0:
             self._failures[event.device_id].append(event.at_ms)
         if event.idempotency_key is not None:
@@ -263,6 +267,7 @@ class State:
         """Return everything that differs from the facts."""
         changes = self.changes
         changes.devices = list(self._devices.values())
+        changes.sums = self.sums.rows()
         for account in self._accounts.values():
             name = (account.row.device_id, account.row.stream)
             if account.touched:

@@ -45,6 +45,7 @@ from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 from pisync_receiver.store.fleet import FleetQueries
 from pisync_receiver.store.running import Row, Sites, T, build, listed
+from pisync_receiver.store.sums import SumQueries
 
 SHARED_SQL: Final = Path(__file__).parent / "sql"
 QUERY_S: Final = 10.0
@@ -67,7 +68,7 @@ _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
 
 
-class Queries(FleetQueries, AuditQueries):
+class Queries(FleetQueries, SumQueries, AuditQueries):
     """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
     same query gave. All raise StoreUnusable when the database cannot be read."""
 

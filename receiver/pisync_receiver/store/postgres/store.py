@@ -327,6 +327,8 @@ class PostgresStore(Store):
             statements.append(("delete_sessions", {"before": changes.sessions_before_ms}, None))
         if changes.events:
             statements += _event_statements(changes.events)
+        if changes.sums:
+            statements.append(("add_sums", (encode_rows(changes.sums),), None))
         found = await self._exchange(connection, statements if changes.audit else [*statements, _COMMIT])
         ids = {digest: number for rows in found for digest, number in rows}
         if changes.audit:

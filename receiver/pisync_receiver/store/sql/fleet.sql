@@ -99,13 +99,13 @@ ORDER BY count(*) DESC, last.site, first.before, last.state LIMIT :limit;
 
 -- name: day_sums
 -- What was counted on a day.
-SELECT what, coalesce(sum(count), 0) FROM sums
-WHERE what IN ('runs', 'failed', 'type') AND day = :day
+SELECT CASE what WHEN 'run' THEN name ELSE 'events' END AS counted, sum(count) FROM sums
+WHERE what IN ('run', 'type') AND day = :day
   AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-GROUP BY what;
+GROUP BY counted;
 
 -- name: delay_sums
 -- Events by how long they took to arrive, since a day.
 SELECT name, sum(count) FROM sums
 WHERE what = 'delay' AND day >= :day AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-GROUP BY name;
+GROUP BY name HAVING sum(count) > 0;

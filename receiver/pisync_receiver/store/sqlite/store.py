@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 from msgspec import Struct
+from msgspec.json import encode
 from msgspec.structs import asdict, astuple
 
 from pisync_common.errors import NotDurable
@@ -311,6 +312,9 @@ class SqliteStore(Store):
         ):
             if rows:
                 self._connection.executemany(self._sql[statement], map(astuple, rows))
+        if changes.sums:
+            added = [(each.what, each.day, each.site, each.name, encode(each.counts).decode()) for each in changes.sums]
+            self._connection.executemany(self._sql["add_sums"], added)
         if changes.events:
             last_event = self._put_events(changes.events, last_event)
         ids: dict[str, int] = {}
