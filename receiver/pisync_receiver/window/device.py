@@ -30,7 +30,7 @@ async def device(view: View) -> Answer:
     return view.render(
         "device.html",
         device=record,
-        acts=[(act, words_of(act, device_id)["button"]) for act in acts_of(record)],
+        acts=[(act, words_of(act, device_id)["name"]) for act in acts_of(record)],
         runs=runs[:NEWEST],
         days=days_of(runs, days),
         whole=len(runs) < RUNS,

@@ -15,7 +15,7 @@ ROWS: Final = 100
 SERIES: Final = 5
 """Causes or types that a chart tells apart."""
 SUMS_MAX: Final = 5_000
-TROUBLED: Final = 50
+TROUBLED: Final = 12
 NOTES: Final = 20
 SITES: Final = Query(
     params=(
