@@ -8,7 +8,7 @@ from typing import Final
 
 from pisync_common.backoff import Backoff
 from pisync_common.errors import PiSyncError
-from pisync_receiver.errors import Unavailable
+from pisync_receiver.errors import SchemaMismatch, StoreUnusable, Unavailable
 from pisync_receiver.logs import fields
 
 log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ async def repeat(name: str, step: Step, *, backoff: Backoff, shutdown: Shutdown)
         try:
             seconds = await step()
         except Exception as error:  # a bug must not end a task that runs beside others, and must not flood the log
-            if isinstance(error, PiSyncError) and not isinstance(error, Unavailable):
+            if isinstance(error, PiSyncError) and not _may_pass(error):
                 raise
             if not failures:
                 _log_failure(name, error)
@@ -52,8 +52,13 @@ async def repeat(name: str, step: Step, *, backoff: Backoff, shutdown: Shutdown)
             await shutdown.pause(seconds)
 
 
+def _may_pass(error: Exception) -> bool:
+    """Whether to try again; the database of another program stays as it is."""
+    return isinstance(error, Unavailable | StoreUnusable) and not isinstance(error, SchemaMismatch)
+
+
 def _log_failure(name: str, error: Exception) -> None:
-    if isinstance(error, Unavailable):
+    if isinstance(error, Unavailable | StoreUnusable):
         log.warning("unavailable, retrying: %s", error, extra=fields(task=name, code=error.code))
     else:
         log.error("unexpected error, retrying", exc_info=error, extra=fields(task=name))

@@ -249,21 +249,35 @@ ALERT_URLS = Setting[tuple[str, ...]](
     secret=True,
     flag=False,
     metavar="URLS",
-    help="where alerts about failing devices go: Apprise URLs separated by commas; PostgreSQL only",
+    help="where notices about devices and sites go: Apprise URLs separated by commas; empty for the log alone",
 )
 QUIET_HOURS = Setting[QuietHours | None](
     name="quiet_hours",
     default="",
     parse=optional(quiet_hours),
     metavar="HH:MM-HH:MM",
-    help="when no alert is sent, such as 22:00-06:00",
+    help="when no notice is sent, such as 22:00-06:00",
 )
 TIME_ZONE = Setting(
     name="time_zone",
     default="UTC",
     parse=time_zone,
     metavar="ZONE",
-    help="the zone of quiet hours and of times in alerts, such as Africa/Nairobi",
+    help="the zone of quiet hours, of the daily digest and of times in notices, such as Africa/Nairobi",
+)
+DIGEST_HOUR = Setting[int | None](
+    name="digest_hour",
+    default="",
+    parse=optional(integer(0, 23)),
+    metavar="HOUR",
+    help="the hour at which a digest of the fleet is sent each day, such as 7; empty for none",
+)
+SILENT_AFTER = Setting(
+    name="silent_after",
+    default="7d",
+    parse=some_time,
+    metavar="TIME",
+    help="how long a device may go without contact before it counts as silent; a site may have its own",
 )
 AMQP_URL = Setting(
     name="amqp_url",
@@ -336,6 +350,8 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     ALERT_URLS,
     QUIET_HOURS,
     TIME_ZONE,
+    DIGEST_HOUR,
+    SILENT_AFTER,
     *PUBLISHING,
 )
 ASKING: Final = (DATABASE, SOCKET, URL, TOKEN_FILE)

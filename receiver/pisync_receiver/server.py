@@ -33,11 +33,12 @@ from pisync_common.settings import DEFAULT, Settings
 from pisync_common.streams import OutputFailed, discard_output
 from pisync_common.systemd import notify
 from pisync_receiver import config, logs
+from pisync_receiver.alerts.alerts import Alerts
 from pisync_receiver.app import AppSettings, Receiver
 from pisync_receiver.errors import CannotListen
 from pisync_receiver.http.protocol import TOO_MANY, bounded
 from pisync_receiver.intake import IntakeLimits
-from pisync_receiver.store import opening
+from pisync_receiver.store import Store, opening
 from pisync_receiver.store.address import Address, PostgresUrl, url_of
 
 log = logging.getLogger(__name__)
@@ -91,7 +92,7 @@ async def _serve(
             print(_first_steps(settings), file=err, flush=True)
         announce = partial(_announce, settings, listener, out)
         server = Server(receiver, settings, connections, owner, stopping, started=announce)
-        async with receiver.running(), alerting(settings, receiver.services.metrics.registry):
+        async with receiver.running(), alerting(store, settings, receiver.services.metrics.registry):
             # In a task of its own: uvicorn wakes up ten times a second, and this function need not.
             await asyncio.create_task(server.serve([listener]))
     finally:
@@ -99,15 +100,9 @@ async def _serve(
 
 
 @asynccontextmanager
-async def alerting(settings: Settings, registry: CollectorRegistry) -> AsyncIterator[None]:
-    """Send alerts inside the block; on SQLite they are in the log alone. Raises MissingExtra, SettingError."""
-    database = settings[config.DATABASE]
-    if not isinstance(database, PostgresUrl):
-        yield
-        return
-    from pisync_receiver.alerts.alerts import Alerts  # psycopg, which only PostgreSQL needs
-
-    alerts = Alerts.create(database, settings, registry)
+async def alerting(store: Store, settings: Settings, registry: CollectorRegistry) -> AsyncIterator[None]:
+    """Watch the devices and send notices inside the block. Raises MissingExtra, SettingError."""
+    alerts = Alerts.create(store, settings, registry)
     running = asyncio.create_task(alerts.run())
     try:
         yield

@@ -5,7 +5,6 @@ import io
 import itertools
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC
 from typing import Any, Final
 from urllib.parse import quote
@@ -17,11 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pisync_common.limits import DATA_DEPTH, SEQ_MAX
 from pisync_common.times import parse_ms
-from pisync_receiver.alerts.notices import notices
-from pisync_receiver.alerts.rules import FAILING, Crossing
+from pisync_receiver.alerts.notices import Links, notices, parts_of
 from pisync_receiver.api import table
 from pisync_receiver.app import AppSettings, Receiver
 from pisync_receiver.domain import rows
+from pisync_receiver.domain.notices import FAILING, SILENT, WELL, Transition
 from pisync_receiver.domain.records import EventFilter, EventRecord
 from pisync_receiver.worker.messages import histories, render
 from tests.conformance.properties import SHARED_STORE
@@ -330,10 +329,11 @@ async def _messages_and_notices(store: BlockingStore, device: str) -> list[Event
     if found is not None:
         (row,) = await store.store._rows("devices_by_id", devices=[device])
         held = rows.Device(**dict(zip(rows.Device.__struct_fields__, row, strict=True)))
-        crossing = Crossing(
-            id=1, device_id=device, site=held.site, kind=FAILING, at_ms=NOON, failing_since_ms=held.failing_since_ms,
-            last_errors=held.last_errors,
-        )  # fmt: skip
-        pair = [crossing, replace(crossing, id=2, kind="recovered")]
-        assert all(notices(pair, digest=digest, zone=UTC) for digest in (True, False))
+        for state, since_ms in ((FAILING, held.failing_since_ms), (SILENT, held.last_contact_ms)):
+            transition = Transition(
+                id=1, device_id=device, site=held.site, before=WELL, state=state, at_ms=NOON, since_ms=since_ms,
+                errors=held.last_errors,
+            )  # fmt: skip
+            parts = parts_of([transition], {})
+            assert all(notices(parts, digest=digest, zone=UTC, links=Links()) for digest in (True, False))
     return shown

@@ -15,13 +15,10 @@ from tests.support.submissions import HOUR, NOON, batch, event, sync_event
 class Tables:
     """Plain statements on connections of their own. `refusal` is the exception that a violated key raises."""
 
-    def __init__(
-        self, connect: Callable[[], Any], *, placeholder: str, refusal: type[Exception], has_crossings: bool
-    ) -> None:
+    def __init__(self, connect: Callable[[], Any], *, placeholder: str, refusal: type[Exception]) -> None:
         self._connect = connect
         self._placeholder = placeholder
         self.refusal = refusal
-        self.has_crossings = has_crossings
 
     def insert(self, table: str, row: Struct, **changes: object) -> None:
         columns = {name: getattr(row, name) for name in row.__struct_fields__} | changes

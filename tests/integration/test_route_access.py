@@ -50,6 +50,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/sites/{site}"): READER,
     ("PATCH", "/api/sites/{site}"): expected(200, *ADMIN),
     ("GET", "/api/incomplete"): READER,
+    ("GET", "/api/transitions"): READER,
+    ("GET", "/api/notices"): expected(200, "admin"),
     ("POST", "/api/tokens"): expected(201, "admin"),
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),

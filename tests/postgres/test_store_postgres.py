@@ -11,15 +11,15 @@ from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
-from tests.support.blocking import BlockingStore, sync
-from tests.support.postgres import empty, fresh_database, needs_postgres, run
-from tests.support.submissions import NOON, sync_event
+from tests.support.blocking import BlockingStore
+from tests.support.postgres import empty, fresh_database, needs_postgres
 
 pytestmark = needs_postgres
 
@@ -42,9 +42,7 @@ def store(database: tuple[str, BlockingStore]) -> BlockingStore:
 @pytest.fixture
 def tables(database: tuple[str, BlockingStore]) -> Tables:
     url, _ = database
-    return Tables(
-        lambda: psycopg.connect(url), placeholder="%s", refusal=psycopg.errors.UniqueViolation, has_crossings=True
-    )
+    return Tables(lambda: psycopg.connect(url), placeholder="%s", refusal=psycopg.errors.UniqueViolation)
 
 
 class TestEvents(EventConformance):
@@ -75,6 +73,10 @@ class TestRetention(RetentionConformance):
     pass
 
 
+class TestNotices(NoticeConformance):
+    pass
+
+
 class TestKeys(KeyConformance):
     pass
 
@@ -95,18 +97,6 @@ def test_nul_is_replaced_and_its_escape_is_not(database: tuple[str, BlockingStor
     query = "SELECT r.text FROM json_to_recordset(%s::json) AS r (text text)"
     with psycopg.connect(database[0]) as connection:
         assert connection.execute(query, [encode_rows([{"text": text}])]).fetchall() == [(stored,)]
-
-
-def test_alarm_is_stored_for_a_notice_and_not_logged(
-    database: tuple[str, BlockingStore], caplog: pytest.LogCaptureFixture
-) -> None:
-    url, store = database
-    empty(url)
-    for minute in range(4):
-        sync(store, sync_event(NOON + minute, failed=True))
-    sync(store, sync_event(NOON + 5))
-    assert run(url, "SELECT kind FROM crossings ORDER BY id") == [("failing",), ("recovered",)]
-    assert caplog.records == []
 
 
 def test_endless_query_is_given_up(database: tuple[str, BlockingStore], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -47,7 +47,6 @@ class MemoryStore:
         self.gaps: dict[StreamName, dict[int, int]] = {}
         """Last seq by first seq."""
         self.sync_events: dict[tuple[str, int], tables.StoredSyncEvent] = {}
-        self.crossings: list[tables.Crossing] = []
         self.tokens: dict[str, tables.Token] = {}
         self.codes: dict[str, tables.EnrollmentCode] = {}
         self.served = 0
@@ -70,8 +69,6 @@ class MemoryStore:
         if table == "gaps":
             by_stream = sorted(self.gaps.items())
             return [tables.Gap(*name, first, last) for name, gaps in by_stream for first, last in sorted(gaps.items())]
-        if table == "crossings":
-            return [*self.crossings]
         found: dict[Any, Struct] = getattr(self, table)
         if table in ("events", "tokens", "sync_events"):
             return [*found.values()]
@@ -184,7 +181,6 @@ class MemoryStore:
         for row in changes.sync_events:
             if row.idempotency_key is not None:
                 _insert(self._sync_keys, (row.device_id, row.idempotency_key), row)
-        self.crossings += changes.crossings
         for token in changes.tokens:
             _insert(self.tokens, token.token_hash, replace(token, id=self._next_id("tokens")))
         for code in changes.codes:

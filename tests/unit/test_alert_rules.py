@@ -1,4 +1,4 @@
-"""When alerts go out, which share a digest, and what notices say."""
+"""When notices go out, what shares a message, and what notices say."""
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync_common.quiet_hours import QuietHours, quiet_hours
-from pisync_receiver.alerts.notices import notices
-from pisync_receiver.alerts.rules import Crossing, Rules, time_zone
+from pisync_receiver.alerts.daily import Site, daily_digest
+from pisync_receiver.alerts.notices import Links, Notice, notices, parts_of
+from pisync_receiver.alerts.rules import Rules, time_zone
+from pisync_receiver.domain.notices import Transition
 
 NAIROBI = ZoneInfo("Africa/Nairobi")
 RULES = Rules(quiet_hours=None, zone=UTC, digest_over=2)
@@ -18,78 +20,102 @@ NIGHT = replace(RULES, quiet_hours=quiet_hours("22:00-06:00"), zone=NAIROBI)
 MIDNIGHT = round(datetime(2026, 11, 24, tzinfo=UTC).timestamp() * 1000)
 MINUTE = 60_000
 HOUR = 60 * MINUTE
+DAY = 24 * HOUR
+W, F, S, N, X = "well", "failing", "silent", "new", "retired"
 
 
-def crossing(
-    number: int, device: str = "a", kind: str = "failing", at_ms: int = MIDNIGHT, site: str | None = None
-) -> Crossing:
-    return Crossing(
+def transition(
+    number: int, device: str = "a", before: str = W, state: str = F, at_ms: int = MIDNIGHT, site: str | None = None
+) -> Transition:
+    return Transition(
         id=number,
         device_id=device,
         site=site,
-        kind=kind,
+        before=before,
+        state=state,
         at_ms=at_ms,
-        failing_since_ms=at_ms - HOUR,
-        last_errors='{"dns": 2}',
+        since_ms=at_ms - HOUR,
+        errors='{"dns": 2}',
     )
 
 
-def titles(pending: list[Crossing], now_ms: int, rules: Rules, last_digest_ms: int | None = None) -> list[str]:
+def due(pending: list[Transition], now_ms: int, rules: Rules, last_ms: int | None = None) -> bool:
+    return rules.is_due(
+        first_ms=min((each.at_ms for each in pending if each.state != S), default=None),
+        first_silent_ms=min((each.at_ms for each in pending if each.state == S), default=None),
+        now_ms=now_ms,
+        last_notice_ms=last_ms,
+    )
+
+
+def made(
+    pending: list[Transition], rules: Rules = RULES, active: dict[str | None, int] | None = None, url: str | None = None
+) -> list[Notice]:
+    parts = parts_of(pending, active or {})
+    return notices(parts, digest=rules.is_digest(pending, len(parts)), zone=rules.zone, links=Links(url))
+
+
+def titles(pending: list[Transition], now_ms: int, rules: Rules, last_ms: int | None = None) -> list[str]:
     """The titles of the notices that go out now."""
-    if not rules.is_due(pending, now_ms=now_ms, last_digest_ms=last_digest_ms):
-        return []
-    return [notice.title for notice in notices(pending, digest=rules.is_digest(pending), zone=rules.zone)]
+    return [notice.title for notice in made(pending, rules)] if due(pending, now_ms, rules, last_ms) else []
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is pending, as (device, kind), when that is looked at, and the titles that go out."""
+    """What is pending, as (device, before, state), when that is looked at, and the titles that go out."""
 
-    pending: tuple[tuple[str, str], ...]
+    pending: tuple[tuple[str, str, str], ...]
     after_ms: int
     titles: list[str]
-    last_digest_ago_ms: int | None = None
+    last_ago_ms: int | None = None
 
 
-F, R = "failing", "recovered"
 A_FAILS = "a (no site) keeps failing"
 CASES = {
     "nothing pending": Case(pending=(), after_ms=HOUR, titles=[]),
-    "a single alert waits for others": Case(pending=(("a", F),), after_ms=59_999, titles=[]),
-    "a single alert goes out after the window": Case(pending=(("a", F),), after_ms=60_000, titles=[A_FAILS]),
+    "a failure waits for others": Case(pending=(("a", W, F),), after_ms=59_999, titles=[]),
+    "a failure goes out after the window": Case(pending=(("a", W, F),), after_ms=MINUTE, titles=[A_FAILS]),
+    "silence waits longer": Case(pending=(("a", W, S),), after_ms=HOUR - 1, titles=[]),
+    "silence goes out after an hour": Case(pending=(("a", W, S),), after_ms=HOUR, titles=["a (no site) is silent"]),
     "a few go out separately": Case(
-        pending=(("a", F), ("b", R)), after_ms=MINUTE, titles=[A_FAILS, "b (no site) recovered"]
+        pending=(("a", W, F), ("b", F, W)), after_ms=MINUTE, titles=[A_FAILS, "b (no site) recovered"]
     ),
     "more share a digest": Case(
-        pending=(("a", F), ("b", F), ("c", F)), after_ms=MINUTE, titles=["3 devices: 3 keep failing"]
+        pending=(("a", W, F), ("b", W, F), ("c", W, S)),
+        after_ms=MINUTE,
+        titles=["3 devices: 1 is silent, 2 keep failing"],
     ),
-    "crossings of one device are one alert": Case(
-        pending=(("a", F), ("a", R), ("a", F), ("a", R)), after_ms=MINUTE, titles=["a (no site) failed and recovered"]
+    "what was found at the first start is one digest": Case(
+        pending=(("a", N, F), ("b", N, S)), after_ms=MINUTE, titles=["2 devices: 1 is silent, 1 keeps failing"]
+    ),
+    "failed and recovered": Case(
+        pending=(("a", W, F), ("a", F, W)), after_ms=MINUTE, titles=["a (no site) failed and recovered"]
+    ),
+    "silent and back": Case(
+        pending=(("a", W, S), ("a", S, W)), after_ms=MINUTE, titles=["a (no site) was silent and is back"]
     ),
     "known as failing, and failing again": Case(
-        pending=(("a", R), ("a", F)), after_ms=MINUTE, titles=["a (no site) recovered and keeps failing again"]
+        pending=(("a", F, W), ("a", W, F)), after_ms=MINUTE, titles=["a (no site) recovered and keeps failing again"]
     ),
-    "failed, recovered, failing": Case(
-        pending=(("a", F), ("a", R), ("a", F)),
-        after_ms=MINUTE,
-        titles=["a (no site) recovered and keeps failing again"],
+    "known as failing, and silent now": Case(pending=(("a", F, S),), after_ms=HOUR, titles=["a (no site) is silent"]),
+    "known as silent, and failing now": Case(pending=(("a", S, F),), after_ms=MINUTE, titles=[A_FAILS]),
+    "a retired device has no notice": Case(pending=(("a", W, F), ("a", F, X)), after_ms=MINUTE, titles=[]),
+    "soon after a notice nothing goes out": Case(
+        pending=(("a", W, F),), after_ms=MINUTE, last_ago_ms=15 * MINUTE - 1, titles=[]
     ),
-    "soon after a digest nothing goes out": Case(
-        pending=(("a", F),), after_ms=MINUTE, last_digest_ago_ms=15 * MINUTE - 1, titles=[]
+    "later it does": Case(pending=(("a", W, F),), after_ms=MINUTE, last_ago_ms=15 * MINUTE, titles=[A_FAILS]),
+    "a notice of the future delays nothing": Case(
+        pending=(("a", W, F),), after_ms=MINUTE, last_ago_ms=-HOUR, titles=[A_FAILS]
     ),
-    "later it does": Case(pending=(("a", F),), after_ms=MINUTE, last_digest_ago_ms=15 * MINUTE, titles=[A_FAILS]),
-    "a digest of the future delays nothing": Case(
-        pending=(("a", F),), after_ms=MINUTE, last_digest_ago_ms=-HOUR, titles=[A_FAILS]
-    ),
-    "a crossing of the future goes out at once": Case(pending=(("a", F),), after_ms=-HOUR, titles=[A_FAILS]),
+    "a transition of the future goes out at once": Case(pending=(("a", W, F),), after_ms=-HOUR, titles=[A_FAILS]),
 }
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
-def test_alerts_go_out_when_they_are_due(case: Case) -> None:
-    pending = [crossing(number, device, kind) for number, (device, kind) in enumerate(case.pending)]
+def test_notices_go_out_when_they_are_due(case: Case) -> None:
+    pending = [transition(number, device, before, state) for number, (device, before, state) in enumerate(case.pending)]
     now = MIDNIGHT + case.after_ms
-    last = None if case.last_digest_ago_ms is None else now - case.last_digest_ago_ms
+    last = None if case.last_ago_ms is None else now - case.last_ago_ms
     assert titles(pending, now, RULES, last) == case.titles
 
 
@@ -97,18 +123,19 @@ class TestQuietHours:
     """Midnight in UTC is three in the morning in Nairobi; quiet ends at 03:00 UTC."""
 
     def test_nothing_goes_out(self) -> None:
-        pending = [crossing(1), crossing(2, "b"), crossing(3, "c")]
+        pending = [transition(1), transition(2, "b"), transition(3, "c", state=S)]
         assert titles(pending, MIDNIGHT + 3 * HOUR - 1, NIGHT) == []
+        assert not replace(NIGHT, digest_hour=5).is_daily_due(now_ms=MIDNIGHT + 2 * HOUR, last_daily_ms=0)
 
     def test_their_end_brings_one_digest(self) -> None:
-        pending = [crossing(1), crossing(2, kind="recovered"), crossing(3, "b")]
+        pending = [transition(1), transition(2, before=F, state=W), transition(3, "b")]
         assert titles(pending, MIDNIGHT + 3 * HOUR, NIGHT) == ["2 devices: 1 keeps failing, 1 failed and recovered"]
 
     def test_a_single_device_needs_no_digest(self) -> None:
-        assert titles([crossing(1)], MIDNIGHT + 3 * HOUR, NIGHT) == [A_FAILS]
+        assert titles([transition(1)], MIDNIGHT + 3 * HOUR, NIGHT) == [A_FAILS]
 
-    def test_alerts_of_the_day_go_out_separately(self) -> None:
-        pending = [crossing(1, at_ms=MIDNIGHT + 4 * HOUR), crossing(2, "b", at_ms=MIDNIGHT + 4 * HOUR)]
+    def test_changes_of_the_day_go_out_separately(self) -> None:
+        pending = [transition(1, at_ms=MIDNIGHT + 4 * HOUR), transition(2, "b", at_ms=MIDNIGHT + 4 * HOUR)]
         assert len(titles(pending, MIDNIGHT + 5 * HOUR, NIGHT)) == 2
 
     @pytest.mark.parametrize(
@@ -156,76 +183,172 @@ class TestQuietHours:
         assert time_zone("UTC") is UTC
 
 
-crossings = st.lists(
-    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([F, R]), st.integers(0, 48 * 60)), max_size=60
-).map(
-    lambda found: [
-        crossing(number, device, kind, MIDNIGHT + minute * MINUTE)
-        for number, (device, kind, minute) in enumerate(sorted(found, key=lambda each: each[2]))
-    ]
+changes = st.lists(
+    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([F, S, W]), st.integers(0, 48 * 60)), max_size=60
 )
 
 
-@given(crossings, st.sampled_from([RULES, NIGHT]), st.integers(0, 4))
-def test_every_crossing_of_two_days_is_in_one_notice(every: list[Crossing], rules: Rules, digest_over: int) -> None:
+def life(found: list[tuple[str, str, int]]) -> list[Transition]:
+    """Transitions in the order of time; each begins in the state in which the device's last one ended."""
+    states: dict[str, str] = {}
+    every: list[Transition] = []
+    for device, state, minute in sorted(found, key=lambda each: each[2]):
+        before = states.get(device, W)
+        if before != state:
+            states[device] = state
+            every.append(transition(len(every), device, before, state, MIDNIGHT + minute * MINUTE))
+    return every
+
+
+@given(changes.map(life), st.sampled_from([RULES, NIGHT]), st.integers(0, 4))
+def test_every_transition_of_two_days_is_in_one_notice(every: list[Transition], rules: Rules, digest_over: int) -> None:
     rules = replace(rules, digest_over=digest_over)
-    notified: list[int] = []
-    digests: list[int] = []
-    sent = 0
+    covered: list[int] = []
+    told: list[int] = []
     for now in range(MIDNIGHT, MIDNIGHT + 61 * HOUR, MINUTE):
-        pending = [each for each in every if each.at_ms <= now and each.id not in notified]
-        if not rules.is_due(pending, now_ms=now, last_digest_ms=digests[-1] if digests else None):
+        pending = [each for each in every if each.at_ms <= now and each.id not in covered]
+        if not due(pending, now, rules, told[-1] if told else None):
             continue
         assert rules.quiet_hours is None or not rules.quiet_hours.includes(now, rules.zone)
-        assert not digests or now - digests[-1] >= 15 * MINUTE
-        digest = rules.is_digest(pending)
-        made = notices(pending, digest=digest, zone=rules.zone)
+        assert not told or now - told[-1] >= 15 * MINUTE
         devices = {each.device_id for each in pending}
-        assert digest or len(devices) <= max(1, digest_over)
-        assert len(made) == (1 if digest else len(devices))
-        notified += [each.id for each in pending]
-        sent += len(made)
-        if digest:
-            digests.append(now)
-    assert sorted(notified) == [each.id for each in every]
-    assert sent <= len(every)
+        assert len(made(pending, rules)) in (1, len(devices))
+        covered += [each.id for each in pending]
+        told.append(now)
+    assert sorted(covered) == [each.id for each in every]
+
+
+class TestDaily:
+    RULES = replace(NIGHT, digest_hour=7)
+    SEVEN = MIDNIGHT + 4 * HOUR
+    """07:00 in Nairobi."""
+
+    @pytest.mark.parametrize(
+        ("now", "last", "is_due"),
+        [
+            (SEVEN - 1, SEVEN - DAY, False),
+            (SEVEN, SEVEN - DAY, True),
+            (SEVEN + 9 * HOUR, SEVEN - DAY + 5, True),
+            (SEVEN + DAY - 1, SEVEN, False),
+            (SEVEN + DAY, SEVEN + 3 * HOUR, True),
+            (SEVEN, None, True),
+            (SEVEN + HOUR, None, False),
+            (SEVEN - 3 * HOUR + MINUTE, SEVEN, False),
+            (SEVEN, SEVEN + 70 * 365 * DAY, True),
+        ],
+        ids=[
+            "before its hour", "at its hour", "late after a pause", "made today", "late yesterday", "the first of all",
+            "the first waits for its hour", "the clock was set back", "made by a clock in another century",
+        ],
+    )  # fmt: skip
+    def test_it_is_made_once_a_day(self, now: int, last: int | None, is_due: bool) -> None:
+        assert self.RULES.is_daily_due(now_ms=now, last_daily_ms=last) is is_due
+        assert not RULES.is_daily_due(now_ms=now, last_daily_ms=last)
+
+    @given(st.lists(st.integers(0, 6 * 24 * 60), max_size=300), st.sampled_from([NAIROBI, time_zone("Europe/Berlin")]))
+    def test_it_is_made_once_a_day_whenever_it_is_looked_at(self, minutes: list[int], zone: ZoneInfo) -> None:
+        rules, days = replace(RULES, digest_hour=2, zone=zone), list[str]()
+        start = round(datetime(2026, 10, 22, tzinfo=UTC).timestamp() * 1000)  # clocks change on the 25th in Berlin
+        last: int | None = start - DAY
+        for minute in sorted(minutes):
+            now = start + minute * MINUTE
+            if rules.is_daily_due(now_ms=now, last_daily_ms=last):
+                last = now
+                days.append(datetime.fromtimestamp((now - 2 * HOUR) / 1000, zone).date().isoformat())
+        assert sorted(set(days)) == days
+
+    def test_it_names_sites_in_need_and_what_changed(self) -> None:
+        sites = [
+            Site(site="Kisumu", devices={W: 30, F: 2, S: 1}, since_ms={F: MIDNIGHT, S: MIDNIGHT - 9 * DAY}),
+            Site(site="Nakuru", devices={S: 34, N: 2}, since_ms={S: MIDNIGHT - 9 * DAY}),
+            Site(site="Well\nthere", devices={W: 5}),
+            Site(site=None, devices={F: 1, X: 3}, since_ms={F: None}),
+        ]
+        changed = [(W, F, 3), (N, F, 1), (W, S, 2), (F, W, 4), (N, W, 5), (W, X, 1), (X, N, 1)]
+        notice = daily_digest(sites, changed, zone=NAIROBI, links=Links("https://pisync.example"))
+        assert notice.kind == "daily"
+        assert notice.title == "3 sites need help: 35 well, 3 failing, 35 silent, 2 new"
+        assert notice.body.splitlines() == [
+            "75 devices at 3 sites: 35 well, 3 failing, 35 silent, 2 new",
+            "Nakuru: 34 of 34 devices are silent since 2026-11-15 03:00 EAT",
+            "no site: 1 of 1 device keeps failing",
+            "Kisumu: 1 of 33 devices is silent since 2026-11-15 03:00 EAT; "
+            "2 of 33 devices keep failing since 2026-11-24 03:00 EAT",
+            "In the last day: 4 began to fail, 2 fell silent, 4 recovered, 5 reported for the first time, 1 retired",
+            "https://pisync.example/",
+        ]
+
+    def test_a_well_fleet_is_one_line(self) -> None:
+        notice = daily_digest([Site(site="Nakuru", devices={W: 34})], [], zone=UTC, links=Links())
+        assert (notice.title, notice.body) == ("All is well: 34 devices at 1 site", "34 devices at 1 site: 34 well")
 
 
 class TestNotices:
-    def test_a_notice_has_site_time_and_causes(self) -> None:
-        (notice,) = notices([crossing(1, site="Nakuru")], digest=False, zone=NAIROBI)
+    def test_a_notice_has_site_time_causes_and_its_page(self) -> None:
+        (notice,) = made([transition(1, site="Nakuru")], replace(RULES, zone=NAIROBI), url="https://pisync.example")
         assert notice.title == "a (Nakuru) keeps failing"
-        assert notice.body == "Nakuru: 1 device keeps failing since 2026-11-24 02:00 EAT (dns): a"
+        assert notice.body == (
+            "Nakuru: 1 device keeps failing since 2026-11-24 02:00 EAT (dns): a\nhttps://pisync.example/devices/a"
+        )
+
+    def test_a_dead_site_is_one_notice(self) -> None:
+        pending = [transition(n, f"d{n}", state=S, site="Nakuru/Süd") for n in range(34)]
+        (notice,) = made(pending, active={"Nakuru/Süd": 40}, url="https://pisync.example")
+        assert notice.title == "Nakuru/Süd is silent: 34 of 40 devices"
+        assert notice.body == (
+            "Nakuru/Süd is silent: 34 of 40 devices since 2026-11-23 23:00 UTC\n"
+            "https://pisync.example/sites/Nakuru%2FS%C3%BCd"
+        )
+        assert made(pending, active={"Nakuru/Süd": 69})[0].title == "34 devices: 34 are silent"
+        assert len(made(pending[:2], active={"Nakuru/Süd": 2})) == 2
+
+    def test_a_site_stands_beside_other_devices(self) -> None:
+        pending = [transition(n, f"d{n}", site="Nakuru") for n in range(3)]
+        pending += [transition(3, "e", F, W, site="Nakuru"), transition(4, "f", W, S, site=None)]
+        (notice,) = made(pending, active={"Nakuru": 4})
+        assert notice.title == "5 devices: 1 is silent, 3 keep failing, 1 recovered"
+        assert notice.body.splitlines() == [
+            "Nakuru keeps failing: 3 of 4 devices since 2026-11-23 23:00 UTC (dns)",
+            "Nakuru: 1 device recovered: e",
+            "no site: 1 device is silent since 2026-11-23 23:00 UTC: f",
+        ]
+
+    def test_devices_without_a_site_are_no_site(self) -> None:
+        pending = [transition(n, f"d{n}", state=S) for n in range(3)]
+        assert made(pending, active={None: 3})[0].title == "3 devices: 3 are silent"
 
     def test_a_digest_of_many_sites_stays_short(self) -> None:
         pending = [
-            crossing(n, f"d{n:04}", site=f"School {n % 300:03}" if n % 300 else None, kind=F if n % 2 else R)
+            transition(n, f"d{n:04}", *((W, F) if n % 2 else (F, W)), site=f"School {n % 300:03}" if n % 300 else None)
             for n in range(6000)
         ]
-        (notice,) = notices(pending, digest=True, zone=UTC)
+        (notice,) = made(pending, active={f"School {n:03}": 100 for n in range(300)})
         lines = notice.body.splitlines()
         assert notice.title == "6,000 devices: 3,000 keep failing, 3,000 recovered"
-        assert len(lines) == 51
-        assert lines[-1] == "and 5,000 devices at 250 more sites"
-        assert len(notice.body) < 8_000
-
-    def test_a_digest_names_a_few_devices(self) -> None:
-        pending = [crossing(1, "a", site="X"), crossing(2, "b", site="X"), crossing(3, "c", kind=R)]
-        (notice,) = notices(pending, digest=True, zone=UTC)
-        assert notice.body.splitlines() == [
-            "X: 2 devices keep failing since 2026-11-23 23:00 UTC (dns): a, b",
-            "no site: 1 device recovered: c",
-        ]
+        assert len(lines) == 31
+        assert lines[-1] == "and 5,400 devices at 270 more sites"
+        assert len(notice.body) < 4_000
 
     @pytest.mark.parametrize("errors", [None, "{", "[1]"], ids=["none", "not JSON", "not an object"])
-    def test_a_crossing_without_readable_errors_is_notified(self, errors: str | None) -> None:
-        (notice,) = notices([replace(crossing(1), last_errors=errors)], digest=False, zone=UTC)
+    def test_a_transition_without_readable_errors_has_a_notice(self, errors: str | None) -> None:
+        row = transition(1)
+        (notice,) = made([Transition(**{**{f: getattr(row, f) for f in row.__struct_fields__}, "errors": errors})])
         assert notice.body == "no site: 1 device keeps failing since 2026-11-23 23:00 UTC: a"
 
-    def test_the_causes_of_most_devices_come_first(self) -> None:
-        pending = [
-            replace(crossing(number, f"d{number}"), last_errors=errors)
-            for number, errors in enumerate(['{"tls": 9}', '{"dns": 1, "tls": 1}', '{"http": 1, "auth": 1}', None])
-        ]
-        (notice,) = notices(pending, digest=True, zone=UTC)
-        assert "(mostly tls, auth, dns)" in notice.body
+    @pytest.mark.parametrize(
+        ("site", "shown"),
+        [
+            ("two\nlines", "two\\nlines"),
+            ("\u202egnp.exe", "\\u202egnp.exe"),
+            ("a\u2066b\u2069\u200f", "a\\u2066b\\u2069\\u200f"),
+            ("\x1b[31m", "\\x1b[31m"),
+            ("<script>", "<script>"),
+            ("=HYPERLINK(1)", "=HYPERLINK(1)"),
+            ("مدرسة نور", "مدرسة نور"),
+            ("می\u200cخواهم", "می\u200cخواهم"),
+        ],
+    )
+    def test_a_hostile_name_is_one_line_of_text(self, site: str, shown: str) -> None:
+        (notice,) = made([transition(1, site=site)])
+        assert notice.title == f"a ({shown}) keeps failing"
+        assert notice.body.splitlines() == [f"{shown}: 1 device keeps failing since 2026-11-23 23:00 UTC (dns): a"]

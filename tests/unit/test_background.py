@@ -8,10 +8,11 @@ import pytest
 
 from pisync_common.backoff import Backoff
 from pisync_receiver.background import AGAIN, Shutdown, repeat
-from pisync_receiver.errors import SchemaMismatch
+from pisync_receiver.errors import SchemaMismatch, StoreUnusable
 from pisync_receiver.worker.rabbitmq import PublisherUnavailable
 
 AWAY = PublisherUnavailable("the broker is unavailable; the events are kept")
+UNUSABLE = StoreUnusable("the database cannot be read")
 
 
 class Script(Shutdown):
@@ -44,7 +45,7 @@ def test_a_step_decides_the_pause_after_it() -> None:
     assert run(Script(0.5, AGAIN, AGAIN, 2.0)) == [0.5, 2.0]
 
 
-@pytest.mark.parametrize("failure", [AWAY, ZeroDivisionError()], ids=["unavailable", "unexpected"])
+@pytest.mark.parametrize("failure", [AWAY, UNUSABLE, ZeroDivisionError()], ids=["away", "unusable", "unexpected"])
 def test_pauses_grow_with_each_failure_until_a_success(failure: Exception) -> None:
     steps = [failure] * 5
     assert run(Script(*steps, 0.5, failure, 0.5)) == [2, 4, 8, 10, 10, 0.5, 2, 0.5]

@@ -15,7 +15,7 @@ from tests.support.memory_store import MemoryStore
 from tests.support.submissions import HOUR, NOON, batch, event, invalid, sync_event
 
 UUID = "5c1e2f60-7a0b-4f8e-9d57-0a1b2c3d4e5f"
-TABLES = ("devices", "streams", "events", "event_keys", "carried", "rejected", "gaps", "sync_events", "crossings")
+TABLES = ("devices", "streams", "events", "event_keys", "carried", "rejected", "gaps", "sync_events")
 
 
 def rows(store: MemoryStore) -> dict[str, Sequence[object]]:

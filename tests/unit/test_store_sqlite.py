@@ -9,6 +9,7 @@ import pytest
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
@@ -28,7 +29,7 @@ def store(tmp_path: Path) -> Iterator[BlockingStore]:
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
     file = tmp_path / "receiver.db"
-    return Tables(lambda: sqlite3.connect(file), placeholder="?", refusal=sqlite3.IntegrityError, has_crossings=False)
+    return Tables(lambda: sqlite3.connect(file), placeholder="?", refusal=sqlite3.IntegrityError)
 
 
 class TestEvents(EventConformance):
@@ -56,6 +57,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestNotices(NoticeConformance):
     pass
 
 

@@ -6,7 +6,6 @@ import pytest
 
 from tests.worker.broker import Queue, queue_of_its_own
 from tests.worker.database import WorkerDatabase, copy_of, database_with_schema
-from tests.worker.webhook import Webhook
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +24,3 @@ def database(template: str) -> Iterator[WorkerDatabase]:
 def queue() -> Iterator[Queue]:
     with queue_of_its_own() as queue:
         yield queue
-
-
-@pytest.fixture
-def webhook() -> Iterator[Webhook]:
-    with Webhook() as webhook:
-        yield webhook

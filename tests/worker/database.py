@@ -20,10 +20,6 @@ INSERT INTO events (device_id, stream, seq, site, id, type, learner_home, learne
 VALUES (%s, %s, %s, %s, %s, 'video.watched', 'Nakuru', 's-17', 'e-1', '2026-11-23T08:12:09.120Z',
         true, %s, %s, %s, 0, '')
 """
-_CROSSING: Final = """
-INSERT INTO crossings (device_id, kind, at_ms, consecutive_failures, failing_since_ms, last_errors)
-VALUES (%s, %s, %s, %s, %s, %s) RETURNING id
-"""
 
 
 class WorkerDatabase:
@@ -73,26 +69,6 @@ class WorkerDatabase:
             rows = [(*event, site, number, data, now, now) for event, number in zip(events, ids, strict=True)]
             cursor.executemany(_EVENT, rows)
         return ids
-
-    def crossing(
-        self,
-        device_id: str,
-        kind: str = "failing",
-        *,
-        at_ms: int | None = None,
-        failures: int = 3,
-        since_ms: int | None = None,
-        errors: str | None = '{"dns": 1}',
-    ) -> int:
-        """Record that a device began to fail, or recovered; return the crossing's id."""
-        at = time.time_ns() // 1_000_000 if at_ms is None else at_ms
-        return int(self.one(_CROSSING, device_id, kind, at, failures, since_ms, errors))
-
-    def pending_crossings(self) -> int:
-        return int(self.one("SELECT count(*) FROM crossings WHERE notified_ms IS NULL"))
-
-    def unsent_notices(self) -> int:
-        return int(self.one("SELECT count(*) FROM notices WHERE sent_ms IS NULL"))
 
     def position(self, consumer: str) -> int | None:
         rows = self.rows("SELECT event_id FROM positions WHERE consumer = %s", consumer)

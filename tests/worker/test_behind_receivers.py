@@ -13,21 +13,18 @@ from tests.support.postgres import fresh_database, needs_postgres
 from tests.support.processes import ReceiverProcess, WorkerProcess, wait_until
 from tests.worker.broker import URL, Queue, needs_rabbitmq
 from tests.worker.database import WorkerDatabase
-from tests.worker.webhook import Webhook
 
 pytestmark = [needs_postgres, needs_rabbitmq]
 DEVICES, BATCHES, EVENTS = 8, 12, 5
 
 
 @pytest.fixture
-def receivers(tmp_path: Path, webhook: Webhook) -> Iterator[tuple[str, list[ReceiverProcess]]]:
-    """Give a database's URL and two receivers on it, which alert the webhook."""
+def receivers(tmp_path: Path) -> Iterator[tuple[str, list[ReceiverProcess]]]:
+    """Give a database's URL and two receivers on it."""
     with fresh_database() as url, ExitStack() as closing:
         both = []
         for number in range(2):
-            environ = {"PISYNC_RECEIVER_DATABASE_URL": url, "PISYNC_RECEIVER_ALERT_URLS": webhook.url}
-            arguments = ("--auth", "off")
-            receiver = ReceiverProcess(tmp_path / f"receiver-{number}", *arguments, environ=environ)
+            receiver = ReceiverProcess(tmp_path / f"receiver-{number}", "--auth", "off", database_url=url)
             if not number:
                 receiver.command("migrate")
             both.append(closing.enter_context(receiver))
@@ -49,23 +46,6 @@ def school_day(device: str, urls: list[str]) -> None:
         for number in range(BATCHES):
             answer = client.post(urls[number % len(urls)] + "/api/events", json=batch(device, number))
             assert answer.status_code == 200, answer.text
-
-
-def sync(url: str, device: str, minute: int, errors: int) -> None:
-    body = {
-        "device_id": device,
-        "timestamp": f"2026-11-23T10:{minute:02}:00.000Z",
-        "total_files_synced": 0,
-        "total_errors": errors,
-        "internet_speed": 1.5,
-        "errors": {"dns": errors} if errors else {},
-    }
-    assert httpx.post(url + "/api/sync-event", json=body, timeout=60).status_code == 201
-
-
-def pass_digest_window(database: WorkerDatabase) -> None:
-    """Make what happened a minute older, so that its notice waits no longer."""
-    database.rows("UPDATE crossings SET at_ms = at_ms - 60000 WHERE notified_ms IS NULL")
 
 
 def test_acknowledged_events_reach_the_broker_once_and_in_order(
@@ -95,24 +75,3 @@ def test_acknowledged_events_reach_the_broker_once_and_in_order(
     for device in devices:
         seqs = [event["seq"] for message in taken for event in message.events if event["device_id"] == device]
         assert seqs == list(range(1, BATCHES * EVENTS + 1))
-
-
-def test_a_failing_device_and_its_recovery_are_notified_once(
-    receivers: tuple[str, list[ReceiverProcess]], webhook: Webhook
-) -> None:
-    url, both = receivers
-    database = WorkerDatabase(url)
-    for minute in range(5):
-        sync(both[minute % 2].url, "pibook-1", minute, 2)
-    pass_digest_window(database)
-    wait_until(lambda: len(webhook.received) == 1, "the failure is notified")
-    sync(both[0].url, "pibook-1", 5, 0)
-    pass_digest_window(database)
-    wait_until(lambda: len(webhook.received) == 2, "the recovery is notified")
-    database.close()
-    assert [receiver.stop() for receiver in both] == [-15, -15]
-
-    assert webhook.titles() == ["pibook-1 (no site) keeps failing", "pibook-1 (no site) recovered"]
-    assert webhook.received[0]["message"] == (
-        "no site: 1 device keeps failing since 2026-11-23 10:00 UTC (dns): pibook-1"
-    )

@@ -1,6 +1,7 @@
-"""Tell operators once when a device begins to fail and once when it recovers.
+"""Tell people once when a device or a site needs help, when it recovers, and each day how the fleet is.
 
 ```
-alerts ── crossings → rules (when, and whether as a digest) → notices (the text) → services (Apprise)
+alerts (the steps) ── domain.notices (what changed) → rules (when, and what shares a message) → notices, daily (texts)
+                   └─ services (the log, Apprise)
 ```
 """

@@ -1,10 +1,11 @@
-"""The background task of alerts: from crossings to notices, and from notices to services.
+"""The background steps of alerts: from states to transitions, from transitions to notices, from notices to services.
 
-Every receiver on PostgreSQL runs it. A lock that ends with its transaction lets one at a time make notices, and one at
-a time send to a service. Notices and the marks of their crossings commit together, so each crossing is in one notice.
+Every receiver takes them; locks of the store let one at a time watch, make notices, and send to a service. What is
+noted, made or claimed is committed first, so a restart or another receiver goes on where a step ended.
 """
 
 import asyncio
+import json
 import logging
 import random
 from collections.abc import Callable, Sequence
@@ -17,24 +18,32 @@ from pisync_common.backoff import Backoff, Uniform
 from pisync_common.settings import Settings
 from pisync_common.times import now_ms
 from pisync_receiver import config
-from pisync_receiver.alerts.notices import notices
-from pisync_receiver.alerts.rules import Crossing, Rules
-from pisync_receiver.alerts.services import AppriseService, Service
+from pisync_receiver.alerts.daily import daily_digest, sites_of
+from pisync_receiver.alerts.notices import Links, Notice, notices, parts_of
+from pisync_receiver.alerts.rules import Rules
+from pisync_receiver.alerts.services import AppriseService, LogService, Service
 from pisync_receiver.background import AGAIN, Shutdown, Step, repeat
+from pisync_receiver.domain.notices import Change, Transition, observe
 from pisync_receiver.logs import fields
-from pisync_receiver.store.address import PostgresUrl
-from pisync_receiver.store.postgres.transactions import Database, Transaction
+from pisync_receiver.store import Store
+from pisync_receiver.store.notices import Backlog, changed_states
+from pisync_receiver.store.running import Query, Row
 
 log = logging.getLogger("pisync_receiver.alerts")
 
-LOG: Final = "log"
-"""The target that every notice has: the record of what was sent."""
+WATCH_SECONDS: Final = 30.0
 POLL_SECONDS: Final = 2.0
+WATCHED_AT_ONCE: Final = 5_000
+"""How many changed devices a step notes."""
+TOLD_AT_ONCE: Final = 50_000
+"""How many transitions notices cover at once."""
+CLAIM_MS: Final = 60_000
+"""How long a receiver has to send a notice before another may."""
 _DAY_SECONDS: Final = 86_400.0
 _DAY_MS: Final = 86_400_000
 _NOTICE_DAYS: Final = 30
 """How long a notice is offered to a service that refuses it; the log has it."""
-_CROSSING_DAYS: Final = 90
+_TRANSITION_DAYS: Final = 90
 
 
 class AlertMetrics:
@@ -49,107 +58,211 @@ class AlertMetrics:
 
 
 class Alerts:
-    """`run` until `stop`. `now_ms` is milliseconds since 1970."""
+    """`run` until `stop`. `now_ms` is milliseconds since 1970. Every step raises StoreUnusable."""
 
     def __init__(
         self,
-        database: Database,
+        store: Store,
         services: Sequence[Service],
         *,
         rules: Rules,
+        silent_after_ms: int,
+        links: Links,
         now_ms: Callable[[], int],
         uniform: Uniform,
         metrics: AlertMetrics,
     ) -> None:
-        self._database = database
-        self._targets = [LOG, *(service.target for service in services)]
+        self._store = store
+        self.services: Sequence[Service] = [LogService(), *services]
         self._rules = rules
+        self._silent_after_ms = silent_after_ms
+        self._links = links
         self._now_ms = now_ms
         self._metrics = metrics
+        self._watched = False
         self._shutdown = Shutdown()
         near, far = Backoff(base=1.0, cap=60.0, random=uniform), Backoff(base=5.0, cap=900.0, random=uniform)
         self._steps: list[tuple[str, Step, Backoff]] = [
+            ("watch devices", self.watch, near),
             ("alerts", self.make_notices, near),
             ("alerts clean-up", self.clean_up, near),
-            *((f"send to {each.name}", partial(self.send_next, each), far) for each in services),
+            *((f"send to {each.name}", partial(self.send_next, each), far) for each in self.services),
         ]
 
     @classmethod
-    def create(cls, url: PostgresUrl, settings: Settings, registry: CollectorRegistry) -> Self:
+    def create(cls, store: Store, settings: Settings, registry: CollectorRegistry) -> Self:
         """Raises MissingExtra if Apprise is needed and not installed, SettingError for a URL it does not know."""
         alert_urls: tuple[str, ...] = settings[config.ALERT_URLS]
         return cls(
-            Database(url),
+            store,
             [AppriseService(url, number) for number, url in enumerate(alert_urls, 1)],
-            rules=Rules(quiet_hours=settings[config.QUIET_HOURS], zone=settings[config.TIME_ZONE]),
+            rules=Rules(
+                quiet_hours=settings[config.QUIET_HOURS],
+                zone=settings[config.TIME_ZONE],
+                digest_hour=settings[config.DIGEST_HOUR],
+            ),
+            silent_after_ms=round(settings[config.SILENT_AFTER] * 1000),
+            links=Links(settings[config.PUBLIC_URL]),
             now_ms=now_ms,
             uniform=random.uniform,
             metrics=AlertMetrics(registry),
         )
 
     async def run(self) -> None:
-        try:
-            async with asyncio.TaskGroup() as group:
-                for name, step, backoff in self._steps:
-                    group.create_task(repeat(name, step, backoff=backoff, shutdown=self._shutdown))
-        finally:
-            await self._database.close()
+        async with asyncio.TaskGroup() as group:
+            for name, step, backoff in self._steps:
+                group.create_task(repeat(name, step, backoff=backoff, shutdown=self._shutdown))
 
     async def stop(self) -> None:
         """Let `run` return after the steps in progress."""
         self._shutdown.set()
 
+    async def watch(self) -> float:
+        """Note the devices whose state changed."""
+        now = self._now_ms()
+        changed = await self._store.changed_states(now, self._silent_after_ms, limit=WATCHED_AT_ONCE)
+        if not changed:
+            self._watched = True
+            return WATCH_SECONDS
+        devices = [change.device_id for change in changed]
+        again = changed_states(now, self._silent_after_ms, limit=WATCHED_AT_ONCE, devices=devices)
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            transitions, watched = observe([Change(*row) for row in found[0]], now)
+            lists = (("add_transitions", transitions), ("put_watched", watched))
+            return [(name, {"rows": json.dumps(rows)}) for name, rows in lists if rows]
+
+        noted = await self._store.act([again], decide, lock="watch")
+        return AGAIN if noted else WATCH_SECONDS
+
     async def make_notices(self) -> float:
-        """Put pending crossings into notices if they are due, and measure the backlog. Raises DatabaseUnavailable."""
-        async with self._database.transaction() as transaction:
-            if await transaction.lock("alerts"):
-                await self._make_notices(transaction)
-            ((pending, unsent),) = await transaction.rows("count_pending", targets=self._targets)
-            lags = await transaction.rows("lags")
-        self._metrics.alerts_pending.set(pending)
-        self._metrics.notices_pending.set(unsent)
+        """Put what changed into notices, and make the daily digest, if they are due; measure the backlog."""
+        now = self._now_ms()
+        targets = [service.target for service in self.services]
+        backlog = await self._store.alert_backlog(targets, self._since(now))
+        if self._is_due(backlog, now):
+            await self._tell_changes(now, targets)
+        if self._watched and self._rules.is_daily_due(now_ms=now, last_daily_ms=await self._store.last_daily()):
+            await self._tell_day(now)
+        self._metrics.alerts_pending.set(backlog.pending)
+        self._metrics.notices_pending.set(backlog.unsent)
         self._metrics.lag.clear()  # of consumers that are no more
-        for consumer, lag in lags:
+        for consumer, lag in (await self._store.lags()).items():
             self._metrics.lag.labels(consumer).set(lag)
         return POLL_SECONDS
 
     async def send_next(self, service: Service) -> float:
-        """Send a service its next notice. Raises ServiceUnavailable, DatabaseUnavailable.
+        """Send a service its next notice. Raises ServiceUnavailable.
 
-        The notice is marked in the transaction that is open while it is sent. It is sent again only if this process
-        dies or loses PostgreSQL between the service's answer and the commit: reading it twice is better than never.
+        The notice is claimed for CLAIM_MS, sent, and marked. It is sent a second time only if this process dies or
+        loses the database between the service's answer and the mark: reading it twice is better than never.
         """
-        async with self._database.transaction() as transaction:
-            if not await transaction.lock(f"notices {service.target}"):
-                return POLL_SECONDS
-            row = await transaction.row("next_notice", target=service.target, long_ago=self._now_ms() - _DAY_MS)
-            if row is None:
-                return POLL_SECONDS
-            number, title, body = row
+        now = self._now_ms()
+        query = "next_notice", {"target": service.target, "long_ago": now - _DAY_MS}
+        found: list[tuple[int, str, str]] = []
+
+        def claim(rows: list[list[Row]]) -> Sequence[Query]:
+            found.clear()
+            for number, title, body, claimed_until_ms in rows[0]:
+                if claimed_until_ms is None or not now < claimed_until_ms <= now + CLAIM_MS:
+                    found.append((number, title, body))
+                    return [("claim_notice", {"id": number, "until": now + CLAIM_MS})]
+            return []
+
+        if not await self._store.has_unsent(service.target):
+            return POLL_SECONDS
+        await self._store.act([query], claim, lock=f"notices {service.target}")
+        if not found:
+            return POLL_SECONDS
+        ((number, title, body),) = found
+        try:
             await service.send(title, body)
-            await transaction.rows("mark_sent", id=number, now=self._now_ms())
+        except Exception:
+            await self._write("claim_notice", id=number, until=None)
+            raise
+        await self._write("mark_sent", id=number, now=self._now_ms())
         return AGAIN
 
     async def clean_up(self) -> float:
-        """Delete notices and crossings of long ago. Raises DatabaseUnavailable."""
+        """Delete notices and transitions of long ago."""
         now = self._now_ms()
-        async with self._database.transaction() as transaction:
-            row = await transaction.row("delete_old_notices", before=now - _NOTICE_DAYS * _DAY_MS)
-            await transaction.rows("delete_old_crossings", before=now - _CROSSING_DAYS * _DAY_MS)
-        if row and row[0]:
-            log.error("deleted notices that no service accepted", extra=fields(notices=row[0], days=_NOTICE_DAYS))
+        notices_before, transitions_before = now - _NOTICE_DAYS * _DAY_MS, now - _TRANSITION_DAYS * _DAY_MS
+        unsent = [0]
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ((unsent[0],),) = found[0]
+            return [
+                ("delete_notices", {"before": notices_before}),
+                ("delete_transitions", {"before": transitions_before}),
+            ]
+
+        await self._store.act([("unsent_before", {"before": notices_before})], decide, lock="alerts clean-up")
+        if unsent[0]:
+            log.error("deleted notices that no service accepted", extra=fields(notices=unsent[0], days=_NOTICE_DAYS))
         return _DAY_SECONDS
 
-    async def _make_notices(self, transaction: Transaction) -> None:
-        now = self._now_ms()
-        pending = [Crossing.from_row(row) for row in await transaction.rows("pending_crossings")]
-        row = await transaction.row("last_digest", since=now - round(self._rules.digest_every * 1000))
-        if not self._rules.is_due(pending, now_ms=now, last_digest_ms=None if row is None else row[0]):
-            return
-        digest = self._rules.is_digest(pending)
-        for notice in notices(pending, digest=digest, zone=self._rules.zone):
-            values = {"digest": digest, "title": notice.title, "body": notice.body, "now": now}
-            for target in self._targets:
-                await transaction.rows("add_notice", target=target, **values)
-            log.warning(notice.title, extra=fields(alert=notice.body))  # before the commit: may repeat, is never lost
-        await transaction.rows("mark_notified", now=now, ids=[crossing.id for crossing in pending])
+    def _since(self, now: int) -> int:
+        return now - round(self._rules.every * 1000)
+
+    def _is_due(self, backlog: Backlog, now: int) -> bool:
+        return self._rules.is_due(
+            first_ms=backlog.first_ms,
+            first_silent_ms=backlog.first_silent_ms,
+            now_ms=now,
+            last_notice_ms=backlog.last_notice_ms,
+        )
+
+    async def _tell_changes(self, now: int, targets: Sequence[str]) -> None:
+        active = {site.site: site.active for site in sites_of(await self._store.watched_states())}
+        reads: list[Query] = [
+            ("alert_backlog", {"targets": list(targets), "since": self._since(now)}),
+            ("pending_transitions", {"limit": TOLD_AT_ONCE}),
+        ]
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            (row,), rows = found
+            if not self._is_due(Backlog(*row), now):
+                return []  # another receiver was faster
+            pending = [Transition(**dict(zip(Transition.__struct_fields__, row, strict=True))) for row in rows]
+            parts = parts_of(pending, active)
+            digest = self._rules.is_digest(pending, len(parts))
+            made = notices(parts, digest=digest, zone=self._rules.zone, links=self._links) if parts else []
+            covered: Query = ("cover_transitions", {"now": now, "ids": [each.id for each in pending]})
+            return [*self._additions(made, now), covered]
+
+        await self._store.act(reads, decide, lock="notices")
+
+    async def _tell_day(self, now: int) -> None:
+        sites = sites_of(await self._store.watched_states())
+        if not sites:
+            return  # no device yet
+        changes = await self._store.transition_counts(now - _DAY_MS)
+        made = daily_digest(sites, changes, zone=self._rules.zone, links=self._links)
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ((last_daily_ms,),) = found[0]
+            due = self._rules.is_daily_due(now_ms=now, last_daily_ms=last_daily_ms)
+            return self._additions([made], now) if due else []
+
+        await self._store.act([("last_daily", {})], decide, lock="notices")
+
+    def _additions(self, made: Sequence[Notice], now: int) -> list[Query]:
+        """Return the statements that add notices for every service."""
+        return [
+            (
+                "add_notice",
+                {
+                    "target": service.target,
+                    "service": service.name,
+                    "kind": notice.kind,
+                    "title": notice.title,
+                    "body": notice.body,
+                    "now": now,
+                },
+            )
+            for notice in made
+            for service in self.services
+        ]
+
+    async def _write(self, name: str, **values: object) -> None:
+        await self._store.act([], lambda _: [(name, values)])

@@ -1,19 +1,23 @@
-"""The text of notices: device ids, sites, counts, times and error codes; never what learners did."""
+"""The text of notices of changes: device ids, sites, counts, times and error codes; never what learners did."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from enum import Enum
 from itertools import groupby
 from typing import Final
+from urllib.parse import quote
 
 from pisync_common.times import from_ms
-from pisync_receiver.alerts.rules import FAILING, Crossing
+from pisync_receiver.domain.notices import FAILING, RETIRED, SILENT, TROUBLE, Transition
 from pisync_receiver.domain.records import errors_of
+from pisync_receiver.text import one_line
 
 NO_SITE: Final = "no site"
-_MAX_SITES: Final = 50
+_SITE_DEVICES: Final = 3
+"""The fewest devices of a site that make a notice of the site: also at least half of its devices."""
+_MAX_SITES: Final = 30
 _MAX_DEVICES: Final = 5
 _MAX_CODES: Final = 3
 
@@ -21,100 +25,198 @@ _MAX_CODES: Final = 3
 class State(Enum):
     """What happened to a device since the last notice of it."""
 
+    SILENT = "is silent"
     FAILING = "keeps failing"
+    FAILING_AGAIN = "recovered and keeps failing again"
     RECOVERED = "recovered"
     FAILED_AND_RECOVERED = "failed and recovered"
-    FAILING_AGAIN = "recovered and keeps failing again"
+    BACK = "was silent and is back"
+
+    def of(self, count: int) -> str:
+        """Return the words for one device or site, or for several devices."""
+        if count == 1:
+            return self.value
+        return self.value.replace("keeps", "keep").replace("was ", "were ").replace("is ", "are ")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Alert:
-    """The crossings of one device, summarized."""
+    """The pending transitions of one device, summarized."""
 
     device_id: str
-    site: str
+    site: str | None
     state: State
     since_ms: int | None
     codes: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Part:
+    """What one line or one message is about: a device, or a site whose `devices` are half of its `active` devices."""
+
+    state: State
+    alerts: Sequence[Alert]
+    active: int | None = None
+
+    @property
+    def site(self) -> str | None:
+        return self.alerts[0].site
+
+
+@dataclass(frozen=True, kw_only=True)
 class Notice:
     """One message to operators. The title alone says enough for a phone's lock screen."""
 
+    kind: str
     title: str
     body: str
 
 
-def notices(pending: Iterable[Crossing], *, digest: bool, zone: tzinfo) -> list[Notice]:
-    """Return one notice of all devices (`digest`) or one for each; times are shown in `zone`."""
-    ordered = sorted(pending, key=lambda crossing: (crossing.device_id, crossing.id))
-    alerts = [_alert(list(group)) for _, group in groupby(ordered, key=lambda crossing: crossing.device_id)]
+@dataclass(frozen=True)
+class Links:
+    """Addresses of pages; empty where the receiver's own address is not known."""
+
+    url: str | None = None
+
+    def home(self) -> str:
+        return self._page("/")
+
+    def device(self, device_id: str) -> str:
+        return self._page(f"/devices/{quote(device_id, safe='')}")
+
+    def site(self, site: str | None) -> str:
+        return self._page("/sites" if site is None else f"/sites/{quote(site, safe='')}")
+
+    def _page(self, path: str) -> str:
+        return "" if self.url is None else f"\n{self.url}{path}"
+
+
+def parts_of(pending: Iterable[Transition], active: Mapping[str | None, int]) -> list[Part]:
+    """Summarize transitions: sites of which at least half of the `active` devices changed alike, and devices."""
+    ordered = sorted(pending, key=lambda each: (each.device_id, each.id))
+    folded = [_alert(list(group)) for _, group in groupby(ordered, key=lambda each: each.device_id)]
+    groups: dict[tuple[str | None, State], list[Alert]] = {}
+    for alert in folded:
+        if alert is not None:
+            groups.setdefault((alert.site, alert.state), []).append(alert)
+    parts: list[Part] = []
+    for (site, state), alerts in groups.items():
+        count = max(active.get(site, 0), len(alerts))
+        if site is not None and len(alerts) >= _SITE_DEVICES and len(alerts) * 2 >= count:
+            parts.append(Part(state=state, alerts=alerts, active=count))
+        else:
+            parts += [Part(state=state, alerts=[alert]) for alert in alerts]
+    return parts
+
+
+def notices(parts: Sequence[Part], *, digest: bool, zone: tzinfo, links: Links) -> list[Notice]:
+    """Return one notice of everything (`digest`), or one for each device and site; times are shown in `zone`."""
     if digest:
-        return [Notice(title=f"{_devices(len(alerts))}: {_counts(alerts)}", body=_by_site(alerts, zone))]
-    return [Notice(title=_title(alert), body=_by_site([alert], zone)) for alert in alerts]
+        alerts = [alert for part in parts for alert in part.alerts]
+        title = f"{_devices(len(alerts))}: {_counts(alerts)}"
+        return [Notice(kind="digest", title=title, body=_by_site(parts, zone) + links.home())]
+    return [_notice(part, zone, links) for part in parts]
 
 
-def _title(alert: Alert) -> str:
-    return f"{alert.device_id} ({alert.site}) {alert.state.value}"
+def site_name(site: str | None) -> str:
+    return NO_SITE if site is None else one_line(site)
 
 
-def _alert(crossings: Sequence[Crossing]) -> Alert:
-    last = crossings[-1]
-    streak = next((crossing for crossing in reversed(crossings) if crossing.kind == FAILING), last)
-    both = len({crossing.kind for crossing in crossings}) > 1
-    if last.kind == FAILING:
-        state = State.FAILING_AGAIN if both else State.FAILING
+def since(began_ms: Iterable[int | None], zone: tzinfo) -> str:
+    """Return ` since` the first of these moments; empty if none is known."""
+    known = [ms for ms in began_ms if ms is not None]
+    if not known:
+        return ""
+    try:
+        return from_ms(min(known)).astimezone(zone).strftime(" since %Y-%m-%d %H:%M %Z")
+    except OverflowError:  # a damaged row must not hold up the notices of other devices
+        return " since an unknown time"
+
+
+def _alert(transitions: Sequence[Transition]) -> Alert | None:
+    """Return what to tell of a device; None if there is nothing: it was retired, or is as it was told last."""
+    before, last = transitions[0].before, transitions[-1]
+    states = [each.state for each in transitions]
+    trouble = next((each for each in reversed(transitions) if each.state in TROUBLE), last)
+    if last.state == RETIRED:
+        return None
+    if last.state == SILENT:
+        state = State.SILENT
+    elif last.state == FAILING:
+        state = State.FAILING_AGAIN if before == FAILING else State.FAILING
+    elif before in TROUBLE:
+        state = State.RECOVERED
     else:
-        state = State.FAILED_AND_RECOVERED if both else State.RECOVERED
+        state = State.FAILED_AND_RECOVERED if FAILING in states else State.BACK
     return Alert(
         device_id=last.device_id,
-        site=last.site or NO_SITE,
+        site=last.site,
         state=state,
-        since_ms=streak.failing_since_ms,
-        codes=tuple(errors_of(streak.last_errors)),
+        since_ms=trouble.since_ms,
+        codes=tuple(map(one_line, errors_of(trouble.errors))) if trouble.state == FAILING else (),
     )
+
+
+def _notice(part: Part, zone: tzinfo, links: Links) -> Notice:
+    site = site_name(part.site)
+    if part.active is not None:
+        title = f"{site} {part.state.of(1)}: {_share(part)}"
+        return Notice(kind="change", title=title, body=_line(part, zone) + links.site(part.site))
+    device_id = part.alerts[0].device_id
+    body = f"{site}: {_group(part.state, part.alerts, zone)}{links.device(device_id)}"
+    return Notice(kind="change", title=f"{device_id} ({site}) {part.state.of(1)}", body=body)
 
 
 def _counts(alerts: Sequence[Alert]) -> str:
     counts = Counter(alert.state for alert in alerts)
-    return ", ".join(f"{counts[state]:,} {_verb(state, counts[state])}" for state in State if counts[state])
+    return ", ".join(f"{counts[state]:,} {state.of(counts[state])}" for state in State if counts[state])
 
 
-def _by_site(alerts: Sequence[Alert], zone: tzinfo) -> str:
-    """Return a line for each site, the largest first."""
-    sites: dict[str, list[Alert]] = {}
-    for alert in alerts:
-        sites.setdefault(alert.site, []).append(alert)
-    by_size = sorted(sites.items(), key=lambda item: (-len(item[1]), item[0]))
-    lines = [f"{site}: {_by_state(at_site, zone)}" for site, at_site in by_size[:_MAX_SITES]]
+def _by_site(parts: Sequence[Part], zone: tzinfo) -> str:
+    """Return the lines of each site, the site with most devices first."""
+    sites: dict[str | None, list[Part]] = {}
+    for part in parts:
+        sites.setdefault(part.site, []).append(part)
+    by_size = sorted(sites.items(), key=lambda item: (-_size(item[1]), item[0] or ""))
+    lines = [_at_site(at_site, zone) for _, at_site in by_size[:_MAX_SITES]]
     if rest := by_size[_MAX_SITES:]:
-        lines.append(f"and {sum(len(at_site) for _, at_site in rest):,} devices at {len(rest):,} more sites")
+        lines.append(f"and {sum(_size(at_site) for _, at_site in rest):,} devices at {len(rest):,} more sites")
     return "\n".join(lines)
 
 
-def _by_state(alerts: Sequence[Alert], zone: tzinfo) -> str:
+def _size(parts: Sequence[Part]) -> int:
+    return sum(len(part.alerts) for part in parts)
+
+
+def _at_site(parts: Sequence[Part], zone: tzinfo) -> str:
+    """Return what happened at a site: a line for the site as a whole, and one for its other devices."""
+    lines = [_line(part, zone) for part in parts if part.active is not None]
+    alerts = [alert for part in parts if part.active is None for alert in part.alerts]
     by_state = {state: [alert for alert in alerts if alert.state is state] for state in State}
-    return "; ".join(_group(state, group, zone) for state, group in by_state.items() if group)
+    if groups := [_group(state, group, zone) for state, group in by_state.items() if group]:
+        lines.append(f"{site_name(parts[0].site)}: {'; '.join(groups)}")
+    return "\n".join(lines)
+
+
+def _line(part: Part, zone: tzinfo) -> str:
+    return f"{site_name(part.site)} {part.state.of(1)}: {_share(part)}{_why(part.state, part.alerts, zone)}"
+
+
+def _share(part: Part) -> str:
+    return f"{len(part.alerts):,} of {_devices(part.active or 0)}"
 
 
 def _group(state: State, alerts: Sequence[Alert], zone: tzinfo) -> str:
-    text = f"{_devices(len(alerts))} {_verb(state, len(alerts))}"
-    if state is not State.RECOVERED:
-        text += _since(alerts, zone) + _codes(alerts)
+    text = f"{_devices(len(alerts))} {state.of(len(alerts))}{_why(state, alerts, zone)}"
     if len(alerts) <= _MAX_DEVICES:
         text += f": {', '.join(alert.device_id for alert in alerts)}"
     return text
 
 
-def _since(alerts: Sequence[Alert], zone: tzinfo) -> str:
-    begun = [alert.since_ms for alert in alerts if alert.since_ms is not None]
-    if not begun:
+def _why(state: State, alerts: Sequence[Alert], zone: tzinfo) -> str:
+    if state is State.RECOVERED:
         return ""
-    try:
-        return from_ms(min(begun)).astimezone(zone).strftime(" since %Y-%m-%d %H:%M %Z")
-    except OverflowError:  # a damaged row must not hold up the notices of other devices
-        return " since an unknown time"
+    return since((alert.since_ms for alert in alerts), zone) + _codes(alerts)
 
 
 def _codes(alerts: Sequence[Alert]) -> str:
@@ -122,10 +224,6 @@ def _codes(alerts: Sequence[Alert]) -> str:
     codes = Counter(code for alert in alerts for code in alert.codes)
     most = [code for code, _ in sorted(codes.items(), key=lambda item: (-item[1], item[0]))[:_MAX_CODES]]
     return f" ({'mostly ' if len(codes) > 1 else ''}{', '.join(most)})" if most else ""
-
-
-def _verb(state: State, count: int) -> str:
-    return state.value if count == 1 else state.value.replace("keeps", "keep")
 
 
 def _devices(count: int) -> str:

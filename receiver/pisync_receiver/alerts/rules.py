@@ -1,74 +1,72 @@
-"""When alerts go out and when they share one digest: pure functions.
+"""When notices go out and what shares one: pure functions.
 
-Alerts wait a short window for each other, because devices of one site fail together. More than a few go out as one
-digest, and after a digest the next alert waits longer. Quiet hours hold everything back until they end.
+What changed waits a short window for more, because devices of one site fail together; silence, which began days ago,
+waits longer, because devices of one site fall silent one after another. After a notice the next one waits. Quiet hours
+hold everything back until they end.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from datetime import UTC, tzinfo
-from typing import Any, Final, Self
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, tzinfo
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pisync_common.quiet_hours import QuietHours
+from pisync_common.times import from_ms, to_ms
+from pisync_receiver.domain.notices import NEW, TROUBLE, Transition
 
-FAILING: Final = "failing"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Crossing:
-    """A device's streak of failures reached the threshold (`failing`), or ended (`recovered`)."""
-
-    id: int
-    device_id: str
-    site: str | None
-    kind: str
-    at_ms: int
-    failing_since_ms: int | None
-    last_errors: str | None = None
-    """JSON text of an object of counts by error code."""
-
-    @classmethod
-    def from_row(cls, row: Sequence[Any]) -> Self:
-        """Take the columns in the order of the fields."""
-        return cls(**{field.name: value for field, value in zip(fields(cls), row, strict=True)})
+_SKEW_MS: Final = 172_800_000
+"""A digest made further in the future was made by a wrong clock."""
+_FIRST_MS: Final = 3_600_000
+"""How long after its hour the first digest of all is made."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """When alerts go out and how. Durations are in seconds."""
+    """When notices go out and how. Durations are in seconds."""
 
     quiet_hours: QuietHours | None
     zone: tzinfo
+    digest_hour: int | None = None
+    """The local hour of the daily digest; None for none."""
+    window: float = 60.0
+    """How long a change waits for others."""
+    silence_window: float = 3600.0
+    """How long silence waits for others."""
+    every: float = 900.0
+    """The minimum time from a notice of changes to the next."""
     digest_over: int = 5
-    """More devices than this share one digest."""
-    digest_window: float = 60.0
-    """How long alerts wait for others."""
-    digest_every: float = 900.0
-    """The minimum time from a digest to the next notice."""
+    """More devices and sites than this share one message."""
 
     def is_quiet(self, moment_ms: int) -> bool:
         return self.quiet_hours is not None and self.quiet_hours.includes(moment_ms, self.zone)
 
-    def is_due(self, pending: Sequence[Crossing], *, now_ms: int, last_digest_ms: int | None) -> bool:
-        """Whether to send notices of all pending crossings now."""
-        if not pending or self.is_quiet(now_ms):
+    def is_due(
+        self, *, first_ms: int | None, first_silent_ms: int | None, now_ms: int, last_notice_ms: int | None
+    ) -> bool:
+        """Whether to tell everything pending now. `first_ms` and `first_silent_ms` are when the first of what is
+        pending was noticed."""
+        if self.is_quiet(now_ms):
             return False
-        first_ms = min(crossing.at_ms for crossing in pending)
-        return _passed(self.digest_window, first_ms, now_ms) and (
-            last_digest_ms is None or _passed(self.digest_every, last_digest_ms, now_ms)
+        waited = (first_ms is not None and _passed(self.window, first_ms, now_ms)) or (
+            first_silent_ms is not None and _passed(self.silence_window, first_silent_ms, now_ms)
         )
+        return waited and (last_notice_ms is None or _passed(self.every, last_notice_ms, now_ms))
 
-    def is_digest(self, pending: Sequence[Crossing]) -> bool:
-        """Whether to send one notice of all devices. What quiet hours held back is one digest."""
-        held_back = any(self.is_quiet(crossing.at_ms) for crossing in pending)
-        devices = len({crossing.device_id for crossing in pending})
-        return devices > (1 if held_back else self.digest_over)
+    def is_digest(self, pending: Sequence[Transition], parts: int) -> bool:
+        """Whether to send one message of `parts` devices and sites. What quiet hours held back is one, and so is what
+        needed help when the devices were watched for the first time."""
+        at_once = any(self.is_quiet(each.at_ms) or (each.before == NEW and each.state in TROUBLE) for each in pending)
+        return parts > (1 if at_once else self.digest_over)
 
-
-def _passed(seconds: float, since_ms: int, now_ms: int) -> bool:
-    """A clock that was set back delays nothing: a moment in the future counts as long ago."""
-    return since_ms > now_ms or now_ms - since_ms >= seconds * 1000
+    def is_daily_due(self, *, now_ms: int, last_daily_ms: int | None) -> bool:
+        """Whether the daily digest of today, or of yesterday if that was missed, is to be made now."""
+        if self.digest_hour is None or self.is_quiet(now_ms):
+            return False
+        scheduled_ms = _last_at(self.digest_hour, now_ms, self.zone)
+        if last_daily_ms is None or last_daily_ms > now_ms + _SKEW_MS:
+            return now_ms - scheduled_ms < _FIRST_MS
+        return last_daily_ms < scheduled_ms
 
 
 def time_zone(value: str) -> tzinfo:
@@ -79,3 +77,18 @@ def time_zone(value: str) -> tzinfo:
         return ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise ValueError("not a time zone this system knows, such as Africa/Nairobi or UTC") from error
+
+
+def _passed(seconds: float, since_ms: int, now_ms: int) -> bool:
+    """A clock that was set back delays nothing: a moment in the future counts as long ago."""
+    return since_ms > now_ms or now_ms - since_ms >= seconds * 1000
+
+
+def _last_at(hour: int, now_ms: int, zone: tzinfo) -> int:
+    """Return the last moment at which local clocks showed this hour."""
+    local = from_ms(now_ms).astimezone(zone)
+    today = datetime(local.year, local.month, local.day, hour, tzinfo=zone)
+    if today > local:
+        before = local.date() - timedelta(days=1)
+        today = datetime(before.year, before.month, before.day, hour, tzinfo=zone)
+    return to_ms(today)

@@ -1,14 +1,21 @@
-"""Notification services: one for each Apprise URL."""
+"""Where notices go: the log, and a notification service for each Apprise URL."""
 
 import asyncio
 import hashlib
-from typing import TYPE_CHECKING, Protocol
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pisync_common.errors import SettingError
 from pisync_receiver.errors import MissingExtra, Unavailable
+from pisync_receiver.logs import fields
 
 if TYPE_CHECKING:
     from apprise.plugins.base import NotifyBase
+
+log = logging.getLogger("pisync_receiver.alerts")
+
+LOG: Final = "log"
+"""The target that every notice has: the record of what was sent."""
 
 
 class ServiceUnavailable(Unavailable):
@@ -27,6 +34,16 @@ class Service(Protocol):
     async def send(self, title: str, body: str) -> None:
         """Raises ServiceUnavailable if the service did not accept the notice."""
         ...
+
+
+class LogService:
+    """A `Service` that writes notices to the receiver's log."""
+
+    target = name = LOG
+
+    async def send(self, title: str, body: str) -> None:
+        """See `Service`."""
+        log.warning(title, extra=fields(alert=body))
 
 
 class AppriseService:

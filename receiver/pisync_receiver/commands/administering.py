@@ -8,6 +8,7 @@ from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
+from pisync_receiver.api.notices import NOTICES, TRANSITIONS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
 from pisync_receiver.commands.client import flags_of, query_of
@@ -278,6 +279,24 @@ def events(context: Context) -> None:
     """List stored progress events in the order of arrival."""
     columns = ("id", "device_id", "seq", "type", "learner_id", "object_id", "occurred_at", "received_at")
     context.pages("/api/events", EVENTS, columns)
+
+
+@command(
+    "transitions --since 1d",
+    *rows_of(TRANSITIONS),
+)
+def transitions(context: Context) -> None:
+    """List the devices that went from one state to another, newest first."""
+    context.pages("/api/transitions", TRANSITIONS, ("at", "device_id", "site", "before", "state", "since"))
+
+
+@command(
+    "notices --since 7d",
+    *rows_of(NOTICES),
+)
+def notices(context: Context) -> None:
+    """List the notices that were made, newest first."""
+    context.pages("/api/notices", NOTICES, ("made_at", "target", "sent_at", "kind", "title"))
 
 
 def _show_token(context: Context, made: dict[str, Any]) -> None:

@@ -41,6 +41,8 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.failures,
     administering.completeness,
     administering.events,
+    administering.transitions,
+    administering.notices,
     operating.retain,
     operating.backup,
     operating.copy,

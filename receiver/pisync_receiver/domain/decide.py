@@ -21,8 +21,8 @@ from pisync_receiver.domain import access, repairs
 from pisync_receiver.domain.batches import decide_batch
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import Decision, Details, Facts, Plan, StreamName
-from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after_success, crossing, is_late
-from pisync_receiver.domain.rows import Crossing, StoredSyncEvent
+from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after_success, is_late
+from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.state import State, site_at
 from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncEvent
 from pisync_receiver.domain.times import effective_ms
@@ -152,17 +152,6 @@ def _sync_event(state: State, event: SyncEvent) -> StoredSyncEvent:
         after = after_success(before, at_ms, found, plausible=at_ms == event.claimed_ms)
     state.put_sync_event(stored)
     state.put_device(after)
-    if (kind := crossing(before.consecutive_failures, after.consecutive_failures)) is not None:
-        state.changes.crossings.append(
-            Crossing(
-                event.device_id,
-                kind,
-                event.received_ms,
-                after.consecutive_failures,
-                after.failing_since_ms,
-                after.last_errors,
-            )
-        )
     return stored
 
 

@@ -12,7 +12,6 @@ from typing import Final
 
 from pisync_receiver.domain.rows import (
     Carried,
-    Crossing,
     Device,
     EarlierEvent,
     EnrollmentCode,
@@ -142,7 +141,6 @@ class Changes:
     """To delete, before `gaps` is inserted."""
     gaps: list[Gap] = field(default_factory=list)
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
-    crossings: list[Crossing] = field(default_factory=list)
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)

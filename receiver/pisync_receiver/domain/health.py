@@ -9,7 +9,7 @@ arrives later: a clock that was once in 2099 must not silence a failing device.
 """
 
 from collections.abc import Callable
-from typing import Final, Literal, TypeVar
+from typing import Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -20,8 +20,6 @@ ALARM: Final = 3
 FAILURES_COUNTED: Final = 1_000
 """How many failures after a late success are counted; a longer streak is at least this long."""
 
-CrossingKind = Literal["failing", "recovered"]
-"""A streak reached ALARM, or fell below it."""
 H = TypeVar("H", bound=Health)
 
 
@@ -64,15 +62,6 @@ def is_late(health: Health, at_ms: int) -> bool:
     """Whether a success at that time is the newest success, and a failure after it is stored already."""
     newest = health.streak_after_ms is None or at_ms > health.streak_after_ms
     return newest and health.last_failure_ms is not None and health.last_failure_ms > at_ms
-
-
-def crossing(before: int, after: int) -> CrossingKind | None:
-    """What a streak's change from `before` to `after` means."""
-    if before < ALARM <= after:
-        return "failing"
-    if after < ALARM <= before:
-        return "recovered"
-    return None
 
 
 def _newest(known: int | None, at_ms: int) -> int:

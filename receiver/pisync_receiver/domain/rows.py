@@ -186,18 +186,6 @@ class StoredSyncEvent(Struct, frozen=True, gc=False):
     received_ms: int
 
 
-class Crossing(Struct, frozen=True, gc=False):
-    """Table `crossings` without its id: a streak of failures reached the alarm, or ended."""
-
-    device_id: str
-    kind: str
-    """`failing` or `recovered`."""
-    at_ms: int
-    consecutive_failures: int
-    failing_since_ms: int | None
-    last_errors: str | None
-
-
 class Token(Struct, frozen=True, kw_only=True):
     """Table `tokens`; `id` is 0 until the database has given one. Its repr shows no hash."""
 

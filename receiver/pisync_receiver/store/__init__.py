@@ -10,6 +10,7 @@ from typing import Final
 from msgspec import Struct
 
 from pisync_receiver.domain.submissions import Outcome, Submission
+from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
 from pisync_receiver.store.running import Query, Row
 
@@ -27,7 +28,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class Store(Queries):
+class Store(Queries, NoticeQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property

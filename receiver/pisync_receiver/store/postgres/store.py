@@ -141,6 +141,9 @@ class PostgresStore(Store):
             except errors.QueryCanceled as error:
                 raise QueryTooLong(self._query_s) from error
 
+    async def lags(self) -> Mapping[str, int]:
+        return dict(await self._rows("lags"))
+
     # Writing.
 
     async def write(self, submissions: Sequence[Submission]) -> list[Outcome]:
@@ -313,7 +316,6 @@ class PostgresStore(Store):
             ("add_carried", changes.carried),
             ("add_rejected", changes.rejected),
             ("add_sync_events", changes.sync_events),
-            ("add_crossings", changes.crossings),
             ("repair_events", changes.repaired),
         ]
         statements: list[Statement] = [(name, (encode_rows(rows),), None) for name, rows in lists if rows]
@@ -359,7 +361,9 @@ def load_sql() -> Mapping[str, bytes]:
     """Return every statement by its name: those shared and those of this engine."""
     own = Path(__file__).parent / "sql"
     found = {name: sql for file in sorted(SHARED_SQL.glob("*.sql")) for name, sql in load_shared(file).items()}
-    found |= {**load_shared(own / "queries.sql"), **load_queries(own / "write.sql")}
+    for file in (own / "queries.sql", own / "notices.sql"):
+        found |= load_shared(file)
+    found |= load_queries(own / "write.sql")
     found |= {"begin": "BEGIN;", "commit": "COMMIT;"}
     found["limit_query"] = "SELECT set_config('statement_timeout', %(ms)s, true)"
     return {query: sql.encode() for query, sql in found.items()}

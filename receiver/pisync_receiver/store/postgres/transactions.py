@@ -49,11 +49,6 @@ class Transaction:
         rows = await self.rows(query, **values)
         return rows[0] if rows else None
 
-    async def lock(self, name: str) -> bool:
-        """Take the lock called `name` until the transaction ends; return whether it was free."""
-        row = await self.row("lock", name=f"pisync {name}")
-        return row is not None and bool(row[0])
-
 
 class Database:
     """Transactions on a connection of its own; each waits for its turn."""

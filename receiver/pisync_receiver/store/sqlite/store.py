@@ -26,9 +26,8 @@ from pisync_common.sqlite import connect as connect_to
 from pisync_common.times import now_ms
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
-from pisync_receiver.domain.health import ALARM, FAILURES_COUNTED
+from pisync_receiver.domain.health import FAILURES_COUNTED
 from pisync_receiver.domain.rows import (
-    Crossing,
     Device,
     EarlierEvent,
     EnrollmentCode,
@@ -39,7 +38,6 @@ from pisync_receiver.domain.rows import (
 )
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
-from pisync_receiver.logs import fields
 from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
@@ -228,8 +226,6 @@ class SqliteStore(Store):
             decision = decide(facts, submissions)
             ids, last_event = self._store(decision.changes, last_event)
         self._last_event = last_event
-        if decision.changes.crossings:
-            _log_crossings(decision.changes.crossings)
         return with_ids(decision.outcomes, ids) if ids else decision.outcomes
 
     def _fetch(self, wanted: Plan) -> Facts:
@@ -360,16 +356,6 @@ class SqliteStore(Store):
 
     def _named(self, query: str, **values: object) -> list[Any]:
         return self._connection.execute(self._sql[query], _bound(values)).fetchall()
-
-
-def _log_crossings(crossings: Sequence[Crossing]) -> None:
-    """Log devices that began to keep failing or recovered; on PostgreSQL, notices do."""
-    for crossing in crossings:
-        detail = fields(device_id=crossing.device_id, consecutive_failures=crossing.consecutive_failures)
-        if crossing.kind == "failing":
-            log.warning("a device keeps failing: at least %d sync events in a row", ALARM, extra=detail)
-        else:
-            log.warning("a device that kept failing has recovered", extra=detail)
 
 
 def open_store(

@@ -100,12 +100,6 @@ FROM json_populate_recordset(NULL::rejected, $1::json);
 -- Sync events.
 INSERT INTO sync_events SELECT * FROM json_populate_recordset(NULL::sync_events, $1::json);
 
--- name: add_crossings
--- Streaks of failures that reached the alarm, or ended.
-INSERT INTO crossings
-SELECT device_id, nextval('crossing_ids'), kind, at_ms, consecutive_failures, failing_since_ms, last_errors
-FROM json_populate_recordset(NULL::crossings, $1::json);
-
 -- name: take_arrival_numbers
 -- Take the next arrival numbers; the row stays locked until the commit, so that they become visible in their order.
 UPDATE arrival_counter SET last = last + $1::bigint WHERE one = 1;

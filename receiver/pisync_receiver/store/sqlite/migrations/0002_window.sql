@@ -42,20 +42,21 @@ CREATE INDEX sums_by_day ON sums (what, day);
 
 -- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
 CREATE TABLE watched (
-    device_id TEXT PRIMARY KEY,
-    state     TEXT NOT NULL
+    device_id    TEXT PRIMARY KEY,
+    state        TEXT NOT NULL,
+    silent_at_ms INTEGER  -- of a silent device: when its silence was too long, as its last contact and its site's limit say
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE transitions (
     id          INTEGER PRIMARY KEY AUTOINCREMENT,
     device_id   TEXT NOT NULL,
     site        TEXT,
-    before      TEXT NOT NULL,
+    before      TEXT NOT NULL,     -- 'new' also for a device that was not watched before
     state       TEXT NOT NULL,
     at_ms       INTEGER NOT NULL,  -- when it was noticed
     since_ms    INTEGER,           -- when it began
     errors      TEXT,              -- the error counts of the newest failure, as JSON text
-    notified_ms INTEGER            -- when a notice told it; NULL until then
+    notified_ms INTEGER            -- when a notice covered it, or when it was noticed if no notice has to; NULL until then
 ) STRICT;
 
 CREATE INDEX transitions_pending ON transitions (id) WHERE notified_ms IS NULL;
@@ -65,7 +66,8 @@ CREATE INDEX transitions_by_time ON transitions (at_ms);
 CREATE TABLE notices (
     id               INTEGER PRIMARY KEY AUTOINCREMENT,
     target           TEXT NOT NULL,     -- 'log', or a hash of the service's URL, which holds secrets
-    kind             TEXT NOT NULL,     -- 'change' or 'digest'
+    service          TEXT NOT NULL,     -- what people call the target
+    kind             TEXT NOT NULL,     -- 'change' of a device or a site, 'digest' of many, 'daily'
     title            TEXT NOT NULL,
     body             TEXT NOT NULL,
     made_ms          INTEGER NOT NULL,
