@@ -26,6 +26,7 @@ A page is a function that takes a `View` and is a row of its module's `PAGES`:
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.routing import Route
@@ -46,6 +47,11 @@ PAGES: Sequence[PageRow] = (
 
 def table(api: Router) -> list[Route]:
     """Return the row of every page and of its files. `api` answers the pages' calls."""
-    statics = Statics()
-    templates = Templates(statics)
+    statics, templates = _parts()
     return [*(make_route(row, api, templates) for row in PAGES), statics.route()]
+
+
+@cache
+def _parts() -> tuple[Statics, Templates]:
+    """Read the files and compile the templates, once in a process."""
+    return (statics := Statics()), Templates(statics)
