@@ -272,13 +272,6 @@ DIGEST_HOUR = Setting[int | None](
     metavar="HOUR",
     help="the hour at which a digest of the fleet is sent each day, such as 7; empty for none",
 )
-SILENT_AFTER = Setting(
-    name="silent_after",
-    default="7d",
-    parse=some_time,
-    metavar="TIME",
-    help="how long a device may go without contact before it counts as silent; a site may have its own",
-)
 AMQP_URL = Setting(
     name="amqp_url",
     default="",
@@ -351,7 +344,6 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     QUIET_HOURS,
     TIME_ZONE,
     DIGEST_HOUR,
-    SILENT_AFTER,
     *PUBLISHING,
 )
 ASKING: Final = (DATABASE, SOCKET, URL, TOKEN_FILE)

@@ -8,6 +8,7 @@ database past the store's code, and inherits:
     access       TokenConformance          create, rotate, revoke, look up
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
+    acts         ActConformance            notes, conflicts, sites, suspicious devices, requests for a sync
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
     tables       KeyConformance            the database's own keys refuse a second row

@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.acts import ActConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
@@ -62,6 +63,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestActs(ActConformance):
     pass
 
 

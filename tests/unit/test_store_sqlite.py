@@ -8,6 +8,7 @@ import pytest
 
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.acts import ActConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
@@ -49,6 +50,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestActs(ActConformance):
     pass
 
 

@@ -1,10 +1,23 @@
 """The table of routes: every call the receiver answers, one module a resource."""
 
-from pisync_receiver.api import devices, enrollment, events, fleet, notices, operations, sync_events, tokens
+from pisync_receiver.api import (
+    device_acts,
+    devices,
+    enrollment,
+    events,
+    fleet,
+    notes,
+    notices,
+    operations,
+    sync_events,
+    tokens,
+)
 from pisync_receiver.http.routing import Route
 
 
 def table() -> list[Route]:
     """Return every row."""
-    modules = (sync_events, events, enrollment, fleet, devices, notices, tokens, operations)
+    modules = (
+        sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, tokens, operations,
+    )  # fmt: skip
     return [row for module in modules for row in module.ROUTES]

@@ -44,9 +44,9 @@ async def post_events(request: Request) -> Answer:
     services = request.services
     batch = decode_batch(body, services.now_ms())
     request.caller.check_is(batch.device_id)
-    receipt = await services.intake.submit(batch, len(body))
+    receipt, headers = services.for_device(await services.intake.submit(batch, len(body)))
     services.metrics.receipt(receipt.stored, receipt.duplicates, len(receipt.rejected))
-    return Answer(body=encode(receipt), headers=services.announcement)
+    return Answer(body=encode(receipt), headers=headers)
 
 
 @route(

@@ -72,6 +72,7 @@ class RejectedRecord(Struct, frozen=True, kw_only=True):
     code: str
     detail: str
     body: str
+    """What was sent; the end of a very long event is left out."""
     received_at: Time
 
 

@@ -6,7 +6,7 @@ that submission was stored.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 from msgspec import Struct, field
 
@@ -15,6 +15,7 @@ from pisync_receiver.domain.audit import Actor
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
 
 Scope = Literal["device", "viewer", "admin", "metrics"]
+T = TypeVar("T")
 
 OVERLAP_MS: Final = 24 * 3600 * 1000
 """How long a device's earlier tokens still work after it enrolled again."""
@@ -180,6 +181,13 @@ class CodeCreate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CodeBatch:
+    """New enrollment codes, all of them or none; outcome: CodesMade. None of them is for one device."""
+
+    codes: tuple[CodeCreate, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodeEnd:
     """End an enrollment code now; outcome: EnrollmentCode, or UnknownCode."""
 
@@ -224,7 +232,25 @@ class DeviceChange:
     """Rename: what people call it. The device id never changes."""
     retire: bool | None = None
     """True retires it and revokes its tokens; False brings it back (it must enroll again)."""
+    revoke: bool = False
+    """Revoke its tokens; it must enroll again."""
+    ask_for_sync: bool = False
+    """Ask it, in the answer to its next contact, to deliver everything at once."""
     by: Actor | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodesMade:
+    """The rows of a CodeBatch, in its order."""
+
+    codes: tuple[EnrollmentCode, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncAsked(Generic[T]):
+    """The outcome of a device's submission whose answer has to ask the device to deliver everything."""
+
+    outcome: T
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -246,9 +272,21 @@ Submission = (
     | SessionUse
     | SessionClose
     | CodeCreate
+    | CodeBatch
     | CodeEnd
     | Enroll
     | DeviceChange
 )
 
-Outcome = Receipt | StoredSyncEvent | Token | EnrollmentCode | Enrolled | Device | None | Exception
+Outcome = (
+    Receipt
+    | StoredSyncEvent
+    | SyncAsked[Receipt | StoredSyncEvent]
+    | Token
+    | EnrollmentCode
+    | CodesMade
+    | Enrolled
+    | Device
+    | None
+    | Exception
+)

@@ -10,17 +10,18 @@ import importlib
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
-from pisync_common.wire import RECEIVER_HEADER
+from pisync_common.wire import RECEIVER_HEADER, SYNC_HEADER
 from pisync_receiver.cache import Cache
 from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.records import Page
+from pisync_receiver.domain.submissions import SyncAsked
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
@@ -30,6 +31,8 @@ from pisync_receiver.http.sessions import Session, Sessions
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
+
+T = TypeVar("T")
 
 _JSON: Final = b"application/json"
 _FORM: Final = b"application/x-www-form-urlencoded"
@@ -239,6 +242,12 @@ class Services:
         """Return what states are judged by now."""
         return Criteria(now_ms=self.now_ms(), silent_after_ms=self.silent_after_ms)
 
+    def for_device(self, outcome: T | SyncAsked[T]) -> tuple[T, Headers]:
+        """Return what became of a device's submission, and the headers of the answer to the device."""
+        if isinstance(outcome, SyncAsked):
+            return outcome.outcome, (*self.announcement, (SYNC_HEADER.lower().encode(), b"now"))
+        return outcome, self.announcement
+
 
 def announcement(url: str | None) -> Headers:
     """Return the header that asks devices to use another address."""
@@ -328,6 +337,12 @@ class Request:
     async def body(self) -> bytes:
         """Return the decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
         return await self.services.bodies.json(self.headers, self._receive, self.caller.device_id)
+
+    def public_url(self) -> str | None:
+        """Return the address at which people and devices reach this receiver, if it is known."""
+        if self.services.public_url is not None or self.local or not self.host:
+            return self.services.public_url
+        return f"{'https' if self.secure else self.scope['scheme']}://{self.host}"
 
     async def gone(self) -> None:
         """Return when the caller has gone away."""

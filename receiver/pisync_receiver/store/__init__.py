@@ -9,7 +9,9 @@ from typing import Final
 
 from msgspec import Struct
 
+from pisync_receiver.domain.acts import Note
 from pisync_receiver.domain.submissions import Outcome, Submission
+from pisync_receiver.store.acts import ActQueries, note_of
 from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
 from pisync_receiver.store.running import Query, Row
@@ -28,7 +30,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     more: bool
 
 
-class Store(Queries, NoticeQueries):
+class Store(Queries, ActQueries, NoticeQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property
@@ -55,6 +57,20 @@ class Store(Queries, NoticeQueries):
         `decide` gets the rows of each query, and returns named statements with their values; it must be pure, for it is
         called again when the transaction is.
         """
+
+    async def add_note(
+        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, author: str | None, text: str
+    ) -> Note:
+        """Write about a device or a site."""
+        values = {"device": device_id, "site": site, "at": at_ms, "author": author, "text": text}
+        ids: list[int] = []
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ids[:] = [number for (number,) in found[0]]  # again if the transaction is repeated
+            return ()
+
+        await self.act([("insert_note", values)], decide)
+        return note_of(ids[0], at_ms, author, text)
 
     async def retain(self, before_ms: int, *, dry_run: bool) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; with `dry_run`

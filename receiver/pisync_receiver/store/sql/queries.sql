@@ -68,7 +68,7 @@ SELECT * FROM streams WHERE device_id = :device ORDER BY first_ms, stream LIMIT 
 
 -- name: rejected
 -- What was rejected of a device, by stream and order of arrival.
-SELECT stream, received_ms, seq, content, code, detail, body FROM rejected
+SELECT stream, received_ms, seq, content, code, detail, substr(body, 1, CAST(:longest AS INTEGER)) FROM rejected
 WHERE device_id = :device AND (stream, received_ms, seq, content) > (:stream, :received, :seq, :content)
 ORDER BY stream, received_ms, seq, content LIMIT :limit;
 
