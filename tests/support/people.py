@@ -15,6 +15,7 @@ from pisync_receiver.http.sessions import COOKIE
 from tests.support.live_receiver import Live
 
 _CSRF: Final = re.compile(r'name="csrf" value="([0-9a-f]+)"')
+_INLINE: Final = re.compile(r"</?(?:a|bdi|code|span|strong|time)\b[^>]*>")
 HTML: Final = "text/html,application/xhtml+xml,*/*;q=0.8"
 
 
@@ -58,4 +59,4 @@ def sign_in(live: Live, kind: str = "admin") -> Person:
 def words(page: str) -> str:
     """Return what a page says: its main part without elements, its spaces each one."""
     main = page.partition("<main")[2] or page
-    return " ".join(unescape(re.sub(r"<[^>]*>", " ", main)).split())
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", _INLINE.sub("", main))).split())

@@ -58,10 +58,10 @@ def test_the_schools_that_need_help_stand_first_with_why(admin: Person) -> None:
     assert "107" in said
     assert "25" in said
     assert "3 of 60 sites need help" in said
-    assert "Nakuru Secondary silent All 34 devices are silent , for 9 days Call the school" in said
-    assert "Turkana Primary failing All 33 devices fail , for" in said
+    assert "Nakuru Secondary silent All 34 devices are silent, for 9 days Call the school" in said
+    assert "Turkana Primary failing All 33 devices fail, for" in said
     assert "no internet behind the link dns 33 devices Try another web page" in said
-    assert "13 devices incomplete : 41 events missing" in said
+    assert "13 devices incomplete: 41 events missing" in said
 
 
 def test_an_empty_fleet_says_what_to_do(empty: Live) -> None:

@@ -25,7 +25,9 @@ async def device(view: View) -> Answer:
     history = path_of("/api/sync-event/device/{}/sync-history", device_id)
     runs = await view.get_all(history, most=RUNS, since=f"{series.DAYS}d")
     completeness = (await view.get(f"{of_device}/completeness")).value
-    troubled = record["conflicts"] or any(stream["rejected"] for stream in completeness["streams"])
+    rejected = []
+    if any(stream["rejected"] for stream in completeness["streams"]):
+        rejected = (await view.get(f"{of_device}/rejected", limit=NEWEST)).value
     days = series.days_until(view.request.services.now_ms())
     return view.render(
         "device.html",
@@ -39,7 +41,7 @@ async def device(view: View) -> Answer:
         clock_error_s=clock_error_s(runs),
         streams=[stream | {"gaps": _gaps(stream)} for stream in completeness["streams"]],
         conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
-        rejected=(await view.get(f"{of_device}/rejected", limit=NEWEST)).value if troubled else [],
+        rejected=[row for row in rejected if row["code"] != "conflict"],
         notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
         stays=(await view.get(f"{of_device}/sites")).value,
     )

@@ -14,6 +14,8 @@ from pisync_receiver.window.view import View, page
 Form = Mapping[str, str]
 PATH: Final = "/devices/{device_id}/{act}"
 CODE_DAYS: Final = 7
+SITES: Final = 1_000
+"""Sites that the form for a move proposes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +129,7 @@ async def _rotate(view: View, device_id: str, _form: Form) -> Reply:
     device = (await view.get(path_of("/api/devices/{}", device_id))).value
     wanted = {"device_id": device_id, "site": device["site"], "expires_in_s": CODE_DAYS * 86_400}
     made = await view.send("POST", "/api/enrollment-codes", wanted)
-    return view.render("code.html", device=device, made=made)
+    return view.render("code.html", device=device, made=made, address=view.request.public_url() or "https://…")
 
 
 ACTS: Final[Mapping[str, Act]] = {
@@ -154,8 +156,12 @@ async def confirm(view: View) -> Reply:
     """What an act will do, and the form for it."""
     act = _known(view)
     device = (await view.get(path_of("/api/devices/{}", view.path["device_id"]))).value
+    sites = []
+    if "site" in ACTS[act].fields:
+        sites = (await view.get("/api/sites", sort="site", limit=SITES)).value
     return view.render(
         "act.html",
+        sites=[site["site"] for site in sites if site["site"] is not None],
         device=device,
         act=ACTS[act],
         name=act,
