@@ -155,3 +155,21 @@ def test_devices_are_searched_while_one_types(browser: Browser, fleet: Live, adm
         assert page.get_by_label("Search").input_value() == GAP
         assert page.locator("tbody tr").count() == 1
         assert found == []
+
+
+def test_a_receiver_that_is_away_is_told_and_the_end_of_a_session_too(context: BrowserContext, live: Live) -> None:
+    person = sign_in(live)
+    page = enter(context, live, person)
+    page.goto(live.url)
+    banner = page.locator("#offline")
+    assert not banner.is_visible()
+    page.route("**/*", lambda route: route.abort())
+    page.evaluate("htmx.trigger('#live', 'every')")
+    banner.wait_for(state="visible")
+    page.unroute("**/*")
+    page.evaluate("htmx.trigger('#live', 'every')")
+    banner.wait_for(state="hidden")
+
+    person.send("/sign-out", form_of="/")
+    page.evaluate("htmx.trigger('#live', 'every')")
+    page.wait_for_url("**/sign-in**")

@@ -43,6 +43,7 @@ async def device(view: View) -> Answer:
         conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
         rejected=[row for row in rejected if row["code"] != "conflict"],
         notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
+        transitions=(await view.get("/api/transitions", device_id=device_id, limit=NEWEST)).value,
         stays=(await view.get(f"{of_device}/sites")).value,
     )
 
