@@ -57,7 +57,7 @@
     place.replaceChildren();
     new uPlot({
       width: place.clientWidth, height: 200, tzDate: (s) => uPlot.tzDate(new Date(s * 1e3), "UTC"),
-      legend: {show: names.length > 1, live: false}, cursor: {show: false}, padding: [8, 16, 0, 0],
+      legend: {show: bars || names.length > 1, live: false}, cursor: {show: false}, padding: [8, 16, 0, 0],
       scales: {x: {range: (_, low, high) => [low - 43200, high + 43200]}, y: {range: (_, __, high) => [0, high * 1.08 || 1]}},
       axes: [
         {...axes, incrs: [1, 2, 4, 7, 14, 28].map((days) => days * 86400), values: (_, splits) => splits.map((s) => day.format(new Date(s * 1e3)))},
