@@ -77,7 +77,7 @@ def test_a_conflict_shows_both_versions_and_a_rejected_event_its_reason(live: Li
     ("off_ms", "said"),
     [(72 * 365 * DAY, "Its clock is ahead by 26,280 days."), (-56 * 365 * DAY, "Its clock is behind by 20,440 days")],
 )
-def test_a_wrong_clock_is_told(live: Live, admin: Person, off_ms: int, said: str) -> None:
+def test_a_wrong_clock_shows(live: Live, admin: Person, off_ms: int, said: str) -> None:
     at_ms = NOW_MS + off_ms
     values: dict[str, Any] = {"total_files_synced": 1, "total_errors": 0, "internet_speed": 1, "errors": {}}
     live.write(SyncEvent(device_id=DEVICE, timestamp=format_ms(at_ms), claimed_ms=at_ms, received_ms=NOW_MS, **values))

@@ -157,7 +157,7 @@ def test_devices_are_searched_while_one_types(browser: Browser, fleet: Live, adm
         assert found == []
 
 
-def test_a_receiver_that_is_away_is_told_and_the_end_of_a_session_too(context: BrowserContext, live: Live) -> None:
+def test_a_receiver_that_is_away_shows_and_so_does_the_end_of_a_session(context: BrowserContext, live: Live) -> None:
     person = sign_in(live)
     page = enter(context, live, person)
     page.goto(live.url)
