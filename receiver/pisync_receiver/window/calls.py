@@ -9,10 +9,9 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 import msgspec
 from starlette.types import Message
 
-from pisync_receiver.errors import Problem
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import JSON, Answer, encode
+from pisync_receiver.http.responses import JSON, Answer, Reply, encode
 
 _NEXT: Final = re.compile(r'<([^>]*)>; rel="next"')
 
@@ -37,6 +36,18 @@ async def call(
 ) -> Result:
     """Make a call of the API for the caller of `page`. Parameters that are None are left out. Raises Problem, and
     whatever the handler raises."""
+    reply = await answer(api, page, method, path, query, body)
+    assert isinstance(reply, Answer), "only an export streams"
+    return Result(
+        value=msgspec.json.decode(reply.body) if reply.body else None,
+        headers={name.decode(): value.decode("latin-1") for name, value in reply.headers},
+    )
+
+
+async def answer(
+    api: Router, page: Request, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+) -> Reply:
+    """Return what the API answers to a call, an export perhaps, which must then be sent. Raises as `call` does."""
     given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
     content = b"" if body is None else encode(body)
     headers = [] if body is None else [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
@@ -48,19 +59,19 @@ async def call(
         "query_string": urlencode(given).encode(),
         "headers": headers,
     }
+    sent = False
 
     async def receive() -> Message:
-        return {"type": "http.request", "body": content, "more_body": False}
+        nonlocal sent
+        if not sent:
+            sent = True
+            return {"type": "http.request", "body": content, "more_body": False}
+        await page.gone()
+        return {"type": "http.disconnect"}
 
     request = Request(scope, receive, page.id, page.services)
     request.caller = page.caller
-    reply = await api.answer_call(request)
-    if not isinstance(reply, Answer) or reply.content_type != JSON:
-        raise Problem(406, "not_acceptable", "this call answers with something else than JSON")
-    return Result(
-        value=msgspec.json.decode(reply.body) if reply.body else None,
-        headers={name.decode(): value.decode("latin-1") for name, value in reply.headers},
-    )
+    return await api.answer_call(request)
 
 
 def path_of(template: str, *parameters: object) -> str:
