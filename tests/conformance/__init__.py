@@ -9,6 +9,7 @@ database past the store's code, and inherits:
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
     acts         ActConformance            notes, conflicts, sites, suspicious devices, requests for a sync
+    fleet        FleetConformance         states, sites, filters, pages while devices change
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
     tables       KeyConformance            the database's own keys refuse a second row

@@ -81,12 +81,6 @@ class ActConformance:
         assert made[0] == Note(id=made[0].id, at=format_ms(NOON), author="Amina", text=texts[0])
         assert [note.text for note in store.notes(site="Nakuru").rows] == ["elsewhere"]
 
-    def test_site_is_known_by_its_devices(self, store: BlockingStore) -> None:
-        assert not store.knows_site("Nakuru")
-        send(store, batch([1]))
-        change(store, site="Nakuru")
-        assert store.knows_site("Nakuru")
-
     def test_stays_of_a_device_are_listed_newest_first(self, store: BlockingStore) -> None:
         assert store.stays(DEVICE) == []
         send(store, batch([1]))

@@ -2,15 +2,24 @@
 
 import tomllib
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+import pisync_agent.identity as identities
+from pisync_agent.clock import SystemClock
 from pisync_agent.enrollment.enroll_file import read_enroll_file
+from pisync_agent.enrollment.machine import Machine
+from pisync_agent.identity import Identity
+from pisync_agent.service.sync_runner import SyncRunner
 from pisync_common.times import format_ms
+from pisync_receiver.domain.submissions import DeviceChange
 from tests.support.live_receiver import DEVICE, NOW_MS, OTHER, SITE, Live, live_receiver
+from tests.support.outboxes import opened
+from tests.support.processes import AgentProcess, wait_until
 
 
 @pytest.fixture
@@ -32,7 +41,50 @@ def act(live: Live, part: str, body: dict[str, Any] | None = None, *, kind: str 
     return live.client(kind).post(f"/api/devices/{DEVICE}/{part}", json=body)
 
 
+class ShiftedClock(SystemClock):
+    """This machine's clock, and time that has passed since by the test's word."""
+
+    passed = 0.0
+
+    def monotonic(self) -> float:
+        return super().monotonic() + self.passed
+
+
+def enrolled(live: Live, home: Path) -> Path:
+    identities.save(home, Identity(url=live.url, device_id=DEVICE, token=live.secrets["device"]))
+    return home
+
+
+def sync_asked() -> DeviceChange:
+    return DeviceChange(device_id=DEVICE, at_ms=NOW_MS, ask_for_sync=True)
+
+
 class TestSync:
+    def test_an_agent_that_gathers_events_delivers_and_reports_at_once(self, live: Live, tmp_path: Path) -> None:
+        with AgentProcess(enrolled(live, tmp_path / "agent")) as agent:
+            agent.record()
+            live.write(sync_asked())
+            agent.start("--sync-delay", "10s", "--sync-interval", "1h")
+            history = f"/api/sync-event/device/{DEVICE}/sync-history"
+            wait_until(
+                lambda: len(live.client("viewer").get(history).json()) == 2, "the run that was asked for reports"
+            )
+            assert agent.log().count("the receiver asks for a sync") == 1
+
+    def test_requests_within_a_minute_make_one_run(self, live: Live, tmp_path: Path) -> None:
+        clock = ShiftedClock()
+        with closing(opened(enrolled(live, tmp_path))) as outbox:
+            runner = SyncRunner(home=tmp_path, outbox=outbox, clock=clock, stopping=lambda: False, here=Machine())
+            runner.reload()
+            asked = []
+            for passed in (0, 30, 59, 61):
+                clock.passed = passed
+                live.write(sync_asked())
+                runner.run(probe=True, progress=lambda progress: None)
+                asked.append((runner.take_request(), runner.take_request()))
+            runner.close()
+        assert asked == [(True, False), (False, False), (False, False), (True, False)]
+
     def test_the_next_answer_asks_the_device_once(self, live: Live) -> None:
         assert "PiSync-Sync" not in send(live, 1).headers
         assert act(live, "sync").status_code == 200

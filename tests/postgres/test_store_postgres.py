@@ -12,6 +12,7 @@ from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -67,6 +68,10 @@ class TestDevices(DeviceConformance):
 
 
 class TestActs(ActConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 

@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
 from tests.conformance.events import EventConformance
+from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
@@ -54,6 +55,10 @@ class TestDevices(DeviceConformance):
 
 
 class TestActs(ActConformance):
+    pass
+
+
+class TestFleet(FleetConformance):
     pass
 
 

@@ -4,9 +4,9 @@ from typing import Final
 
 from pisync_receiver.api.decoding import decode_body
 from pisync_receiver.api.devices import known_device
+from pisync_receiver.api.fleet import known_site
 from pisync_receiver.api.schemas import NewNote
 from pisync_receiver.domain.acts import Note
-from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
 from pisync_receiver.http.request import CURSOR, LIMIT, Request
@@ -34,14 +34,14 @@ async def add_note_to_device(request: Request) -> Answer:
 @route("GET", OF_SITE, Access.READER, answer=list[Note], pages=True, query=NOTES, problems=(404,))
 async def list_notes_of_site(request: Request) -> Answer:
     """What was written about a site, newest first."""
-    return await _listed(request, site=await _known_site(request))
+    return await _listed(request, site=(await known_site(request)).site)
 
 
 @route("POST", OF_SITE, Access.ADMIN, answer=Note, status=201, request_body=NewNote, problems=(404,))
 async def add_note_to_site(request: Request) -> Answer:
     """Write a note about a site."""
     wanted = decode_body(NewNote, await request.body())
-    return await _added(request, wanted, site=await _known_site(request))
+    return await _added(request, wanted, site=(await known_site(request)).site)
 
 
 async def _listed(request: Request, *, device_id: str | None = None, site: str | None = None) -> Answer:
@@ -57,14 +57,6 @@ async def _added(request: Request, wanted: NewNote, *, device_id: str | None = N
         device_id=device_id, site=site, at_ms=services.now_ms(), author=request.caller.actor.name, text=text
     )
     return json_answer(note, status=201)
-
-
-async def _known_site(request: Request) -> str:
-    """Return the site that the path names, if there is one and the caller may see it. Raises Problem 404."""
-    site = request.path["site"]
-    if not request.caller.sees(site) or not await request.services.store.knows_site(site):
-        raise Problem(404, "unknown_site", f"unknown site {site[:128]!r}: no device is there")
-    return site
 
 
 ROUTES: Final = (list_notes_of_device, add_note_to_device, list_notes_of_site, add_note_to_site)

@@ -17,6 +17,7 @@ from pisync_receiver.domain.rows import Device
 
 State = Literal["well", "failing", "silent", "new", "retired"]
 STATES: Final[tuple[State, ...]] = ("well", "failing", "silent", "new", "retired")
+"""In SQL a state is its place here."""
 TROUBLE: Final[tuple[State, ...]] = ("failing", "silent")
 """The states that ask for help."""
 
@@ -208,7 +209,6 @@ class SiteCounts(Struct, frozen=True):
     site: str | None
     silent_after_ms: int | None
     devices: int
-    well: int
     failing: int
     silent: int
     new: int
@@ -217,12 +217,17 @@ class SiteCounts(Struct, frozen=True):
     cloned: int
     last_contact_ms: int | None
 
+    @property
+    def well(self) -> int:
+        return self.devices - self.failing - self.silent - self.new - self.retired
+
 
 class TroubledDevice(Struct, frozen=True):
     """A device in trouble; columns of the query `troubled_devices`."""
 
     site: str | None
-    state: State
+    state: int
+    """Its place in STATES."""
     since_ms: int | None
     errors: str | None
 
@@ -304,8 +309,8 @@ def _site_record(counts: SiteCounts, troubled: Sequence[TroubledDevice]) -> Site
     begun = sorted(device.since_ms for device in troubled if device.since_ms is not None)
     codes: dict[str, int] = {}
     for device in troubled:
-        if device.state == "failing":
-            for code in errors_of(device.errors):
+        if STATES[device.state] == "failing":
+            for code in (code for code, count in errors_of(device.errors).items() if count):
                 codes[code] = codes.get(code, 0) + 1
     return SiteRecord(
         site=counts.site,

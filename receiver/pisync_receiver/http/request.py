@@ -200,7 +200,9 @@ def _zstd() -> dict[bytes, Callable[[], _Decompressor]]:
 
 
 PAGE_ROWS: Final = 100
-LIMIT: Final = params.whole("limit", "Rows of one page", default=PAGE_ROWS, low=1, high=1000)
+LIMIT: Final = params.whole(
+    "limit", "Rows of one page, or of an export (all unless given)", default=PAGE_ROWS, low=1, high=1000
+)
 LOCAL: Final = "pisync.local"
 """The key in an ASGI scope that marks a request of the receiver's owner; callers cannot set it."""
 CURSOR: Final = params.text("cursor", "Where the page begins, as the Link header of the page before says")
@@ -263,6 +265,8 @@ class Request:
         "_receive",
         "caller",
         "csrf",
+        "exporting",
+        "following",
         "headers",
         "id",
         "local",
@@ -292,6 +296,10 @@ class Request:
         """The parameters in its path."""
         self.query: dict[str, Any] = {}
         """The value of each of the route's query parameters."""
+        self.exporting = False
+        """Whether its answer is a page of an export."""
+        self.following: str | None = None
+        """The cursor behind the page that was answered; None at the end."""
         self.takes_body = False
         """Whether its route takes a body."""
         self.session: Session | None = None
@@ -338,6 +346,10 @@ class Request:
         """Return the decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
         return await self.services.bodies.json(self.headers, self._receive, self.caller.device_id)
 
+    def gives(self, name: str) -> bool:
+        """Return whether a query parameter was given."""
+        return any(given == name for given, _ in parse_qsl(self.scope["query_string"].decode()))
+
     def public_url(self) -> str | None:
         """Return the address at which people and devices reach this receiver, if it is known."""
         if self.services.public_url is not None or self.local or not self.host:
@@ -356,6 +368,9 @@ class Request:
         the newest, as `pisync-receiver` does.
         """
 
+        if self.exporting:
+            return await make(self)
+
         async def packed() -> bytes:
             return _pack(await make(self))
 
@@ -367,6 +382,7 @@ class Request:
     def page(self, page: Page[Any]) -> Answer:
         """Return the page's rows as JSON, with a Link header to the next page unless it is the last, and the number of
         all rows where that is known."""
+        self.following = page.next
         headers: Headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
         if page.total is not None:
             headers = (*headers, (b"pisync-total", b"%d" % page.total))

@@ -37,10 +37,6 @@ class ActQueries(QueryRunner):
         found = page(rows, limit, lambda row: encode(row[0]))
         return Page(rows=[note_of(*row) for row in found.rows], next=found.next)
 
-    async def knows_site(self, site: str) -> bool:
-        """Whether a device is at a site, or something was set for it."""
-        return bool(await self._rows("site_is_known", site=site))
-
     # Devices.
 
     async def stays(self, device_id: str) -> list[Stay]:

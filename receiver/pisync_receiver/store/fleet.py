@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from pisync_common.limits import SEQ_MAX
 from pisync_receiver.domain.fleet import (
+    STATES,
     TROUBLE,
     Change,
     Criteria,
@@ -87,13 +88,9 @@ class FleetQueries(QueryRunner):
             "limit": limit + 1,
         }
         query = "devices_risen" if rising else "devices" if sort == "device_id" else "devices_ranked"
-        queries: list[Query] = [(query, values)]
-        if total is None:
-            queries.append(("devices_counted", values))
-        rows, *counted = await self._read(*queries)
-        if counted:
-            ((total,),) = counted[0]
-        assert total is not None, "the cursor has it, or it was just counted"
+        rows = await self._rows(query, **values)
+        if total is None:  # all on one page need no counting
+            total = len(rows) if len(rows) <= limit else (await self._rows("devices_counted", **values))[0][0]
         records = [_device(row, criteria) for row in rows[:limit]]
         following: str | None = None
         if len(rows) > limit:
@@ -141,16 +138,16 @@ class FleetQueries(QueryRunner):
 
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
-        today = criteria.now_ms // DAY_MS
         seen = {"sites": listed(sites)}
-        counted, troubled, missing, changes, sums, delays = await self._read(
-            *_of_sites(criteria, sites),
+        (counts, _), today = _of_sites(criteria, sites), criteria.now_ms // DAY_MS
+        counted, missing, changes, sums, delays = await self._read(
+            counts,
             ("events_missing", seen),
             ("net_changes", {**seen, "since": criteria.now_ms - DAY_MS, "limit": CHANGES_SHOWN}),
             ("day_sums", {**seen, "day": today}),
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
-        records = site_records([SiteCounts(*row) for row in counted], [TroubledDevice(*row) for row in troubled])
+        records = site_records([SiteCounts(*row) for row in counted], ())
         of_today = {what: int(count) for what, count in sums}
         return Overview(
             at=shown(criteria.now_ms),
@@ -170,8 +167,9 @@ class FleetQueries(QueryRunner):
 
     async def fleet(self, *, criteria: Criteria) -> Fleet:
         """Count every device and stream; reads all of both, so not for every request."""
-        counted, troubled, streams = await self._read(*_of_sites(criteria, None), ("stream_counts", {}))
-        records = site_records([SiteCounts(*row) for row in counted], [TroubledDevice(*row) for row in troubled])
+        counts, _ = _of_sites(criteria, None)
+        counted, streams = await self._read(counts, ("stream_counts", {}))
+        records = site_records([SiteCounts(*row) for row in counted], ())
         ((behind, missing),) = streams
         return Fleet(
             devices=state_counts(records),
@@ -208,13 +206,17 @@ def _of_sites(criteria: Criteria, sites: Sites, site: str | None = None) -> tupl
 
 
 def _filter(wanted: DeviceFilter, criteria: Criteria) -> dict[str, object]:
+    text = wanted.search
+    cased = None if text is None or text.isascii() else text
     return {
         **judged(criteria),
         "site": wanted.site,
         "without_site": 1 if wanted.without_site else None,
         "sites": listed(wanted.sites),
-        "state": wanted.state,
-        "search": None if wanted.search is None else _containing(wanted.search),
+        "state": None if wanted.state is None else STATES.index(wanted.state),
+        "search": text and _containing(text.lower()),
+        "search_title": cased and _containing(cased.title()),
+        "search_upper": cased and _containing(cased.upper()),
         "incomplete": _flag(wanted.incomplete),
         "cloned": _flag(wanted.cloned),
         "silent_since": wanted.silent_since_ms,
@@ -226,8 +228,7 @@ def _flag(value: bool | None) -> int | None:
 
 
 def _containing(text: str) -> str:
-    """Return the LIKE pattern of texts that contain this one. Letters of ASCII match in either case, as both engines do
-    it alike."""
+    """Return the LIKE pattern of what contains a text, in lower case as far as it is ASCII."""
     lowered = "".join(char.lower() if char.isascii() else char for char in text)
     return "%" + "".join(f"\\{char}" if char in "%_\\" else char for char in lowered) + "%"
 

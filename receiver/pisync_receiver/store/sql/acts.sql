@@ -10,10 +10,6 @@ SELECT id, at_ms, author, text FROM notes WHERE site = :site AND id < :before OR
 -- Write about a device or a site.
 INSERT INTO notes (device_id, site, at_ms, author, text) VALUES (:device, :site, :at, :author, :text) RETURNING id;
 
--- name: site_is_known
--- Whether a device is at a site, or something was set for it.
-SELECT 1 WHERE EXISTS (SELECT 1 FROM devices WHERE site = :site) OR EXISTS (SELECT 1 FROM sites WHERE site = :site);
-
 -- name: conflict_events
 -- What stands under the next seqs of a device that have several versions: an event of its own, or one stored elsewhere.
 SELECT places.stream, places.seq, e.*

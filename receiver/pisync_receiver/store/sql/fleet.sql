@@ -42,26 +42,22 @@ ORDER BY d.device_id LIMIT :limit;
 SELECT count(*) FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE {device_filter};
 
 -- name: site_counts
--- The devices of each site, counted by state and flag.
-SELECT site, silent_after_ms, count(*), count(*) FILTER (WHERE state = 'well'),
-       count(*) FILTER (WHERE state = 'failing'), count(*) FILTER (WHERE state = 'silent'),
-       count(*) FILTER (WHERE state = 'new'), count(*) FILTER (WHERE state = 'retired'),
-       count(*) FILTER (WHERE incomplete), count(*) FILTER (WHERE cloned_since_ms IS NOT NULL), max(last_contact_ms)
-FROM (SELECT d.site, s.silent_after_ms, d.last_contact_ms, d.cloned_since_ms, {device_state} AS state,
-             d.device_id IN ({incomplete_streams}) AS incomplete
-      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
-      WHERE (d.site = :site OR :site IS NULL)
-        AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)) AS judged
-GROUP BY site, silent_after_ms;
+-- The devices of each site, counted by state and flag; those that are well are the rest.
+SELECT d.site, s.silent_after_ms, count(*), count(*) FILTER (WHERE {device_state} = 1),
+       count(*) FILTER (WHERE {device_state} = 2), count(*) FILTER (WHERE {device_state} = 3), count(d.retired_ms),
+       count(*) FILTER (WHERE d.device_id IN ({incomplete_streams})), count(d.cloned_since_ms), max(d.last_contact_ms)
+FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
+WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+GROUP BY 1, 2;
 
 -- name: troubled_devices
 -- The devices in trouble: site, state, since when, and the errors of the newest failure.
-SELECT site, state, CASE state WHEN 'silent' THEN last_contact_ms ELSE failing_since_ms END, last_errors
+SELECT site, state, CASE state WHEN 2 THEN last_contact_ms ELSE failing_since_ms END, last_errors
 FROM (SELECT d.site, d.last_contact_ms, d.failing_since_ms, d.last_errors, {device_state} AS state
       FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
       WHERE (d.site = :site OR :site IS NULL)
         AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)) AS judged
-WHERE state IN ('failing', 'silent');
+WHERE state IN (1, 2);
 
 -- name: events_missing
 -- How many events are missing; a sum of floats cannot overflow.
