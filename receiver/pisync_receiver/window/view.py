@@ -15,7 +15,7 @@ from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, Headers, Reply, as_problem, problem_answer
 from pisync_receiver.http.routing import Response, Route
-from pisync_receiver.window.calls import Result, call
+from pisync_receiver.window.calls import Result, ask, call
 from pisync_receiver.window.filters import NOW_MS
 from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
 from pisync_receiver.window.navigation import Entry, entries
@@ -85,6 +85,10 @@ class View:
     async def get(self, path: str, **query: Any) -> Result:
         """Ask the API. Parameters that are None are left out. Raises Problem."""
         return await call(self._api, self.request, "GET", path, query)
+
+    async def download(self, path: str, **query: Any) -> Reply:
+        """Return a list of the API as a file: `format` says of which kind. Raises Problem."""
+        return await ask(self._api, self.request, "GET", path, query)
 
     async def get_all(self, path: str, *, most: int, **query: Any) -> list[Any]:
         """Ask the API for the rows of all pages, `most` or a few more."""
