@@ -30,7 +30,20 @@ from functools import cache
 
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.routing import Route
-from pisync_receiver.window import device, device_acts, devices, downloads, sign_in, sites, today
+from pisync_receiver.window import (
+    audit,
+    device,
+    device_acts,
+    devices,
+    downloads,
+    enrollment,
+    learners,
+    learning,
+    privacy,
+    sign_in,
+    sites,
+    today,
+)
 from pisync_receiver.window.rendering import Templates
 from pisync_receiver.window.statics import Statics
 from pisync_receiver.window.view import PageRow, make_route
@@ -43,6 +56,11 @@ PAGES: Sequence[PageRow] = (
     *device.PAGES,
     *device_acts.PAGES,
     *downloads.PAGES,
+    *learning.PAGES,
+    *learners.PAGES,
+    *enrollment.PAGES,
+    *privacy.PAGES,
+    *audit.PAGES,
 )
 
 

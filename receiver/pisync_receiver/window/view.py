@@ -15,7 +15,7 @@ from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, Headers, Reply, as_problem, problem_answer
 from pisync_receiver.http.routing import Response, Route
-from pisync_receiver.window.calls import Result, answer, call
+from pisync_receiver.window.calls import Result, ask, call
 from pisync_receiver.window.filters import NOW_MS
 from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
 from pisync_receiver.window.navigation import Entry, entries
@@ -104,8 +104,8 @@ class View:
                 return rows
 
     async def download(self, path: str, **query: Any) -> Reply:
-        """Return a list of the API as a file; `format` says which. Raises Problem."""
-        return await answer(self._api, self.request, "GET", path, query)
+        """Return a list of the API as a file: `format` says of which kind. Raises Problem."""
+        return await ask(self._api, self.request, "GET", path, query)
 
     async def send(self, method: str, path: str, body: Any = None) -> Any:
         """Have the API do something, and return its answer. Raises Problem."""

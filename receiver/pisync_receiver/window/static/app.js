@@ -108,6 +108,12 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   document.addEventListener("click", (event) => { if (event.target.closest("[data-print]")) print(); });
 
+  for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
+
+  // The next step of a long act: after a moment in which a person can read what was done.
+  const next = document.querySelector("form[data-continue]");
+  if (next) setTimeout(() => next.requestSubmit(), 500);
+
   placeTimes(document);
   drawAll(document);
 })();
