@@ -9,12 +9,22 @@ import pytest
 from pisync_common.times import format_ms
 from pisync_receiver.domain.acts import Note
 from pisync_receiver.domain.rows import Device, StoredSyncEvent
-from pisync_receiver.domain.submissions import CodeBatch, CodeCreate, CodesMade, DeviceChange, SyncAsked, TokenRefused
+from pisync_receiver.domain.submissions import (
+    Actor,
+    CodeBatch,
+    CodeCreate,
+    CodesMade,
+    DeviceChange,
+    SyncAsked,
+    TokenRefused,
+)
 from pisync_receiver.errors import UnknownDevice
 from pisync_receiver.store.reading import PAGE_BYTES
 from tests.conformance.access import change, code, enroll
 from tests.support.blocking import BlockingStore, send, sync, written
 from tests.support.submissions import DAY, DEVICE, HOUR, NOON, STREAM, batch, event, invalid, sync_event
+
+AMINA = Actor(name="Amina", token_id=7, address="192.0.2.1")
 
 
 def ask(store: BlockingStore, at_ms: int = NOON + HOUR) -> Device:
@@ -71,10 +81,8 @@ class ActConformance:
     def test_notes_are_listed_newest_first_page_by_page(self, store: BlockingStore) -> None:
         send(store, batch([1]))
         texts = ["قبل العطلة", "line one\nline two", "=HYPERLINK()"]
-        made = [
-            store.add_note(device_id=DEVICE, at_ms=NOON + n, author="Amina", text=text) for n, text in enumerate(texts)
-        ]
-        store.add_note(site="Nakuru", at_ms=NOON, author=None, text="elsewhere")
+        made = [store.add_note(device_id=DEVICE, at_ms=NOON + n, by=AMINA, text=text) for n, text in enumerate(texts)]
+        store.add_note(site="Nakuru", at_ms=NOON, by=AMINA, text="elsewhere")
         first = store.notes(device_id=DEVICE, limit=2)
         assert first.rows == made[:0:-1]
         assert store.notes(device_id=DEVICE, limit=2, cursor=first.next).rows == made[:1]
@@ -159,3 +167,21 @@ class ActConformance:
         assert [each.device_id for each in store.suspicious(sites=["Nakuru"]).rows] == ["again", "lost"]
         first = store.suspicious(limit=1)
         assert store.suspicious(limit=5, cursor=first.next).rows[0].device_id == "lost"
+
+    def test_acts_leave_audit_entries(self, store: BlockingStore) -> None:
+        code(store)
+        enroll(store)
+        written(store, DeviceChange(device_id=DEVICE, at_ms=NOON, ask_for_sync=True, by=AMINA))
+        written(store, DeviceChange(device_id=DEVICE, at_ms=NOON, revoke=True, by=AMINA))
+        codes = tuple(CodeCreate(code_hash=f"c{n}", at_ms=NOON, expires_ms=NOON + DAY, by=AMINA) for n in range(2))
+        made = written(store, CodeBatch(codes=codes))
+        note = store.add_note(device_id=DEVICE, at_ms=NOON, by=AMINA, text="secret of a person")
+        entries = store.audit(oldest_first=True).rows
+        found = [(row.act, row.target, row.detail) for row in entries if row.actor == "Amina"]
+        assert [(act, target) for act, target, _ in found] == [
+            ("device.sync", f"device {DEVICE}"),
+            ("device.revoke", f"device {DEVICE}"),
+            *(("code.create", f"code {row.id}") for row in made.codes),
+            ("note.write", f"device {DEVICE}"),
+        ]
+        assert (found[1][2], found[-1][2]) == ('{"tokens":1}', f'{{"note":{note.id}}}')

@@ -1,6 +1,7 @@
 """The table of routes: every call the receiver answers, one module a resource."""
 
 from pisync_receiver.api import (
+    audit,
     device_acts,
     devices,
     enrollment,
@@ -9,6 +10,7 @@ from pisync_receiver.api import (
     notes,
     notices,
     operations,
+    sums,
     sync_events,
     tokens,
 )
@@ -18,6 +20,7 @@ from pisync_receiver.http.routing import Route
 def table() -> list[Route]:
     """Return every row."""
     modules = (
-        sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, tokens, operations,
-    )  # fmt: skip
+        *(sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
+        operations,
+    )
     return [row for module in modules for row in module.ROUTES]

@@ -54,7 +54,7 @@ async def _added(request: Request, wanted: NewNote, *, device_id: str | None = N
     services = request.services
     text = wanted.text.replace("\r\n", "\n").replace("\r", "\n")
     note = await services.store.add_note(
-        device_id=device_id, site=site, at_ms=services.now_ms(), author=request.caller.actor.name, text=text
+        device_id=device_id, site=site, at_ms=services.now_ms(), by=request.caller.actor, text=text
     )
     return json_answer(note, status=201)
 

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Raw
 
 from pisync_common.times import format_ms
+from pisync_receiver.domain.submissions import AuditNote
 from pisync_receiver.http import params
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import JSON, Answer, Reply, Stream, choose
@@ -164,6 +165,8 @@ async def export(request: Request, handler: Callable[[Request], Awaitable[Reply]
         request.exporting = True
         writer = await form.open(Options(rows=rows, raw=bool(query["raw"]), bom=bool(query["bom"])))
         first = await _page(request, handler, query, left, query.get("cursor"))
+        if request.scope["method"] != "HEAD":
+            await request.services.intake.submit(_note(request, name))
     except BaseException:
         exports.release()
         raise
@@ -177,6 +180,18 @@ async def export(request: Request, handler: Callable[[Request], Awaitable[Reply]
     chunks = _chunks(request, handler, writer, first.body, query, left)
     return Stream(
         chunks=chunks, gone=request.gone, done=exports.release, content_type=form.content_type, headers=headers
+    )
+
+
+def _note(request: Request, name: str) -> AuditNote:
+    """What the audit log says of an export: filters by their names, because a value may be a learner's id."""
+    given = [filter for filter in request.query if request.gives(filter)]
+    return AuditNote(
+        by=request.caller.actor,
+        act="list.export",
+        at_ms=request.services.now_ms(),
+        target=f"list {request.scope['path']}",
+        detail={"format": name, "given": given},
     )
 
 

@@ -10,8 +10,10 @@ from typing import Final
 from msgspec import Struct
 
 from pisync_receiver.domain.acts import Note
-from pisync_receiver.domain.submissions import Outcome, Submission
+from pisync_receiver.domain.audit import audited
+from pisync_receiver.domain.submissions import Actor, Outcome, Submission
 from pisync_receiver.store.acts import ActQueries, note_of
+from pisync_receiver.store.audit import audit_statement
 from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
 from pisync_receiver.store.running import Query, Row
@@ -59,18 +61,19 @@ class Store(Queries, ActQueries, NoticeQueries):
         """
 
     async def add_note(
-        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, author: str | None, text: str
+        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, by: Actor, text: str
     ) -> Note:
         """Write about a device or a site."""
-        values = {"device": device_id, "site": site, "at": at_ms, "author": author, "text": text}
+        values = {"device": device_id, "site": site, "at": at_ms, "author": by.name, "text": text}
+        target = f"site {site}" if device_id is None else f"device {device_id}"
         ids: list[int] = []
 
         def decide(found: list[list[Row]]) -> Sequence[Query]:
             ids[:] = [number for (number,) in found[0]]  # again if the transaction is repeated
-            return ()
+            return [audit_statement(audited(by, "note.write", target, at_ms, {"note": ids[0]}))]
 
         await self.act([("insert_note", values)], decide)
-        return note_of(ids[0], at_ms, author, text)
+        return note_of(ids[0], at_ms, by.name, text)
 
     async def retain(self, before_ms: int, *, dry_run: bool) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; with `dry_run`
