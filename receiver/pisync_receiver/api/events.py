@@ -23,6 +23,8 @@ EVENTS: Final = Query(
         params.object_id("object_id", "Only events about this object"),
         params.moment("since", "Only what arrived then or later"),
         params.moment("until", "Only what arrived before"),
+        params.moment("occurred_since", "Only what happened then or later, by `estimated_at`"),
+        params.moment("occurred_until", "Only what happened before, by `estimated_at`"),
         LIMIT,
         CURSOR,
     )
@@ -55,6 +57,8 @@ async def get_events(request: Request) -> Answer:
         object_id=query["object_id"],
         since_ms=query["since"],
         until_ms=query["until"],
+        occurred_since_ms=query["occurred_since"],
+        occurred_until_ms=query["occurred_until"],
     )
     return request.page(await request.services.store.events(wanted, limit=query["limit"], cursor=query["cursor"]))
 

@@ -61,8 +61,8 @@ class Answer(msgspec.Struct, array_like=True, kw_only=True):
 class Stream:
     """A body of unknown length, sent a chunk at a time as fast as the caller reads it.
 
-    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it. Whoever gets a stream
-    has to send it: that frees what it holds.
+    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it. A stream
+    has to be sent: that frees what it holds.
     """
 
     chunks: AsyncGenerator[bytes, None]

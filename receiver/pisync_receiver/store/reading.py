@@ -40,7 +40,7 @@ from pisync_receiver.domain.records import (
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.sites import site_at
-from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
+from pisync_receiver.domain.times import AHEAD_MS, ESTIMATED, QUALITIES, claimed, shown
 from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 from pisync_receiver.store.fleet import FleetQueries
@@ -200,9 +200,9 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
 
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
-        if wanted.since_ms is None and wanted.until_ms is None:
-            return 0, _LARGEST
         since, until = _bounds(wanted)
+        if (since, until) == (-_LARGEST, _LARGEST):
+            return 0, _LARGEST
         first, last = (await self._rows("arrived", first=since // HOUR_MS, last=until // HOUR_MS))[0]
         return (first or 1) - 1, last or 0
 
@@ -218,6 +218,8 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
             "sites": listed(wanted.sites),
             "since": since,
             "until": until,
+            "occurred_since": -_LARGEST if wanted.occurred_since_ms is None else wanted.occurred_since_ms,
+            "occurred_until": _LARGEST if wanted.occurred_until_ms is None else wanted.occurred_until_ms,
             "after": max(after, ids[0]),
             "last": ids[1],
             "limit": limit,
@@ -256,10 +258,11 @@ def _bytes(text: str) -> bytes:
 
 
 def _bounds(wanted: EventFilter) -> tuple[int, int]:
-    return (
-        -_LARGEST if wanted.since_ms is None else wanted.since_ms,
-        _LARGEST if wanted.until_ms is None else wanted.until_ms,
-    )
+    """Between which moments everything arrived: no event happened later than AHEAD_MS after its arrival."""
+    since = -_LARGEST if wanted.since_ms is None else wanted.since_ms
+    if wanted.occurred_since_ms is not None:
+        since = max(since, wanted.occurred_since_ms - AHEAD_MS)
+    return since, _LARGEST if wanted.until_ms is None else wanted.until_ms
 
 
 async def fill(
