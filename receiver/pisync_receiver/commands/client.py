@@ -50,9 +50,8 @@ class Api:
     def _answer(
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str]
     ) -> httpx.Response:
-        given = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
-            answer = self._runner.run(self._client.request(method, path, params=query, json=given))
+            answer = self._runner.run(self._client.request(method, path, params=query, json=body))
         except UnicodeEncodeError as error:
             raise WrongUsage("an argument is not text in UTF-8; nothing was asked") from error
         except httpx.HTTPError as error:
