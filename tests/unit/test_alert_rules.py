@@ -300,7 +300,7 @@ class TestDaily:
             "no site: 1 of 1 device keeps failing since 2026-11-24 03:00 EAT (mostly dns, tls)",
             "Kisumu: 1 of 33 devices is silent, 2 keep failing since 2026-11-24 03:00 EAT (mostly dns, tls)",
             "2 incomplete devices, 57 missing events",
-            "In the last day: 4 began to fail, 2 fell silent, 4 recovered, 5 reported for the first time, 1 retired",
+            "In the last day: 3 began to fail, 2 fell silent, 4 recovered, 5 reported for the first time, 1 retired",
             "https://pisync.example/",
         ]
 
@@ -395,8 +395,8 @@ class TestNotices:
         (notice,) = made(pending, active={f"School {n:03}": 100 for n in range(300)})
         lines = notice.body.splitlines()
         assert notice.title == "6,000 devices: 3,000 keep failing, 3,000 recovered"
-        assert len(lines) == 26
-        assert lines[-1] == "and 5,500 devices at 275 more sites"
+        assert len(lines) == 21
+        assert lines[-1] == "and 5,600 devices at 280 more sites"
         assert len(notice.body) < 4_000
 
     @pytest.mark.parametrize("errors", [None, "{", "[1]"], ids=["none", "not JSON", "not an object"])

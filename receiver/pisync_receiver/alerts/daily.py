@@ -59,4 +59,6 @@ def _changed(changes: Iterable[Change]) -> str:
 def _what(before: State, state: State) -> str | None:
     if state == "well":
         return "recovered" if before in TROUBLE else "reported for the first time"
+    if state in TROUBLE and before == "new":
+        return None  # watched for the first time, and so already
     return {"failing": "began to fail", "silent": "fell silent", "retired": "retired"}.get(state)
