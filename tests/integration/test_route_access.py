@@ -12,7 +12,8 @@ from pisync_receiver.api import table
 from pisync_receiver.app import AppSettings
 from pisync_receiver.domain.rows import EnrollmentCode
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, SyncEvent
-from pisync_receiver.http.auth import token_hash
+from pisync_receiver.http.auth import Access, token_hash
+from pisync_receiver.http.routing import Route
 from tests.support.live_receiver import DEVICE, NOW_MS, OTHER, SITE, Live, live_receiver
 
 CALLERS: Final = (
@@ -56,6 +57,7 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/tokens"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/revoke"): expected(200, "admin"),
     ("POST", "/api/tokens/{token_id}/rotate"): expected(201, "admin"),
+    ("GET", "/api/audit"): expected(200, "admin"),
     ("POST", "/api/retention"): expected(200, "admin"),
     ("GET", "/healthz"): ANYONE,
     ("GET", "/readyz"): ANYONE,
@@ -63,6 +65,9 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/openapi.json"): ANYONE,
     ("GET", "/docs"): ANYONE,
 }
+
+ELSEWHERE: Final = "Kisumu"
+ROWS: Final = [row for row in table() if row.access in (Access.READER, Access.OWNER, Access.ADMIN)]
 
 CODE: Final = "K7MQ-2XPD-9RTA-WW4Z"
 BODIES: Final[dict[str, dict[str, Any]]] = {
@@ -96,7 +101,7 @@ def prepare(live: Live) -> None:
     (made,) = live.write(CodeCreate(code_hash=code, at_ms=NOW_MS, expires_ms=NOW_MS + 60_000, uses=1000, site=SITE))
     assert isinstance(made, EnrollmentCode)
     assert made.id == 1
-    for kind, device_id, site in (("device", DEVICE, SITE), ("other device", OTHER, "Kisumu")):
+    for kind, device_id, site in (("device", DEVICE, SITE), ("other device", OTHER, ELSEWHERE)):
         batch = {"device_id": device_id, "stream": "s0", "events": [event(1)]}
         assert live.client(kind).post("/api/events", json=batch).status_code == 200
         live.write(DeviceChange(device_id=device_id, at_ms=NOW_MS, site=site, site_since_ms=0))
@@ -173,11 +178,25 @@ class TestSites:
         assert OTHER not in exported
         assert client.get("/api/devices?site=Kisumu").json() == []
 
-    @pytest.mark.parametrize("path", ["/api/devices/{}", "/api/devices/{}/completeness"])
-    def test_a_device_elsewhere_is_404(self, live: Live, path: str) -> None:
+    @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.method} {row.path}")
+    def test_no_answer_is_about_another_site(self, live: Live, row: Route) -> None:
+        """Whatever names a device or a site elsewhere is 404; whatever lists them leaves them out."""
         for kind in ("site viewer", "site admin"):
-            assert live.client(kind).get(path.format(OTHER)).status_code == 404
-            assert live.client(kind).get(path.format(DEVICE)).status_code == 200
+            if row.access is Access.ADMIN and kind == "site viewer":
+                continue
+            client = live.client(kind)
+            if "{device_id}" in row.path or "{site}" in row.path:
+                body = BODIES.get(row.path, {}) if row.method != "GET" else None
+                where = row.path.format(device_id=OTHER, site=ELSEWHERE, code_id=1)
+                assert client.request(row.method, where, json=body).status_code == 404
+            elif row.method == "GET":
+                for query in ("", f"?site={ELSEWHERE}", f"?device_id={OTHER}"):
+                    answer = client.get(row.path + query)
+                    if answer.status_code == 400 and query:
+                        continue  # it has no such filter, or needs others
+                    assert answer.status_code in (200, 400, 404)
+                    assert ELSEWHERE not in answer.text
+                    assert OTHER not in answer.text
 
     def test_the_history_of_a_device_elsewhere_is_404(self, live: Live) -> None:
         path = f"/api/sync-event/device/{OTHER}/sync-history"

@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.audit import AuditConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -17,6 +18,7 @@ from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
+from tests.conformance.sums import SumConformance, SumQueryConformance, schools  # noqa: F401 - a fixture
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -66,6 +68,10 @@ class TestDevices(DeviceConformance):
     pass
 
 
+class TestAudit(AuditConformance):
+    pass
+
+
 class TestFleet(FleetConformance):
     pass
 
@@ -78,7 +84,15 @@ class TestRetention(RetentionConformance):
     pass
 
 
+class TestSums(SumConformance):
+    pass
+
+
 class TestNotices(NoticeConformance):
+    pass
+
+
+class TestSumQueries(SumQueryConformance):
     pass
 
 

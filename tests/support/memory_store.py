@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import astuple, replace
 
 from pisync_receiver.domain import rows as tables
+from pisync_receiver.domain.audit import AuditEntry
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import (
     CARRIED,
@@ -47,8 +48,10 @@ class MemoryStore:
         self.gaps: dict[StreamName, dict[int, int]] = {}
         """Last seq by first seq."""
         self.sync_events: dict[tuple[str, int], tables.StoredSyncEvent] = {}
+        self.sums: dict[tuple[str, int, str, str, str], int] = {}
         self.tokens: dict[str, tables.Token] = {}
         self.codes: dict[str, tables.EnrollmentCode] = {}
+        self.audit: list[AuditEntry] = []
         self.served = 0
         """Rows handed out by `fetch` and `fetch_details`."""
         self.exchanges = 0
@@ -181,6 +184,10 @@ class MemoryStore:
         for row in changes.sync_events:
             if row.idempotency_key is not None:
                 _insert(self._sync_keys, (row.device_id, row.idempotency_key), row)
+        for added in changes.sums:
+            for about, count in added.counts.items():
+                key = (added.what, added.day, added.site, added.name, about)
+                self.sums[key] = self.sums.get(key, 0) + count
         for token in changes.tokens:
             _insert(self.tokens, token.token_hash, replace(token, id=self._next_id("tokens")))
         for code in changes.codes:
@@ -188,6 +195,7 @@ class MemoryStore:
         for token in changes.tokens_changed:
             assert self.tokens[token.token_hash].id == token.id
             self.tokens[token.token_hash] = token
+        self.audit += changes.audit
         if (before_ms := changes.sessions_before_ms) is not None:
             kept = {
                 digest: row for digest, row in self.tokens.items() if (row.session_until_ms or before_ms) >= before_ms

@@ -84,7 +84,18 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
     assert document["servers"] == [{"url": "/", "description": "The receiver that serves this document."}]
     tags = [tag["name"] for tag in document["tags"]]
     assert all(tag["description"] for tag in document["tags"])
-    assert tags == ["sync-events", "events", "enrollment", "fleet", "devices", "notices", "tokens", "operations"]
+    assert tags == [
+        "sync-events",
+        "events",
+        "enrollment",
+        "fleet",
+        "devices",
+        "notices",
+        "sums",
+        "tokens",
+        "audit",
+        "operations",
+    ]
     for path, methods in document["paths"].items():
         assert not path.endswith("/")
         for operation in methods.values():

@@ -6,18 +6,21 @@ from msgspec import UNSET
 
 from pisync_receiver.api.decoding import decode_body
 from pisync_receiver.api.schemas import SiteChanges
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.fleet import SITE_SORTS, STATES, IncompleteDevice, Overview, SiteRecord
 from pisync_receiver.errors import Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
-from pisync_receiver.http.params import Query, duration_ms
+from pisync_receiver.http.params import duration_ms
 from pisync_receiver.http.request import CURSOR, LIMIT, Request
 from pisync_receiver.http.responses import Answer, json_answer
 from pisync_receiver.http.routing import route
+from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.running import Query, Row
 
 SILENT_AFTER_LEAST_MS: Final = 60_000
 
-SITES: Final = Query(
+SITES: Final = params.Query(
     params=(
         params.text("search", "Only sites with this in their name, whatever the case"),
         params.options("state", "Only sites with a device in this state", STATES),
@@ -26,7 +29,7 @@ SITES: Final = Query(
         CURSOR,
     )
 )
-INCOMPLETE: Final = Query(params=(params.text("site", "Only devices of this site"), LIMIT, CURSOR))
+INCOMPLETE: Final = params.Query(params=(params.text("site", "Only devices of this site"), LIMIT, CURSOR))
 
 
 @route("GET", "/api/overview", Access.READER, answer=Overview)
@@ -73,14 +76,24 @@ async def change_site(request: Request) -> Answer:
     changes = decode_body(SiteChanges, await request.body())
     site = await known_site(request)
     if changes.silent_after is not UNSET:
-        values: dict[str, object] = {
-            "site": site.site,
-            "silent_after": _silent_after_ms(changes.silent_after),
-            "at": request.services.now_ms(),
-        }
-
-        await request.services.store.act((), lambda _: [("put_site", values)])
+        await _set_silent_after(request, site.site, _silent_after_ms(changes.silent_after))
     return json_answer(await known_site(request))
+
+
+async def _set_silent_after(request: Request, site: str | None, after_ms: int | None) -> None:
+    actor, now = request.caller.actor, request.services.now_ms()
+
+    def decide(found: list[list[Row]]) -> list[Query]:
+        before_ms = found[0][0][0] if found[0] else None
+        if before_ms == after_ms:
+            return []
+        told = {"silent_after_s": [None if ms is None else ms // 1000 for ms in (before_ms, after_ms)]}
+        return [
+            ("put_site", {"site": site, "silent_after": after_ms, "at": now}),
+            audit_statement(audited(actor, "site.change", f"site {site}", now, told)),
+        ]
+
+    await request.services.store.act([("site_settings", {"site": site})], decide)
 
 
 def _silent_after_ms(text: str | None) -> int | None:

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, operating
+from pisync_receiver.commands import administering, auditing, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -43,6 +43,12 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.events,
     administering.transitions,
     administering.notices,
+    auditing.audit_list,
+    auditing.audit_verify,
+    administering.causes,
+    administering.runs,
+    administering.speeds,
+    administering.activity,
     operating.retain,
     operating.backup,
     operating.copy,
@@ -54,6 +60,7 @@ _GROUPS: Final = {
     "token": "tokens of admins, viewers and others",
     "enrollment": "codes that devices enroll with",
     "device": "one device",
+    "audit": "who did what",
 }
 
 

@@ -9,9 +9,12 @@ from msgspec.structs import replace
 
 from pisync_receiver.domain import sessions
 from pisync_receiver.domain.facts import Facts, Plan
+from pisync_receiver.domain.records import time_of
 from pisync_receiver.domain.rows import Device, EnrollmentCode, Token
 from pisync_receiver.domain.state import State, moved
 from pisync_receiver.domain.submissions import (
+    Actor,
+    AuditNote,
     CodeCreate,
     CodeEnd,
     DeviceChange,
@@ -41,6 +44,7 @@ Act = (
     | CodeEnd
     | Enroll
     | DeviceChange
+    | AuditNote
 )
 
 
@@ -132,6 +136,9 @@ def decide_act(state: State, act: Act) -> Outcome:
             return _enroll(state, act)
         case DeviceChange():
             return _change_device(state, act)
+        case AuditNote():
+            state.note(act.by, act.act, act.target, act.at_ms, act.detail)
+            return None
 
 
 # Tokens.
@@ -149,6 +156,22 @@ def _create_token(state: State, act: TokenCreate) -> Token | UnknownToken:
             sessions.end_sessions(state, replaced.id, act.replaced_until_ms, revoke=False)
     if act.device_id is not None and state.device(act.device_id) is None:
         state.put_device(Device(device_id=act.device_id))
+    state.note(
+        act.by,
+        "token.create" if act.replaces is None else "token.rotate",
+        "token",
+        act.at_ms,
+        {
+            "scope": act.scope,
+            "label": act.label,
+            "sites": act.sites,
+            "device_id": act.device_id,
+            "expires_at": time_of(act.expires_ms),
+            "replaces": act.replaces,
+            "replaced_until": time_of(act.replaced_until_ms),
+        },
+        made=act.token_hash,
+    )
     return _put_token(
         state,
         Token(
@@ -169,6 +192,8 @@ def _revoke_token(state: State, act: TokenRevoke) -> Token | UnknownToken:
     if token.revoked_ms is not None:
         return token
     sessions.end_sessions(state, token.id, act.at_ms, revoke=True)
+    about = {"scope": token.scope, "label": token.label, "device_id": token.device_id}
+    state.note(act.by, "token.revoke", f"token {token.id}", act.at_ms, about)
     return _put_token(state, replace(token, revoked_ms=act.at_ms))
 
 
@@ -227,6 +252,20 @@ def _create_code(state: State, act: CodeCreate) -> EnrollmentCode:
         device_id=act.device_id,
     )
     state.codes[act.code_hash] = code
+    state.note(
+        act.by,
+        "code.create",
+        "code",
+        act.at_ms,
+        {
+            "label": act.label,
+            "uses": act.uses,
+            "site": act.site,
+            "device_id": act.device_id,
+            "expires_at": time_of(act.expires_ms),
+        },
+        made=act.code_hash,
+    )
     return code
 
 
@@ -236,6 +275,7 @@ def _end_code(state: State, act: CodeEnd) -> EnrollmentCode | UnknownCode:
         return UnknownCode(f"there is no enrollment code {act.code_id}; `pisync-receiver enrollment list` shows them")
     if code.ended_ms is None:
         code = state.codes[code.code_hash] = replace(code, ended_ms=act.at_ms)
+        state.note(act.by, "code.end", f"code {code.id}", act.at_ms, {"label": code.label, "site": code.site})
     return code
 
 
@@ -266,6 +306,9 @@ def _enroll(state: State, act: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
     if not again:
         state.codes[code.code_hash] = replace(code, uses_left=code.uses_left - 1)
     _admit(state, device or Device(device_id=device_id), code, act)
+    by = Actor(name=f"enrollment code {code.id}", address=act.address)
+    site = None if (admitted := state.device(device_id)) is None else admitted.site
+    state.note(by, "device.enroll", f"device {device_id}", act.at_ms, {"site": site, "again": device is not None})
     ending = _end_tokens(state, device_id, act)
     token = Token(scope="device", token_hash=act.token_hash, device_id=device_id, created_ms=act.at_ms)
     return Enrolled(device_id=device_id, token=_put_token(state, token), ending=ending)
@@ -287,6 +330,7 @@ def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
     device = state.device(act.device_id)
     if device is None:
         return UnknownDevice(f"device {act.device_id!r} has not enrolled or reported here; nothing was changed")
+    before = device
     if act.site is not None and (act.site != device.site or act.site_since_ms is not None):
         device = moved(device, act.site, act.at_ms if act.site_since_ms is None else act.site_since_ms)
     if act.label is not None:
@@ -299,4 +343,17 @@ def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
         device = replace(device, retired_ms=None)
     device = replace(device, changed_ms=act.at_ms)
     state.put_device(device)
+    if changed := _changes(before, device):
+        state.note(act.by, "device.change", f"device {device.device_id}", act.at_ms, changed)
     return device
+
+
+def _changes(before: Device, after: Device) -> dict[str, object]:
+    """What an admin changed, by name: the value before and after."""
+    values = {
+        "site": (before.site, after.site),
+        "site_since": (time_of(before.site_since_ms), time_of(after.site_since_ms)),
+        "label": (before.label, after.label),
+        "retired": (before.retired_ms is not None, after.retired_ms is not None),
+    }
+    return {name: [*pair] for name, pair in values.items() if pair[0] != pair[1]}

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from pisync_receiver.domain.audit import AuditEntry
 from pisync_receiver.domain.rows import (
     Carried,
     Device,
@@ -22,6 +23,7 @@ from pisync_receiver.domain.rows import (
     StoredEvent,
     StoredSyncEvent,
     Stream,
+    Sums,
     Token,
 )
 from pisync_receiver.domain.submissions import Outcome
@@ -141,12 +143,16 @@ class Changes:
     """To delete, before `gaps` is inserted."""
     gaps: list[Gap] = field(default_factory=list)
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
+    sums: list[Sums] = field(default_factory=list)
+    """What to add to daily sums, each once."""
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)
     codes_changed: list[EnrollmentCode] = field(default_factory=list)
     sessions_before_ms: int | None = None
     """Sessions that ended before this moment are deleted."""
+    audit: list[AuditEntry] = field(default_factory=list)
+    """The engine numbers and chains them, and completes their targets with the ids of new tokens and codes."""
 
 
 @dataclass(frozen=True, slots=True)

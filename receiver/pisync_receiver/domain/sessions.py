@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from pisync_receiver.domain.rows import Token
 from pisync_receiver.domain.state import State
-from pisync_receiver.domain.submissions import SessionClose, SessionOpen, SessionUse
+from pisync_receiver.domain.submissions import Actor, SessionClose, SessionOpen, SessionUse
 from pisync_receiver.errors import SignInRefused
 
 IDLE_MS: Final = 3_600_000
@@ -72,6 +72,9 @@ def open_session(state: State, act: SessionOpen) -> Token | SignInRefused:
     )
     state.tokens[act.token_hash] = session
     state.changes.sessions_before_ms = act.at_ms - KEPT_MS
+    name = label or ("anyone" if parent is None else f"{scope} token {parent.id}")
+    by = Actor(name=name, token_id=session.parent_id, address=act.address)
+    state.note(by, "session.open", "session", act.at_ms, {"scope": scope}, made=act.token_hash)
     return session
 
 
@@ -88,6 +91,7 @@ def close_session(state: State, act: SessionClose) -> Token | None:
     session = _session(state, act.session_id)
     if session is not None and session.revoked_ms is None:
         session = state.tokens[session.token_hash] = replace(session, revoked_ms=act.at_ms)
+        state.note(act.by, "session.close", f"session {session.id}", act.at_ms)
     return session
 
 

@@ -7,13 +7,15 @@ import json
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final
 
 from msgspec.structs import replace
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.facts import STORED, Changes, Facts, Place, Range, StreamName, Version
 from pisync_receiver.domain.rows import (
     Device,
@@ -23,6 +25,8 @@ from pisync_receiver.domain.rows import (
     StoredSyncEvent,
     Stream,
 )
+from pisync_receiver.domain.submissions import Actor
+from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
@@ -147,6 +151,7 @@ class State:
         """Lists of rows to insert; add events with `put_events`. `finish` adds what is kept here otherwise."""
         self.tokens = {token.token_hash: token for token in facts.tokens} if facts.tokens else {}
         self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
+        self.sums = DailySums()
         self._devices: dict[str, Device] = {}
         self._accounts: dict[StreamName, Account] = {}
         self._failures: dict[str, list[int]] = defaultdict(list)
@@ -189,6 +194,7 @@ class State:
 
     def put_events(self, rows: list[StoredEvent]) -> None:
         self.changes.events += rows
+        self.sums.add_events(rows)
         self._unseen += rows
 
     def new_events(self, place: Place) -> dict[int, int]:
@@ -226,6 +232,7 @@ class State:
 
     def put_sync_event(self, event: StoredSyncEvent) -> None:
         self.changes.sync_events.append(event)
+        self.sums.add_sync_event(event)
         if event.total_errors > 0:
             self._failures[event.device_id].append(event.at_ms)
         if event.idempotency_key is not None:
@@ -238,12 +245,29 @@ class State:
         """The effective times of the device's failures in this group."""
         return self._failures[device_id]
 
+    # The audit log.
+
+    def note(
+        self,
+        by: Actor | None,
+        act: str,
+        target: str | None,
+        at_ms: int,
+        detail: Mapping[str, object] = MappingProxyType({}),
+        *,
+        made: str | None = None,
+    ) -> None:
+        """Write an act into the audit log, if there is someone who did it."""
+        if by is not None:
+            self.changes.audit.append(audited(by, act, target, at_ms, detail, made=made))
+
     # The end.
 
     def finish(self) -> Changes:
         """Return everything that differs from the facts."""
         changes = self.changes
         changes.devices = list(self._devices.values())
+        changes.sums = self.sums.rows()
         for account in self._accounts.values():
             name = (account.row.device_id, account.row.stream)
             if account.touched:

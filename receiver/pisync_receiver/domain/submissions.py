@@ -11,13 +11,22 @@ from typing import Final, Literal
 from msgspec import Struct, field
 
 from pisync_common.models import Origin, Receipt, Stamp
-from pisync_receiver.domain.audit import Actor
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
 
 Scope = Literal["device", "viewer", "admin", "metrics"]
 
 OVERLAP_MS: Final = 24 * 3600 * 1000
 """How long a device's earlier tokens still work after it enrolled again."""
+
+
+class Actor(Struct, frozen=True, kw_only=True):
+    """Who does something, as the audit log names them."""
+
+    name: str
+    token_id: int | None = None
+    """The token that was used; of a session, the token that opened it."""
+    address: str | None = None
+    """Where the request came from."""
 
 
 class Event(Struct, frozen=True, gc=False):
@@ -227,6 +236,16 @@ class DeviceChange:
     by: Actor | None = None
 
 
+class AuditNote(Struct, frozen=True, kw_only=True):
+    """What was done and changed nothing in the store, such as an export; outcome: None. A repeat is noted again."""
+
+    by: Actor
+    act: str
+    at_ms: int
+    target: str | None = None
+    detail: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Enrolled:
     """A device and its new token; `ending` are its earlier tokens, as they stand now."""
@@ -249,6 +268,7 @@ Submission = (
     | CodeEnd
     | Enroll
     | DeviceChange
+    | AuditNote
 )
 
 Outcome = Receipt | StoredSyncEvent | Token | EnrollmentCode | Enrolled | Device | None | Exception

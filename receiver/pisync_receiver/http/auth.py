@@ -15,10 +15,9 @@ from typing import Any, Final, Protocol, cast
 
 import msgspec
 
-from pisync_receiver.domain.audit import Actor
 from pisync_receiver.domain.rows import Token
 from pisync_receiver.domain.sessions import is_session
-from pisync_receiver.domain.submissions import Scope, TokenRefused
+from pisync_receiver.domain.submissions import Actor, Scope, TokenRefused
 from pisync_receiver.errors import Overloaded, Problem, StoreUnusable
 from pisync_receiver.http.rates import Rates
 

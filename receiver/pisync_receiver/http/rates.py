@@ -65,5 +65,5 @@ class Rates:
 
 
 def device_rates(calls_per_s: int, *, clock: Callable[[], float], random: Callable[[], float]) -> Rates:
-    """Return the rates of devices: so many calls a second, DEVICE_BURST_S times as many at once."""
+    """Return the rates of devices: `calls_per_s`, and DEVICE_BURST_S times as many at once."""
     return Rates(every_s=1 / calls_per_s, at_once=calls_per_s * DEVICE_BURST_S, clock=clock, random=random)

@@ -15,8 +15,8 @@ import msgspec
 
 from pisync_receiver.domain.rows import Token
 from pisync_receiver.domain.sessions import LASTS_MS, has_ended, idle_end, is_session
-from pisync_receiver.domain.submissions import SessionClose, SessionOpen, SessionUse
-from pisync_receiver.errors import Overloaded, SignInRefused
+from pisync_receiver.domain.submissions import Actor, AuditNote, SessionClose, SessionOpen, SessionUse, Submission
+from pisync_receiver.errors import Overloaded, Problem, SignInRefused
 from pisync_receiver.http.auth import Caller, TokenDirectory, token_hash
 from pisync_receiver.http.rates import Rates
 from pisync_receiver.intake import Intake
@@ -67,6 +67,7 @@ class Sessions:
         self._moving: set[int] = set()
         self._process_key = secrets.token_hex(32)
         self._tries = Rates(every_s=_MINUTE_S / TRIES_OF_ADDRESS, at_once=TRIES_OF_ADDRESS, clock=clock, random=random)
+        self._noted = Rates(every_s=_MINUTE_S, at_once=1, clock=clock, random=random)
         self._all_tries = Rates(every_s=_MINUTE_S / TRIES_OF_ALL, at_once=TRIES_OF_ALL, clock=clock, random=random)
 
     async def find(self, headers: Mapping[bytes, bytes], *, secure: bool) -> Session | None:
@@ -110,10 +111,20 @@ class Sessions:
         try:
             row: Token = await self._intake.submit(opening)
         except SignInRefused as error:
-            log.warning("a sign-in was refused", extra=fields(client=wanted.address, reason=str(error)))
+            self.note_refusal(wanted.address, str(error))
             raise
         self._tokens.put(row)
         return Session(secret=secret, token=row)
+
+    def note_refusal(self, address: str | None, reason: str) -> None:
+        """Log that a sign-in was refused, and note it in the audit log, once a minute for an address."""
+        log.warning("a sign-in was refused", extra=fields(client=address, reason=reason))
+        try:
+            self._noted.spend(address or "")
+        except Problem:
+            return
+        by = Actor(name="unknown", address=address)
+        self._submit(AuditNote(by=by, act="session.refuse", at_ms=self._now_ms(), detail={"reason": reason}))
 
     async def close(self, session: Session, caller: Caller) -> None:
         """Sign out. Raises Overloaded, StoreUnusable."""
@@ -126,18 +137,28 @@ class Sessions:
         """Move the idle end, in the background; if that fails, the next use moves it."""
         if idle_end(token, now_ms) is None or token.id in self._moving:
             return
-        try:
-            future: asyncio.Future[Any] = self._intake.submit(SessionUse(session_id=token.id, at_ms=now_ms))
-        except Overloaded:
-            return
         self._moving.add(token.id)
 
-        def moved(future: "asyncio.Future[Any]") -> None:
+        def moved(row: Token | None) -> None:
             self._moving.discard(token.id)
-            if not future.cancelled() and future.exception() is None and (row := future.result()) is not None:
+            if row is not None:
                 self._tokens.put(row)
 
-        future.add_done_callback(moved)
+        self._submit(SessionUse(session_id=token.id, at_ms=now_ms), moved)
+
+    def _submit(self, submission: Submission, done: Callable[[Any], None] = lambda _: None) -> None:
+        """Store something in the background; call `done` with its outcome, None if it could not be stored."""
+        try:
+            future = self._intake.submit(submission)
+        except Overloaded:
+            done(None)
+            return
+
+        def settled(future: "asyncio.Future[Any]") -> None:
+            failed = future.cancelled() or future.exception() is not None
+            done(None if failed else future.result())
+
+        future.add_done_callback(settled)
 
 
 def cookie_header(secret: str, *, secure: bool) -> tuple[bytes, bytes]:

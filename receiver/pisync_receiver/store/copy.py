@@ -35,6 +35,7 @@ TABLES: Final = {
     "sync_events": "device_id, id",
     "tokens": "id",
     "enrollments": "id",
+    "audit": "id",
 }
 """Every table with data, and its key; both engines sort by it alike (text by its UTF-8 bytes)."""
 _BOOLEANS: Final = {"clock_synced"}

@@ -41,7 +41,7 @@ CHANGES_SHOWN: Final = 100
 DAY_MS: Final = 86_400_000
 DELAY_DAYS: Final = 7
 COMMIT_MS: Final = 60_000
-"""How long after it arrived something may become visible: what waits for the database at most, and more."""
+"""How long after it arrived a submission may become visible: longer than a wait for the database may last."""
 
 EVERY_DEVICE: Final = DeviceFilter()
 _SMALLEST: Final = -(2**63 - 1)
@@ -67,7 +67,7 @@ class FleetQueries(QueryRunner):
         cursor: str | None = None,
     ) -> Page[DeviceRecord]:
         """List devices: by id; by last contact, the longest silence first; by failures in a row, the most first; or by
-        site. A device that fits the filter from the first page to the last is on one of them, whatever happens in
+        site. A device that fits the filter from the first page to the last is on a page, whatever happens in
         between: if its rank rises meanwhile, it comes on the last pages, perhaps a second time."""
         rising = False
         number, name, after = _FIRST
@@ -148,7 +148,7 @@ class FleetQueries(QueryRunner):
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
         records = site_records([SiteCounts(*row) for row in counted], ())
-        of_today = {what: int(count) for what, count in sums}
+        of_today = {"runs": 0, "failed": 0, "events": 0} | {name: int(count) for name, count in sums}
         return Overview(
             at=shown(criteria.now_ms),
             devices=state_counts(records),
@@ -157,7 +157,7 @@ class FleetQueries(QueryRunner):
             events_missing=min(int(missing[0][0]), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
-            today=Today(runs=of_today.get("runs", 0), failed=of_today.get("failed", 0), events=of_today.get("type", 0)),
+            today=Today(runs=of_today["runs"], failed=of_today["failed"], events=of_today["events"]),
             delay=_delays(delays),
             changes=[
                 Change(site=site, before=before, state=state, devices=devices, since=time_of(since))

@@ -40,9 +40,11 @@ from pisync_receiver.domain.records import (
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
 from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
+from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 from pisync_receiver.store.fleet import FleetQueries
 from pisync_receiver.store.running import Row, Sites, build, listed
+from pisync_receiver.store.sums import SumQueries
 
 SHARED_SQL: Final = Path(__file__).parent / "sql"
 QUERY_S: Final = 10.0
@@ -63,7 +65,7 @@ _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
 
 
-class Queries(FleetQueries):
+class Queries(FleetQueries, SumQueries, AuditQueries):
     """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
     same query gave. All raise StoreUnusable when the database cannot be read."""
 

@@ -23,6 +23,7 @@ from psycopg import AsyncCursor, AsyncRawCursor, errors
 from psycopg.rows import class_row, tuple_row
 
 from pisync_common.queries import load_queries
+from pisync_receiver.domain.audit import AuditEntry, chained, with_target
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
 from pisync_receiver.domain.health import FAILURES_COUNTED
@@ -40,6 +41,7 @@ from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
 from pisync_receiver.errors import QueryTooLong, StoreUnusable
 from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.address import PostgresUrl
+from pisync_receiver.store.audit import APPEND, entries_of
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
 from pisync_receiver.store.postgres.dialect import load_shared
@@ -66,6 +68,7 @@ _CONFLICTS_MAX: Final = 5
 T = TypeVar("T")
 Statement = tuple[str, Sequence[Any] | Mapping[str, Any], Any]
 """Name of a query, its parameters (by name, if the query is shared), and the type of its rows; None for tuples."""
+_COMMIT: Final[Statement] = ("commit", (), None)
 
 
 class PostgresStore(Store):
@@ -324,8 +327,19 @@ class PostgresStore(Store):
             statements.append(("delete_sessions", {"before": changes.sessions_before_ms}, None))
         if changes.events:
             statements += _event_statements(changes.events)
-        found = await self._exchange(connection, [*statements, ("commit", (), None)])
-        return {digest: number for rows in found for digest, number in rows}
+        if changes.sums:
+            statements.append(("add_sums", (encode_rows(changes.sums),), None))
+        found = await self._exchange(connection, statements if changes.audit else [*statements, _COMMIT])
+        ids = {digest: number for rows in found for digest, number in rows}
+        if changes.audit:
+            await self._append_audit(connection, [with_target(entry, ids) for entry in changes.audit])
+        return ids
+
+    async def _append_audit(self, connection: Connection, entries: Sequence[AuditEntry]) -> None:
+        """Add to the audit log, and commit."""
+        *_, last = await self._exchange(connection, [("lock_audit", (), None), ("last_audit", {}, None)])
+        rows = chained(entries, last[0] if last else None)
+        await self._exchange(connection, [*(("insert_audit", row, None) for row in rows), _COMMIT])
 
     async def _act(self, reads: Sequence[Query], decide: Decide, lock: str | None) -> bool:
         async with self._lend(self._writing, self._write_s) as connection:
@@ -337,8 +351,13 @@ class PostgresStore(Store):
                     return False
                 begin = []
             found = await self._exchange(connection, [*begin, *((name, values, None) for name, values in reads)])
-            statements: list[Statement] = [(name, values, None) for name, values in decide(found[len(begin) :])]
-            await self._exchange(connection, [*statements, ("commit", (), None)])
+            decided = decide(found[len(begin) :])
+            statements: list[Statement] = [(name, values, None) for name, values in decided if name != APPEND]
+            if entries := entries_of(decided):
+                await self._exchange(connection, statements)
+                await self._append_audit(connection, entries)
+            else:
+                await self._exchange(connection, [*statements, _COMMIT])
             return True
 
     async def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:

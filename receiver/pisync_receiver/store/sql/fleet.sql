@@ -78,6 +78,10 @@ FROM (SELECT device_id AS lacking,
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 ORDER BY d.device_id LIMIT :limit;
 
+-- name: site_settings
+-- What an admin set for a site.
+SELECT silent_after_ms FROM sites WHERE site = :site;
+
 -- name: put_site
 -- Set when the devices of a site count as silent.
 INSERT INTO sites (site, silent_after_ms, changed_ms) VALUES (:site, :silent_after, :at)
@@ -95,13 +99,13 @@ ORDER BY count(*) DESC, last.site, first.before, last.state LIMIT :limit;
 
 -- name: day_sums
 -- What was counted on a day.
-SELECT what, coalesce(sum(count), 0) FROM sums
-WHERE what IN ('runs', 'failed', 'type') AND day = :day
+SELECT CASE what WHEN 'run' THEN name ELSE 'events' END AS counted, sum(count) FROM sums
+WHERE what IN ('run', 'type') AND day = :day
   AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-GROUP BY what;
+GROUP BY counted;
 
 -- name: delay_sums
 -- Events by how long they took to arrive, since a day.
 SELECT name, sum(count) FROM sums
 WHERE what = 'delay' AND day >= :day AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-GROUP BY name;
+GROUP BY name HAVING sum(count) > 0;

@@ -16,12 +16,13 @@ WHERE before IS NULL
 ORDER BY device_id LIMIT :limit;
 
 -- name: alert_backlog
--- Transitions that no notice has covered, when the first of them and the first to silence were noticed, when the newest
--- notice of such was made, and how many notices their services have yet to accept.
+-- How many transitions no notice has covered, when the first of them and the first to silence were noticed, when the
+-- newest notice of such and the newest daily digest were made, and how many notices their services have yet to accept.
 SELECT (SELECT count(*) FROM transitions WHERE notified_ms IS NULL),
        (SELECT min(at_ms) FROM transitions WHERE notified_ms IS NULL AND state <> 'silent'),
        (SELECT min(at_ms) FROM transitions WHERE notified_ms IS NULL AND state = 'silent'),
        (SELECT max(made_ms) FROM notices WHERE target = 'log' AND kind <> 'daily' AND made_ms > :since),
+       (SELECT max(made_ms) FROM notices WHERE target = 'log' AND kind = 'daily'),
        (SELECT count(*) FROM notices WHERE sent_ms IS NULL AND target IN (SELECT value FROM json_each(:targets)));
 
 -- name: pending_transitions

@@ -19,7 +19,8 @@ SELECT (SELECT best_ms FROM events WHERE device_id = :device AND stream = :strea
 
 -- name: earlier
 -- The events before a seq, the newest first; none unless the newest is of a boot.
-SELECT seq, occurred_at, recorded_at, boot_id, boottime_ms, received_ms, quality FROM events
+SELECT seq, type, site, object_id, occurred_at, recorded_at, boot_id, boottime_ms, received_ms, best_ms, quality
+FROM events
 WHERE device_id = :device AND stream = :stream AND seq < :below
   AND :boot = (SELECT newest.boot_id FROM events AS newest
                WHERE newest.device_id = :device AND newest.stream = :stream AND newest.seq < :below

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
 from msgspec import Struct
+from msgspec.json import encode
 from msgspec.structs import asdict, astuple
 
 from pisync_common.errors import NotDurable
@@ -24,6 +25,7 @@ from pisync_common.queries import load_queries
 from pisync_common.sqlite import ERRORS, VERSION, Connect, Connection, make_durable, transaction
 from pisync_common.sqlite import connect as connect_to
 from pisync_common.times import now_ms
+from pisync_receiver.domain.audit import AuditEntry, chained, with_target
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
 from pisync_receiver.domain.health import FAILURES_COUNTED
@@ -39,6 +41,7 @@ from pisync_receiver.domain.rows import (
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
 from pisync_receiver.store import Decide, Store
+from pisync_receiver.store.audit import APPEND, entries_of
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
 from pisync_receiver.store.running import Query, Row, build
@@ -309,6 +312,9 @@ class SqliteStore(Store):
         ):
             if rows:
                 self._connection.executemany(self._sql[statement], map(astuple, rows))
+        if changes.sums:
+            added = [(each.what, each.day, each.site, each.name, encode(each.counts).decode()) for each in changes.sums]
+            self._connection.executemany(self._sql["add_sums"], added)
         if changes.events:
             last_event = self._put_events(changes.events, last_event)
         ids: dict[str, int] = {}
@@ -318,6 +324,7 @@ class SqliteStore(Store):
                     ids.update(self._named(statement, **asdict(row)))
         if changes.sessions_before_ms is not None:
             self._named("delete_sessions", before=changes.sessions_before_ms)
+        self._append_audit([with_target(entry, ids) for entry in changes.audit])
         return ids, last_event
 
     def _put_events(self, events: Sequence[StoredEvent], last: int | None) -> int:
@@ -337,9 +344,18 @@ class SqliteStore(Store):
 
     def _act(self, reads: Sequence[Query], decide: Decide) -> bool:
         with self._using("written"), self._file.writing(), transaction(self._connection):
-            for name, values in decide([self._named(name, **values) for name, values in reads]):
-                self._named(name, **values)
+            decided = decide([self._named(name, **values) for name, values in reads])
+            for name, values in decided:
+                if name != APPEND:
+                    self._named(name, **values)
+            self._append_audit(entries_of(decided))
         return True
+
+    def _append_audit(self, entries: Sequence[AuditEntry]) -> None:
+        if entries:
+            last = self._named("last_audit")
+            for row in chained(entries, last[0] if last else None):
+                self._named("insert_audit", **row)
 
     def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
         with self._using("written"), self._file.writing(), transaction(self._connection):

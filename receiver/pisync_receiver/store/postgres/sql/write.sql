@@ -128,6 +128,16 @@ FROM arrival_counter AS counter, json_populate_recordset(NULL::arrivals, $1::jso
 ON CONFLICT (hour) DO UPDATE SET
     first_id = least(arrivals.first_id, excluded.first_id), last_id = greatest(arrivals.last_id, excluded.last_id);
 
+-- name: add_sums
+-- Add to daily sums: in the order of their key, and after devices and arrival numbers, so that groups do not deadlock.
+INSERT INTO sums
+SELECT r.what, r.day, r.site, r.name, added.key, added.value::bigint
+FROM json_to_recordset($1::json) AS r (what text, day bigint, site text, name text, counts json),
+     json_each_text(r.counts) AS added
+ORDER BY r.what COLLATE "C", r.day, r.site COLLATE "C", r.name COLLATE "C", added.key COLLATE "C"
+ON CONFLICT (what, day, site, name, object) DO UPDATE SET
+    count = least(sums.count + excluded.count, 9007199254740991);
+
 -- name: delete_event_keys
 -- Keys of events that are deleted.
 DELETE FROM event_keys AS k USING unnest($1::text[], $2::text[], $3::bigint[]) AS r (device_id, stream, seq)
@@ -136,3 +146,7 @@ WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.
 SELECT pg_try_advisory_xact_lock(hashtextextended('pisync ' || $1::text, 0));
+
+-- name: lock_audit
+-- Keep other transactions from adding to the audit log until the commit; a statement after it sees what they added.
+SELECT pg_advisory_xact_lock(hashtextextended('pisync audit', 0));
