@@ -328,14 +328,14 @@ def daily(
     counts = []
     for site, by in sites.items():
         _, failing, silent, new, retired = (by.get(state, 0) for state in STATES)
-        counts.append(SiteCounts(site, None, sum(by.values()), failing, silent, new, retired, 0, 0, None))
+        counts.append(SiteCounts(site, None, sum(by.values()), failing, silent, new, retired, 0, None))
     troubled = [
         TroubledDevice(site, STATES.index(state), MIDNIGHT, '{"tls": 1, "dns": 2}')
         for site, by in sites.items()
         for state in (F, S)
         for _ in range(by.get(state, 0))
     ]
-    records = site_records(counts, troubled)
+    records = site_records(counts, {}, troubled)
     overview = Overview(
         at="2026-11-24T00:00:00.000Z",
         devices=state_counts(records),
