@@ -8,11 +8,13 @@ database past the store's code, and inherits:
     access       TokenConformance          create, rotate, revoke, look up
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
+    acts         ActConformance            notes, conflicts, sites, suspicious devices, requests for a sync
     audit        AuditConformance          what each act leaves in the audit log
                  TamperingConformance      a change of the log past the store is found
     fleet        FleetConformance         states, sites, filters, pages while devices change
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
+    erasure      ErasureConformance        nothing of an erased learner is left, and nothing comes back
     sums         SumConformance            daily sums equal a recount of the rows
                  SumQueryConformance       causes, speeds, runs and activity: sites, days, pages
     tables       KeyConformance            the database's own keys refuse a second row

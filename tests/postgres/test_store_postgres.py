@@ -10,7 +10,9 @@ from pisync_receiver.store.opening import open_store
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.acts import ActConformance
 from tests.conformance.audit import AuditConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -68,6 +70,10 @@ class TestDevices(DeviceConformance):
     pass
 
 
+class TestActs(ActConformance):
+    pass
+
+
 class TestAudit(AuditConformance):
     pass
 
@@ -81,6 +87,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestErasure(ErasureConformance):
     pass
 
 

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, auditing, fleet, operating
+from pisync_receiver.commands import administering, auditing, device_acts, fleet, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -42,10 +42,23 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.device_move,
     administering.device_rename,
     administering.device_retire,
+    device_acts.device_sync,
+    device_acts.device_revoke,
+    device_acts.device_note,
+    device_acts.device_notes,
+    device_acts.device_conflicts,
+    device_acts.device_rejected,
+    device_acts.device_sites,
+    device_acts.site_note,
+    device_acts.site_notes,
+    device_acts.suspicious,
     administering.history,
     administering.failures,
     administering.completeness,
     administering.events,
+    learners.learner_events,
+    learners.learner_export,
+    learners.learner_erase,
     administering.transitions,
     administering.notices,
     auditing.audit_list,
@@ -65,6 +78,7 @@ _GROUPS: Final = {
     "token": "tokens of admins, viewers and others",
     "enrollment": "codes that devices enroll with",
     "device": "one device",
+    "learner": "one learner",
     "site": "one site",
     "audit": "who did what",
 }

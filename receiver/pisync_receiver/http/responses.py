@@ -18,6 +18,8 @@ from pisync_receiver.errors import (
     DatabaseLost,
     DeviceIdTaken,
     EnrollmentRefused,
+    ErasuresFileUnusable,
+    MissingExtra,
     Overloaded,
     Problem,
     QueryTooLong,
@@ -25,6 +27,7 @@ from pisync_receiver.errors import (
     TooManyStreams,
     UnknownCode,
     UnknownDevice,
+    UnknownLearner,
     UnknownToken,
 )
 
@@ -58,28 +61,35 @@ class Answer(msgspec.Struct, array_like=True, kw_only=True):
 class Stream:
     """A body of unknown length, sent a chunk at a time as fast as the caller reads it.
 
-    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it.
+    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it. A stream
+    has to be sent: that frees what it holds.
     """
 
     chunks: AsyncGenerator[bytes, None]
     gone: Callable[[], Awaitable[None]]
     """Returns when the caller has gone away."""
+    done: Callable[[], None] = lambda: None
+    """Called at the end, however it ends."""
     content_type: str
     headers: Headers = ()
     status: int = 200
 
     async def send(self, send: Send, extra: Headers, *, with_body: bool) -> None:
         head = [(b"content-type", self.content_type.encode()), *extra, *self.headers]
-        await send({"type": "http.response.start", "status": self.status, "headers": head})
-        if with_body:
-            await self._send_chunks(send)
-        await send({"type": "http.response.body", "body": b""})
+        try:
+            await send({"type": "http.response.start", "status": self.status, "headers": head})
+            if with_body:
+                await self._send_chunks(send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.done()
 
     async def _send_chunks(self, send: Send) -> None:
         gone = asyncio.ensure_future(self.gone())
         try:
             async for chunk in self.chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if gone.done():
                     raise Disconnected
         finally:
@@ -201,8 +211,13 @@ def as_problem(error: Exception) -> Problem:
             return Problem(400, "invalid_parameter", "cursor: not from a page of this query; follow the Link header")
         case EnrollmentRefused():
             return Problem(403, error.code, str(error))
-        case UnknownToken() | UnknownCode() | UnknownDevice():
+        case MissingExtra():
+            return Problem(501, error.code, str(error))
+        case UnknownToken() | UnknownCode() | UnknownDevice() | UnknownLearner():
             return Problem(404, error.code, str(error))
+        case ErasuresFileUnusable():
+            log.error("%s", error)
+            return Problem(503, error.code, str(error), headers=_retry_after(STORE_RETRY_AFTER))
         case DeviceIdTaken() | TooManyStreams():
             return Problem(409, error.code, str(error))
         case PiSyncError():
