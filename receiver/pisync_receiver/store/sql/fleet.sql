@@ -87,6 +87,10 @@ FROM (SELECT t.device_id AS lacking, sum(t.rejected) AS rejected, sum(t.conflict
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 ORDER BY d.device_id LIMIT :limit;
 
+-- name: site_settings
+-- What an admin set for a site.
+SELECT silent_after_ms FROM sites WHERE site = :site;
+
 -- name: put_site
 -- Set when the devices of a site count as silent.
 INSERT INTO sites (site, silent_after_ms, changed_ms) VALUES (:site, :silent_after, :at)
