@@ -20,6 +20,10 @@ _GROUP_SIZES = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 
 
+SITES_SHOWN: Final = 200
+"""Sites with devices in trouble that have metrics of their own, of which Prometheus keeps every series."""
+
+
 class Metrics:
     """Counters and histograms of the receiver; also the intake's watcher."""
 
@@ -52,6 +56,23 @@ class Metrics:
         refusals = Counter("pisync_intake_refusals", "Submissions answered 503.", ("reason",), registry=registry)
         self._refusals = {reason: refusals.labels(reason) for reason in ("stopping", "waiting", "bytes", "time")}
         self._devices = Gauge("pisync_devices", "Devices by how they are doing.", ("health",), registry=registry)
+        self._devices_incomplete = Gauge(
+            "pisync_devices_incomplete",
+            "Devices of which something is missing, was rejected or conflicts.",
+            registry=registry,
+        )
+        self._devices_cloned = Gauge(
+            "pisync_devices_cloned", "Devices whose identity two devices have used.", registry=registry
+        )
+        self._sites_in_need = Gauge(
+            "pisync_sites_in_need", "Sites that fail or are silent as a whole.", registry=registry
+        )
+        self._site_devices = Gauge(
+            "pisync_site_devices",
+            "Devices by how they are doing, of the sites in most need.",
+            ("site", "health"),
+            registry=registry,
+        )
         self._streams_behind = Gauge("pisync_streams_behind", "Streams that are missing an event.", registry=registry)
         self._events_missing = Gauge(
             "pisync_watermark_lag_events",
@@ -91,6 +112,13 @@ class Metrics:
         """Show a count of the fleet."""
         for state in STATES:
             self._devices.labels(state).set(getattr(fleet.devices, state))
+        self._devices_incomplete.set(fleet.incomplete)
+        self._devices_cloned.set(fleet.cloned)
+        self._sites_in_need.set(fleet.sites_in_need)
+        self._site_devices.clear()
+        for record in fleet.troubled[:SITES_SHOWN]:
+            for state in STATES[:-1]:
+                self._site_devices.labels(record.site or "", state).set(getattr(record, state))
         self._streams_behind.set(fleet.streams_behind)
         self._events_missing.set(fleet.events_missing)
 

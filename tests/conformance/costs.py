@@ -93,7 +93,7 @@ SUBMISSIONS: Final[dict[str, Submission]] = {
 
 READINGS: Final[dict[str, tuple[Callable[[Store], Coroutine[Any, Any, Any]], int]]] = {
     "device": (lambda store: store.device("pibook-1", criteria=CRITERIA), 1),
-    "devices": (lambda store: store.devices(criteria=CRITERIA, limit=10), 11),
+    "devices": (lambda store: store.devices(criteria=CRITERIA, limit=10), 12),
     "events of a device": (lambda store: store.events(EventFilter(device_id="pibook-1"), limit=10), 11),
     "events": (lambda store: store.events(EventFilter(), limit=10), 11),
     "history": (lambda store: store.history("pibook-1", limit=10), 11),

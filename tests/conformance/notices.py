@@ -1,4 +1,4 @@
-"""Notices: each change of a state is told once, whatever restarts and whatever the clocks do."""
+"""Notices: each change of a state is in exactly one, whatever restarts and whatever the clocks do."""
 
 import asyncio
 import logging
@@ -8,7 +8,6 @@ from datetime import UTC
 from typing import Any, Final
 
 import pytest
-from msgspec import Struct
 from prometheus_client import CollectorRegistry
 
 from pisync_receiver.alerts.alerts import CLAIM_MS, POLL_SECONDS, WATCH_SECONDS, AlertMetrics, Alerts
@@ -17,18 +16,10 @@ from pisync_receiver.alerts.rules import Rules
 from pisync_receiver.alerts.services import Service, ServiceUnavailable
 from pisync_receiver.background import AGAIN
 from pisync_receiver.domain.submissions import DeviceChange
-from tests.conformance.tables import Tables
 from tests.support.blocking import BlockingStore, sync, written
 from tests.support.submissions import DAY, HOUR, MINUTE, NOON, sync_event
 
 AT_ONCE: Final = Rules(quiet_hours=None, zone=UTC, window=0, silence_window=0, every=0)
-
-
-class SiteRow(Struct):
-    """Table `sites`."""
-
-    site: str
-    silent_after_ms: int
 
 
 class Hook:
@@ -113,6 +104,10 @@ def school(store: BlockingStore, site: str, devices: int, at_ms: int) -> list[st
     return made
 
 
+def set_limit(store: BlockingStore, site: str, silent_after_ms: int) -> None:
+    store.act((), lambda _: [("put_site", {"site": site, "silent_after": silent_after_ms, "at": NOON})])
+
+
 def transitions(store: BlockingStore, **asked: Any) -> list[tuple[str, str, str]]:
     """The device, the state before and the state of each, the oldest first."""
     rows = store.transitions(limit=1000, **asked).rows
@@ -155,26 +150,24 @@ class NoticeConformance:
         receiver.step(NOON + 10 * DAY)
         assert hook.titles[1:] == ["a (no site) recovered"]
 
-    def test_a_site_has_its_own_limit(self, store: BlockingStore, tables: Tables, hook: Hook) -> None:
+    def test_a_site_has_its_own_limit(self, store: BlockingStore, hook: Hook) -> None:
         receiver = Receiver(store, hook)
         school(store, "Kisumu", 1, NOON)
         school(store, "Nakuru", 1, NOON)
-        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY))
+        set_limit(store, "Nakuru", 30 * DAY)
         for day in range(29):
             receiver.step(NOON + day * DAY)
         assert hook.titles == ["kisumu-00 (Kisumu) is silent"]
         receiver.step(NOON + 31 * DAY)
         assert hook.titles[1:] == ["nakuru-00 (Nakuru) is silent"]
 
-    def test_another_limit_ends_silence_without_a_notice(
-        self, store: BlockingStore, tables: Tables, hook: Hook
-    ) -> None:
+    def test_another_limit_ends_silence_without_a_notice(self, store: BlockingStore, hook: Hook) -> None:
         """A limit for the holidays makes a school well; when they have passed, its silence is news again."""
         receiver = Receiver(store, hook)
         school(store, "Nakuru", 3, NOON)
         receiver.step(NOON)
         receiver.step(NOON + 8 * DAY)
-        tables.insert("sites", SiteRow(site="Nakuru", silent_after_ms=30 * DAY))
+        set_limit(store, "Nakuru", 30 * DAY)
         receiver.step(NOON + 9 * DAY)
         assert hook.titles == ["Nakuru is silent: 3 of 3 devices"]
         receiver.step(NOON + 31 * DAY)
@@ -263,9 +256,9 @@ class NoticeConformance:
         fails(store, "nakuru-00", NOON + 3 * DAY)
         receivers[0].step(NOON + 3 * DAY + HOUR)
         assert hook.accepted[-1] == (
-            "1 site needs help: 2 well, 1 failing",
+            "Some devices need help: 2 well, 1 failing",
             "3 devices at 1 site: 2 well, 1 failing\n"
-            "Nakuru: 1 of 3 devices keeps failing since 2026-11-26 12:00 UTC\n"
+            "Nakuru: 1 of 3 devices keeps failing since 2026-11-26 12:00 UTC (dns)\n"
             "In the last day: 1 began to fail\nhttps://pisync.example/",
         )
 

@@ -33,6 +33,13 @@ Recipe = Callable[[str], Submission]
 """From the prefix of an example's names to a submission."""
 
 _numbers = itertools.count()
+
+
+def example_prefix() -> str:
+    """Return what the names of an example's devices begin with."""
+    return f"x{next(_numbers)}"
+
+
 devices: Final = st.sampled_from(["-a", "-a", "-b"])
 streams: Final = st.sampled_from(["s1", "s1", "s2"])
 seqs: Final = st.integers(1, 5) | st.integers(1, 25)
@@ -169,13 +176,17 @@ class PropertyConformance:
         self, store: BlockingStore, tables: Tables, groups: list[list[Recipe]]
     ) -> None:
         """Outcomes and rows are those of the reference engine, whatever arrives and however it is grouped."""
-        prefix, reference = f"x{next(_numbers)}", MemoryStore()
+        prefix, reference, before = example_prefix(), MemoryStore(), tables.sums()
         for group in groups:
             submissions = [recipe(prefix) for recipe in group]
             assert _without_ids(store.write(submissions)) == _without_ids(reference.run(*submissions))
         for table, kind, order in TABLES:
             found = tables.select(kind.__struct_fields__, table, f"{prefix}-", order=order)
             assert _columns(found) == _columns(map(asdict, reference.rows(table))), table
+        added = {key: count - before.get(key, 0) for key, count in tables.sums().items()}
+        assert {key: count for key, count in added.items() if count} == {
+            key: count for key, count in reference.sums.items() if count
+        }
 
     @settings(max_examples=30, deadline=None, suppress_health_check=SHARED_STORE)
     @given(

@@ -35,6 +35,15 @@ class Tables:
         """Run a statement of the test's own; `?` stands for a value on every engine."""
         return self._execute(sql.replace("?", self._placeholder), values)
 
+    def all(self, columns: Sequence[str], table: str) -> list[tuple[Any, ...]]:
+        """Return every row of a table."""
+        return [tuple(row) for row in self._execute(f"SELECT {', '.join(columns)} FROM {table}", [])]
+
+    def sums(self) -> dict[tuple[str, int, str, str, str], int]:
+        """Return every daily sum that is not 0."""
+        found = self.all(("what", "day", "site", "name", "object", "count"), "sums")
+        return {(what, day, site, name, about): count for what, day, site, name, about, count in found if count}
+
     def _execute(self, sql: str, values: Sequence[object]) -> list[Any]:
         with closing(self._connect()) as connection, connection:
             found = connection.execute(sql, values)

@@ -46,6 +46,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}"): READER,
     ("PATCH", "/api/devices/{device_id}"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/completeness"): READER,
+    ("GET", "/api/learners/events"): READER,
+    ("POST", "/api/learners/erase"): expected(200, *ADMIN),
     ("GET", "/api/overview"): READER,
     ("GET", "/api/sites"): READER,
     ("GET", "/api/sites/{site}"): READER,
@@ -82,10 +84,13 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/enroll": {"code": CODE},
     "/api/enrollment-codes": {"site": SITE},
     "/api/devices/{device_id}": {"label": "shelf"},
+    "/api/learners/erase": {"learner_id": "s-99", "learner_home": SITE},
     "/api/sites/{site}": {"silent_after": "30d"},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
 }
+
+QUERIES: Final[dict[str, str]] = {"/api/learners/events": "/api/learners/events?learner_id=s-99"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +119,7 @@ def event(seq: int) -> dict[str, Any]:
 def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     client = live.client(None if caller == "none" else caller)
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
-    where = path.format(
+    where = QUERIES.get(path, path).format(
         device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
     )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)

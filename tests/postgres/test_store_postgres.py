@@ -11,6 +11,7 @@ from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.audit import AuditConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -18,6 +19,7 @@ from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
+from tests.conformance.sums import SumConformance, SumQueryConformance, schools  # noqa: F401 - a fixture
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -83,7 +85,19 @@ class TestRetention(RetentionConformance):
     pass
 
 
+class TestErasure(ErasureConformance):
+    pass
+
+
+class TestSums(SumConformance):
+    pass
+
+
 class TestNotices(NoticeConformance):
+    pass
+
+
+class TestSumQueries(SumQueryConformance):
     pass
 
 

@@ -33,7 +33,7 @@ STATES: Final = StateCounts(well=1_746, failing=119, silent=107, new=25, retired
 """What `/api/overview` must say at the moment of `fill`, if devices count as silent after seven days."""
 CLONED: Final = 5
 INCOMPLETE: Final = 13
-"""Eight lack something, the cloned ones have conflicts."""
+"""Eight lack something, cloned devices have conflicts."""
 MISSING: Final = 13 + 7 * 4
 GAP: Final = "pibook-0175"
 """Lacks 13 events: 108 to 120."""
@@ -149,7 +149,7 @@ def device(number: int) -> str:
 
 
 def school_of(number: int) -> str:
-    """Return the school of the device with this number: those in trouble have the last ones."""
+    """Return the school of the device with this number: the last of them are those in trouble."""
     place = number - (DEVICES - 100) - 1
     for school, devices in (SILENT_SCHOOLS | FAILING_SCHOOL).items():
         if 0 <= place < devices:

@@ -48,6 +48,7 @@ class MemoryStore:
         self.gaps: dict[StreamName, dict[int, int]] = {}
         """Last seq by first seq."""
         self.sync_events: dict[tuple[str, int], tables.StoredSyncEvent] = {}
+        self.sums: dict[tuple[str, int, str, str, str], int] = {}
         self.tokens: dict[str, tables.Token] = {}
         self.codes: dict[str, tables.EnrollmentCode] = {}
         self.audit: list[AuditEntry] = []
@@ -183,6 +184,10 @@ class MemoryStore:
         for row in changes.sync_events:
             if row.idempotency_key is not None:
                 _insert(self._sync_keys, (row.device_id, row.idempotency_key), row)
+        for added in changes.sums:
+            for about, count in added.counts.items():
+                key = (added.what, added.day, added.site, added.name, about)
+                self.sums[key] = self.sums.get(key, 0) + count
         for token in changes.tokens:
             _insert(self.tokens, token.token_hash, replace(token, id=self._next_id("tokens")))
         for code in changes.codes:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, time
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -9,9 +10,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pisync_common.quiet_hours import QuietHours, quiet_hours
-from pisync_receiver.alerts.daily import Site, daily_digest
+from pisync_receiver.alerts.daily import daily_digest
 from pisync_receiver.alerts.notices import Links, Notice, notices, parts_of
 from pisync_receiver.alerts.rules import Rules, time_zone
+from pisync_receiver.domain.fleet import (
+    STATES,
+    Change,
+    Overview,
+    SiteCounts,
+    State,
+    Today,
+    TroubledDevice,
+    site_records,
+    state_counts,
+)
 from pisync_receiver.domain.notices import Transition
 
 NAIROBI = ZoneInfo("Africa/Nairobi")
@@ -21,11 +33,15 @@ MIDNIGHT = round(datetime(2026, 11, 24, tzinfo=UTC).timestamp() * 1000)
 MINUTE = 60_000
 HOUR = 60 * MINUTE
 DAY = 24 * HOUR
-W, F, S, N, X = "well", "failing", "silent", "new", "retired"
+W: Final = "well"
+F: Final = "failing"
+S: Final = "silent"
+N: Final = "new"
+X: Final = "retired"
 
 
 def transition(
-    number: int, device: str = "a", before: str = W, state: str = F, at_ms: int = MIDNIGHT, site: str | None = None
+    number: int, device: str = "a", before: State = W, state: State = F, at_ms: int = MIDNIGHT, site: str | None = None
 ) -> Transition:
     return Transition(
         id=number,
@@ -64,7 +80,7 @@ def titles(pending: list[Transition], now_ms: int, rules: Rules, last_ms: int | 
 class Case:
     """What is pending, as (device, before, state), when that is looked at, and the titles that go out."""
 
-    pending: tuple[tuple[str, str, str], ...]
+    pending: tuple[tuple[str, State, State], ...]
     after_ms: int
     titles: list[str]
     last_ago_ms: int | None = None
@@ -184,13 +200,13 @@ class TestQuietHours:
 
 
 changes = st.lists(
-    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from([F, S, W]), st.integers(0, 48 * 60)), max_size=60
+    st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(STATES[:3]), st.integers(0, 48 * 60)), max_size=60
 )
 
 
-def life(found: list[tuple[str, str, int]]) -> list[Transition]:
+def life(found: list[tuple[str, State, int]]) -> list[Transition]:
     """Transitions in the order of time; each begins in the state in which the device's last one ended."""
-    states: dict[str, str] = {}
+    states: dict[str, State] = {}
     every: list[Transition] = []
     for device, state, minute in sorted(found, key=lambda each: each[2]):
         before = states.get(device, W)
@@ -258,29 +274,84 @@ class TestDaily:
         assert sorted(set(days)) == days
 
     def test_it_names_sites_in_need_and_what_changed(self) -> None:
-        sites = [
-            Site(site="Kisumu", devices={W: 30, F: 2, S: 1}, since_ms={F: MIDNIGHT, S: MIDNIGHT - 9 * DAY}),
-            Site(site="Nakuru", devices={S: 34, N: 2}, since_ms={S: MIDNIGHT - 9 * DAY}),
-            Site(site="Well\nthere", devices={W: 5}),
-            Site(site=None, devices={F: 1, X: 3}, since_ms={F: None}),
+        sites = {
+            "Kisumu": {W: 30, F: 2, S: 1},
+            "Nakuru": {S: 34, X: 2},
+            "Turkana\n": {F: 33},
+            "Voi": {W: 5, N: 2},
+            None: {F: 1},
+        }
+        changed: list[tuple[State, State, int]] = [
+            (W, F, 3),
+            (N, F, 1),
+            (W, S, 2),
+            (F, W, 4),
+            (N, W, 5),
+            (W, X, 1),
+            (X, N, 1),
         ]
-        changed = [(W, F, 3), (N, F, 1), (W, S, 2), (F, W, 4), (N, W, 5), (W, X, 1), (X, N, 1)]
-        notice = daily_digest(sites, changed, zone=NAIROBI, links=Links("https://pisync.example"))
+        notice = daily(sites, changed, incomplete=2, url="https://pisync.example")
         assert notice.kind == "daily"
-        assert notice.title == "3 sites need help: 35 well, 3 failing, 35 silent, 2 new"
+        assert notice.title == "2 sites need help: 35 well, 36 failing, 35 silent, 2 new"
         assert notice.body.splitlines() == [
-            "75 devices at 3 sites: 35 well, 3 failing, 35 silent, 2 new",
-            "Nakuru: 34 of 34 devices are silent since 2026-11-15 03:00 EAT",
-            "no site: 1 of 1 device keeps failing",
-            "Kisumu: 1 of 33 devices is silent since 2026-11-15 03:00 EAT; "
-            "2 of 33 devices keep failing since 2026-11-24 03:00 EAT",
+            "108 devices at 4 sites: 35 well, 36 failing, 35 silent, 2 new",
+            "Nakuru: 34 of 34 devices are silent since 2026-11-24 03:00 EAT",
+            "Turkana\\n: 33 of 33 devices keep failing since 2026-11-24 03:00 EAT (mostly dns, tls)",
+            "no site: 1 of 1 device keeps failing since 2026-11-24 03:00 EAT (mostly dns, tls)",
+            "Kisumu: 1 of 33 devices is silent, 2 of 33 devices keep failing since 2026-11-24 03:00 EAT "
+            "(mostly dns, tls)",
+            "2 incomplete devices, 57 missing events",
             "In the last day: 4 began to fail, 2 fell silent, 4 recovered, 5 reported for the first time, 1 retired",
             "https://pisync.example/",
         ]
 
     def test_a_well_fleet_is_one_line(self) -> None:
-        notice = daily_digest([Site(site="Nakuru", devices={W: 34})], [], zone=UTC, links=Links())
+        notice = daily({"Nakuru": {W: 34}}, [])
         assert (notice.title, notice.body) == ("All is well: 34 devices at 1 site", "34 devices at 1 site: 34 well")
+
+    def test_scattered_trouble_is_no_site_in_need(self) -> None:
+        assert daily({"Nakuru": {W: 34, F: 1}}, []).title == "Some devices need help: 34 well, 1 failing"
+
+    def test_it_stays_short(self) -> None:
+        lines = daily({f"School {n:03}": {F: 10} for n in range(300)}, []).body.splitlines()
+        assert (len(lines), lines[-1]) == (22, "and 2,800 devices at 280 more sites")
+
+
+def daily(
+    sites: dict[str | None, dict[str, int]],
+    changes: list[tuple[State, State, int]],
+    *,
+    incomplete: int = 0,
+    url: str | None = None,
+) -> Notice:
+    """The digest of a fleet with these devices of each site in each state."""
+    counts = []
+    for site, by in sites.items():
+        _, failing, silent, new, retired = (by.get(state, 0) for state in STATES)
+        counts.append(SiteCounts(site, None, sum(by.values()), failing, silent, new, retired, 0, 0, None))
+    troubled = [
+        TroubledDevice(site, STATES.index(state), MIDNIGHT, '{"tls": 1, "dns": 2}')
+        for site, by in sites.items()
+        for state in (F, S)
+        for _ in range(by.get(state, 0))
+    ]
+    records = site_records(counts, troubled)
+    overview = Overview(
+        at="2026-11-24T00:00:00.000Z",
+        devices=state_counts(records),
+        incomplete=incomplete,
+        cloned=0,
+        events_missing=57,
+        sites=sum(record.site is not None for record in records),
+        sites_in_need=sum(record.in_need for record in records),
+        today=Today(runs=0, failed=0, events=0),
+        delay=[],
+        changes=[
+            Change(site="Voi", before=before, state=state, devices=count, since=None)
+            for before, state, count in changes
+        ],
+    )
+    return daily_digest(records, overview, zone=NAIROBI, links=Links(url))
 
 
 class TestNotices:

@@ -87,10 +87,12 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
     assert tags == [
         "sync-events",
         "events",
+        "learners",
         "enrollment",
         "fleet",
         "devices",
         "notices",
+        "sums",
         "tokens",
         "audit",
         "operations",

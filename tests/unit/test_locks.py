@@ -14,7 +14,7 @@ PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_
 GROUPS: Final[dict[str, list[str]]] = (
     PYPROJECT["project"]["optional-dependencies"] | PYPROJECT["dependency-groups"]
 )  # fmt: skip
-FLEET: Final = {"receiver", "postgres", "redis", "broker", "alerts"}
+FLEET: Final = {"receiver", "postgres", "redis", "broker", "alerts", "oidc", "export"}
 LOCKS: Final = {
     "requirements.lock": {"agent", *FLEET, "dev"},
     "requirements-agent.lock": {"agent"},

@@ -35,7 +35,7 @@ def test_postgresql_takes_any_number_of_writers() -> None:
 
 def test_migrate_makes_a_database_and_names_what_it_applied(path: Path) -> None:
     assert not opening.exists(path)
-    assert asyncio.run(opening.migrate(path)) == ["0001_initial"]
+    assert asyncio.run(opening.migrate(path)) == ["0001_initial", "0002_window"]
     assert asyncio.run(opening.migrate(path)) == []
     assert opening.exists(path)
 

@@ -19,7 +19,7 @@ from pisync_receiver.store.sqlite.store import SqliteStore, connect, migrate, op
 
 RELEASED: Final = {"0001_initial": "e7ab9b258a43fa3430a9f6bef511652925c2cc161eac99e9ab57c1c135fe8c96"}
 """Migrations that databases out there have applied. A change to any of them breaks all those databases: write
-a new migration instead. (The first may change until the first release.)"""
+a new migration instead. (The first may change until the first release; the second is not released.)"""
 
 
 def close(store: SqliteStore) -> None:
@@ -63,12 +63,13 @@ def check(path: Path, folder: Path, upto: int | None = None) -> None:
 
 
 def test_released_migrations_are_unchanged() -> None:
-    assert {f"{one.number:04d}_{one.name}": one.checksum for one in schema.known()} == RELEASED
+    known = {f"{one.number:04d}_{one.name}": one.checksum for one in schema.known()}
+    assert {name: known.get(name) for name in RELEASED} == RELEASED
 
 
 def test_migrations_give_the_schema_of_a_new_database(path: Path, tmp_path: Path) -> None:
     close(open_store(path, create=True))
-    assert migrate(tmp_path / "other.db") == list(RELEASED)
+    assert migrate(tmp_path / "other.db") == [f"{one.number:04d}_{one.name}" for one in schema.known()]
     assert schema_of(path) == schema_of(tmp_path / "other.db")
 
 

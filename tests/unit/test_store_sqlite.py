@@ -9,6 +9,7 @@ import pytest
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.audit import AuditConformance, TamperingConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -16,6 +17,7 @@ from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
 from tests.conformance.showing import ShowingConformance
+from tests.conformance.sums import SumConformance, SumQueryConformance, schools  # noqa: F401 - a fixture
 from tests.conformance.sync_events import SyncEventConformance
 from tests.conformance.tables import KeyConformance, Tables
 from tests.support.blocking import BlockingStore
@@ -74,7 +76,19 @@ class TestRetention(RetentionConformance):
     pass
 
 
+class TestErasure(ErasureConformance):
+    pass
+
+
+class TestSums(SumConformance):
+    pass
+
+
 class TestNotices(NoticeConformance):
+    pass
+
+
+class TestSumQueries(SumQueryConformance):
     pass
 
 

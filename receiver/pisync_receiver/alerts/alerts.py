@@ -18,12 +18,13 @@ from pisync_common.backoff import Backoff, Uniform
 from pisync_common.settings import Settings
 from pisync_common.times import now_ms
 from pisync_receiver import config
-from pisync_receiver.alerts.daily import daily_digest, sites_of
+from pisync_receiver.alerts.daily import daily_digest
 from pisync_receiver.alerts.notices import Links, Notice, notices, parts_of
 from pisync_receiver.alerts.rules import Rules
 from pisync_receiver.alerts.services import AppriseService, LogService, Service
 from pisync_receiver.background import AGAIN, Shutdown, Step, repeat
-from pisync_receiver.domain.notices import Change, Transition, observe
+from pisync_receiver.domain.fleet import Criteria
+from pisync_receiver.domain.notices import ChangedState, Transition, observe
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.notices import Backlog, changed_states
@@ -120,15 +121,15 @@ class Alerts:
     async def watch(self) -> float:
         """Note the devices whose state changed."""
         now = self._now_ms()
-        changed = await self._store.changed_states(now, self._silent_after_ms, limit=WATCHED_AT_ONCE)
+        changed = await self._store.changed_states(self._criteria(now), limit=WATCHED_AT_ONCE)
         if not changed:
             self._watched = True
             return WATCH_SECONDS
         devices = [change.device_id for change in changed]
-        again = changed_states(now, self._silent_after_ms, limit=WATCHED_AT_ONCE, devices=devices)
+        again = changed_states(self._criteria(now), limit=WATCHED_AT_ONCE, devices=devices)
 
         def decide(found: list[list[Row]]) -> Sequence[Query]:
-            transitions, watched = observe([Change(*row) for row in found[0]], now)
+            transitions, watched = observe((ChangedState(*row) for row in found[0]), now)
             lists = (("add_transitions", transitions), ("put_watched", watched))
             return [(name, {"rows": json.dumps(rows)}) for name, rows in lists if rows]
 
@@ -201,6 +202,9 @@ class Alerts:
             log.error("deleted notices that no service accepted", extra=fields(notices=unsent[0], days=_NOTICE_DAYS))
         return _DAY_SECONDS
 
+    def _criteria(self, now: int) -> Criteria:
+        return Criteria(now_ms=now, silent_after_ms=self._silent_after_ms)
+
     def _since(self, now: int) -> int:
         return now - round(self._rules.every * 1000)
 
@@ -213,7 +217,8 @@ class Alerts:
         )
 
     async def _tell_changes(self, now: int, targets: Sequence[str]) -> None:
-        active = {site.site: site.active for site in sites_of(await self._store.watched_states())}
+        sites = await self._store.sites(criteria=self._criteria(now))
+        active = {each.site: each.devices - each.retired for each in sites}
         reads: list[Query] = [
             ("alert_backlog", {"targets": list(targets), "since": self._since(now)}),
             ("pending_transitions", {"limit": TOLD_AT_ONCE}),
@@ -233,11 +238,11 @@ class Alerts:
         await self._store.act(reads, decide, lock="notices")
 
     async def _tell_day(self, now: int) -> None:
-        sites = sites_of(await self._store.watched_states())
+        criteria = self._criteria(now)
+        sites, overview = await self._store.sites(criteria=criteria), await self._store.overview(criteria=criteria)
         if not sites:
             return  # no device yet
-        changes = await self._store.transition_counts(now - _DAY_MS)
-        made = daily_digest(sites, changes, zone=self._rules.zone, links=self._links)
+        made = daily_digest(sites, overview, zone=self._rules.zone, links=self._links)
 
         def decide(found: list[list[Row]]) -> Sequence[Query]:
             ((last_daily_ms,),) = found[0]

@@ -10,19 +10,18 @@ from typing import Final
 from urllib.parse import quote
 
 from pisync_common.times import from_ms
-from pisync_receiver.domain.notices import FAILING, RETIRED, SILENT, TROUBLE, Transition
+from pisync_receiver.domain.fleet import DEVICES_OF_A_CLASS, TROUBLE
+from pisync_receiver.domain.notices import Transition
 from pisync_receiver.domain.records import errors_of
 from pisync_receiver.text import one_line
 
 NO_SITE: Final = "no site"
-_SITE_DEVICES: Final = 3
-"""The fewest devices of a site that make a notice of the site: also at least half of its devices."""
 _MAX_SITES: Final = 30
 _MAX_DEVICES: Final = 5
 _MAX_CODES: Final = 3
 
 
-class State(Enum):
+class News(Enum):
     """What happened to a device since the last notice of it."""
 
     SILENT = "is silent"
@@ -45,7 +44,7 @@ class Alert:
 
     device_id: str
     site: str | None
-    state: State
+    news: News
     since_ms: int | None
     codes: tuple[str, ...]
 
@@ -54,7 +53,7 @@ class Alert:
 class Part:
     """What one line or one message is about: a device, or a site whose `devices` are half of its `active` devices."""
 
-    state: State
+    news: News
     alerts: Sequence[Alert]
     active: int | None = None
 
@@ -95,17 +94,17 @@ def parts_of(pending: Iterable[Transition], active: Mapping[str | None, int]) ->
     """Summarize transitions: sites of which at least half of the `active` devices changed alike, and devices."""
     ordered = sorted(pending, key=lambda each: (each.device_id, each.id))
     folded = [_alert(list(group)) for _, group in groupby(ordered, key=lambda each: each.device_id)]
-    groups: dict[tuple[str | None, State], list[Alert]] = {}
+    groups: dict[tuple[str | None, News], list[Alert]] = {}
     for alert in folded:
         if alert is not None:
-            groups.setdefault((alert.site, alert.state), []).append(alert)
+            groups.setdefault((alert.site, alert.news), []).append(alert)
     parts: list[Part] = []
-    for (site, state), alerts in groups.items():
+    for (site, news), alerts in groups.items():
         count = max(active.get(site, 0), len(alerts))
-        if site is not None and len(alerts) >= _SITE_DEVICES and len(alerts) * 2 >= count:
-            parts.append(Part(state=state, alerts=alerts, active=count))
+        if site is not None and len(alerts) >= DEVICES_OF_A_CLASS and len(alerts) * 2 >= count:
+            parts.append(Part(news=news, alerts=alerts, active=count))
         else:
-            parts += [Part(state=state, alerts=[alert]) for alert in alerts]
+            parts += [Part(news=news, alerts=[alert]) for alert in alerts]
     return parts
 
 
@@ -113,7 +112,7 @@ def notices(parts: Sequence[Part], *, digest: bool, zone: tzinfo, links: Links) 
     """Return one notice of everything (`digest`), or one for each device and site; times are shown in `zone`."""
     if digest:
         alerts = [alert for part in parts for alert in part.alerts]
-        title = f"{_devices(len(alerts))}: {_counts(alerts)}"
+        title = f"{number(len(alerts), 'device')}: {_counts(alerts)}"
         return [Notice(kind="digest", title=title, body=_by_site(parts, zone) + links.home())]
     return [_notice(part, zone, links) for part in parts]
 
@@ -133,43 +132,53 @@ def since(began_ms: Iterable[int | None], zone: tzinfo) -> str:
         return " since an unknown time"
 
 
+def mostly(codes: Sequence[str]) -> str:
+    """Return ` (mostly dns, tls)` for codes in the order of their weight; empty for none."""
+    most = ", ".join(map(one_line, codes[:_MAX_CODES]))
+    return f" ({'mostly ' if len(codes) > 1 else ''}{most})" if most else ""
+
+
+def number(count: int, what: str) -> str:
+    return f"1 {what}" if count == 1 else f"{count:,} {what}s"
+
+
 def _alert(transitions: Sequence[Transition]) -> Alert | None:
     """Return what to tell of a device; None if there is nothing: it was retired, or is as it was told last."""
     before, last = transitions[0].before, transitions[-1]
     states = [each.state for each in transitions]
     trouble = next((each for each in reversed(transitions) if each.state in TROUBLE), last)
-    if last.state == RETIRED:
+    if last.state == "retired":
         return None
-    if last.state == SILENT:
-        state = State.SILENT
-    elif last.state == FAILING:
-        state = State.FAILING_AGAIN if before == FAILING else State.FAILING
+    if last.state == "silent":
+        news = News.SILENT
+    elif last.state == "failing":
+        news = News.FAILING_AGAIN if before == "failing" else News.FAILING
     elif before in TROUBLE:
-        state = State.RECOVERED
+        news = News.RECOVERED
     else:
-        state = State.FAILED_AND_RECOVERED if FAILING in states else State.BACK
+        news = News.FAILED_AND_RECOVERED if "failing" in states else News.BACK
     return Alert(
         device_id=last.device_id,
         site=last.site,
-        state=state,
+        news=news,
         since_ms=trouble.since_ms,
-        codes=tuple(map(one_line, errors_of(trouble.errors))) if trouble.state == FAILING else (),
+        codes=tuple(errors_of(trouble.errors)) if trouble.state == "failing" else (),
     )
 
 
 def _notice(part: Part, zone: tzinfo, links: Links) -> Notice:
     site = site_name(part.site)
     if part.active is not None:
-        title = f"{site} {part.state.of(1)}: {_share(part)}"
+        title = f"{site} {part.news.of(1)}: {_share(part)}"
         return Notice(kind="change", title=title, body=_line(part, zone) + links.site(part.site))
     device_id = part.alerts[0].device_id
-    body = f"{site}: {_group(part.state, part.alerts, zone)}{links.device(device_id)}"
-    return Notice(kind="change", title=f"{device_id} ({site}) {part.state.of(1)}", body=body)
+    body = f"{site}: {_group(part.news, part.alerts, zone)}{links.device(device_id)}"
+    return Notice(kind="change", title=f"{device_id} ({site}) {part.news.of(1)}", body=body)
 
 
 def _counts(alerts: Sequence[Alert]) -> str:
-    counts = Counter(alert.state for alert in alerts)
-    return ", ".join(f"{counts[state]:,} {state.of(counts[state])}" for state in State if counts[state])
+    counts = Counter(alert.news for alert in alerts)
+    return ", ".join(f"{counts[news]:,} {news.of(counts[news])}" for news in News if counts[news])
 
 
 def _by_site(parts: Sequence[Part], zone: tzinfo) -> str:
@@ -192,39 +201,34 @@ def _at_site(parts: Sequence[Part], zone: tzinfo) -> str:
     """Return what happened at a site: a line for the site as a whole, and one for its other devices."""
     lines = [_line(part, zone) for part in parts if part.active is not None]
     alerts = [alert for part in parts if part.active is None for alert in part.alerts]
-    by_state = {state: [alert for alert in alerts if alert.state is state] for state in State}
-    if groups := [_group(state, group, zone) for state, group in by_state.items() if group]:
+    by_news = {news: [alert for alert in alerts if alert.news is news] for news in News}
+    if groups := [_group(news, group, zone) for news, group in by_news.items() if group]:
         lines.append(f"{site_name(parts[0].site)}: {'; '.join(groups)}")
     return "\n".join(lines)
 
 
 def _line(part: Part, zone: tzinfo) -> str:
-    return f"{site_name(part.site)} {part.state.of(1)}: {_share(part)}{_why(part.state, part.alerts, zone)}"
+    return f"{site_name(part.site)} {part.news.of(1)}: {_share(part)}{_why(part.news, part.alerts, zone)}"
 
 
 def _share(part: Part) -> str:
-    return f"{len(part.alerts):,} of {_devices(part.active or 0)}"
+    return f"{len(part.alerts):,} of {number(part.active or 0, 'device')}"
 
 
-def _group(state: State, alerts: Sequence[Alert], zone: tzinfo) -> str:
-    text = f"{_devices(len(alerts))} {state.of(len(alerts))}{_why(state, alerts, zone)}"
+def _group(news: News, alerts: Sequence[Alert], zone: tzinfo) -> str:
+    text = f"{number(len(alerts), 'device')} {news.of(len(alerts))}{_why(news, alerts, zone)}"
     if len(alerts) <= _MAX_DEVICES:
         text += f": {', '.join(alert.device_id for alert in alerts)}"
     return text
 
 
-def _why(state: State, alerts: Sequence[Alert], zone: tzinfo) -> str:
-    if state is State.RECOVERED:
+def _why(news: News, alerts: Sequence[Alert], zone: tzinfo) -> str:
+    if news is News.RECOVERED:
         return ""
     return since((alert.since_ms for alert in alerts), zone) + _codes(alerts)
 
 
 def _codes(alerts: Sequence[Alert]) -> str:
-    """Return ` (mostly dns, tls)`, the codes of most devices first."""
+    """Return the error codes, those of most devices first."""
     codes = Counter(code for alert in alerts for code in alert.codes)
-    most = [code for code, _ in sorted(codes.items(), key=lambda item: (-item[1], item[0]))[:_MAX_CODES]]
-    return f" ({'mostly ' if len(codes) > 1 else ''}{', '.join(most)})" if most else ""
-
-
-def _devices(count: int) -> str:
-    return "1 device" if count == 1 else f"{count:,} devices"
+    return mostly([code for code, _ in sorted(codes.items(), key=lambda item: (-item[1], item[0]))])

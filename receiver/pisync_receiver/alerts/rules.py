@@ -13,7 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pisync_common.quiet_hours import QuietHours
 from pisync_common.times import from_ms, to_ms
-from pisync_receiver.domain.notices import NEW, TROUBLE, Transition
+from pisync_receiver.domain.fleet import TROUBLE
+from pisync_receiver.domain.notices import Transition
 
 _SKEW_MS: Final = 172_800_000
 """A digest made further in the future was made by a wrong clock."""
@@ -56,7 +57,7 @@ class Rules:
     def is_digest(self, pending: Sequence[Transition], parts: int) -> bool:
         """Whether to send one message of `parts` devices and sites. What quiet hours held back is one, and so is what
         needed help when the devices were watched for the first time."""
-        at_once = any(self.is_quiet(each.at_ms) or (each.before == NEW and each.state in TROUBLE) for each in pending)
+        at_once = any(self.is_quiet(each.at_ms) or (each.before == "new" and each.state in TROUBLE) for each in pending)
         return parts > (1 if at_once else self.digest_over)
 
     def is_daily_due(self, *, now_ms: int, last_daily_ms: int | None) -> bool:

@@ -1,10 +1,22 @@
 """The table of routes: every call the receiver answers, one module a resource."""
 
-from pisync_receiver.api import audit, devices, enrollment, events, fleet, notices, operations, sync_events, tokens
+from pisync_receiver.api import (
+    audit,
+    devices,
+    enrollment,
+    events,
+    fleet,
+    learners,
+    notices,
+    operations,
+    sums,
+    sync_events,
+    tokens,
+)
 from pisync_receiver.http.routing import Route
 
 
 def table() -> list[Route]:
     """Return every row."""
-    modules = (sync_events, events, enrollment, fleet, devices, notices, tokens, audit, operations)
+    modules = (sync_events, events, learners, enrollment, fleet, devices, notices, sums, tokens, audit, operations)
     return [row for module in modules for row in module.ROUTES]

@@ -9,9 +9,11 @@ from pisync_common.rules import check_id
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
 from pisync_receiver.api.notices import NOTICES, TRANSITIONS
+from pisync_receiver.api.sums import ACTIVITY, SUMS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
 from pisync_receiver.commands.client import flags_of, query_of
+from pisync_receiver.commands.console import to_the_minute
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command, rows_of
 from pisync_receiver.errors import WrongUsage
 
@@ -154,16 +156,8 @@ def devices(context: Context) -> None:
     context.pages(
         "/api/devices",
         DEVICES,
-        (
-            "device_id",
-            "label",
-            "site",
-            "last_contact",
-            "last_refused",
-            "consecutive_failures",
-            "last_success_at",
-            "cloned_since",
-        ),
+        ("device_id", "label", "site", "state", "since", "incomplete", "last_contact", "cloned_since"),
+        shown=to_the_minute,
     )
 
 
@@ -297,6 +291,42 @@ def transitions(context: Context) -> None:
 def notices(context: Context) -> None:
     """List the notices that were made, newest first."""
     context.pages("/api/notices", NOTICES, ("made_at", "target", "sent_at", "kind", "title"))
+
+
+@command(
+    "causes --since 7d",
+    *rows_of(SUMS),
+)
+def causes(context: Context) -> None:
+    """Show the errors of sync runs by day, site and code."""
+    context.pages("/api/causes", SUMS, ("day", "site", "code", "errors"))
+
+
+@command(
+    "runs --since 7d",
+    *rows_of(SUMS),
+)
+def runs(context: Context) -> None:
+    """Show sync runs by day and site: all, failed, and files synced."""
+    context.pages("/api/runs", SUMS, ("day", "site", "runs", "failed", "files"))
+
+
+@command(
+    'speeds --site "Nakuru Primary"',
+    *rows_of(SUMS),
+)
+def speeds(context: Context) -> None:
+    """Show measured speeds by day and site."""
+    context.pages("/api/speeds", SUMS, ("day", "site", "median_mbit_s", "runs"))
+
+
+@command(
+    "activity --since 7d --group day,type",
+    *rows_of(ACTIVITY),
+)
+def activity(context: Context) -> None:
+    """Show how many progress events happened, by day, site, type and object."""
+    context.pages("/api/activity", ACTIVITY, ("day", "site", "type", "object_id", "events"))
 
 
 def _show_token(context: Context, made: dict[str, Any]) -> None:

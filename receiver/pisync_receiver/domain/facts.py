@@ -23,6 +23,7 @@ from pisync_receiver.domain.rows import (
     StoredEvent,
     StoredSyncEvent,
     Stream,
+    Sums,
     Token,
 )
 from pisync_receiver.domain.submissions import Outcome
@@ -54,6 +55,8 @@ class Plan:
     """Devices whose tokens that are not revoked are needed."""
     code_hashes: Sequence[str] = ()
     code_ids: Sequence[int] = ()
+    learners: bool = False
+    """Whether events may name learners: the keys of erased learners are needed, if any was erased."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +81,8 @@ class Details:
     earlier: Sequence[tuple[str, str, int, str, int]] = ()
     """Device, stream, seq, boot, limit: the events before that seq, newest first; none unless the newest is of that
     boot."""
+    learners: Sequence[str] = ()
+    """Hashes of learners' ids: those of erased learners are needed."""
 
 
 STORED: Final = "stored"
@@ -123,6 +128,10 @@ class Facts:
     failures_after: dict[tuple[str, int], Failures] = field(default_factory=dict)
     earlier: dict[Place, list[EarlierEvent]] = field(default_factory=dict)
     """By device, stream and the seq before which they are."""
+    erasure_keys: list[bytes] = field(default_factory=list)
+    """Empty unless a learner was erased."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of erased learners with an id that the group has."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -142,6 +151,8 @@ class Changes:
     """To delete, before `gaps` is inserted."""
     gaps: list[Gap] = field(default_factory=list)
     sync_events: list[StoredSyncEvent] = field(default_factory=list)
+    sums: list[Sums] = field(default_factory=list)
+    """What to add to daily sums, each once."""
     tokens: list[Token] = field(default_factory=list)
     tokens_changed: list[Token] = field(default_factory=list)
     codes: list[EnrollmentCode] = field(default_factory=list)

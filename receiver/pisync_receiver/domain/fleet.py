@@ -149,7 +149,7 @@ class Today(Struct, frozen=True, kw_only=True):
 
 
 class Delay(Struct, frozen=True, kw_only=True):
-    """Events that arrived within so many hours, and later than the range before."""
+    """Events that arrived within a number of hours, and later than the range before."""
 
     hours: int | None
     """None: later than every range."""
@@ -180,7 +180,7 @@ class Overview(Struct, frozen=True, kw_only=True):
     sites_in_need: int
     today: Today
     delay: list[Delay]
-    """Of the events of the last seven days."""
+    """Of the events that arrived in the last seven days."""
     changes: list[Change]
     """Of the last 24 hours, those of most devices first."""
 

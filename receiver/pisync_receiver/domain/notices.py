@@ -1,29 +1,22 @@
 """Changes of state as they are watched, and what the API says of them and of notices."""
 
-from typing import Final
+from collections.abc import Iterable
 
 from msgspec import Struct
 
+from pisync_receiver.domain.fleet import TROUBLE, State
 from pisync_receiver.domain.records import Time, time_of
 from pisync_receiver.domain.times import shown
 
-WELL: Final = "well"
-FAILING: Final = "failing"
-SILENT: Final = "silent"
-NEW: Final = "new"
-RETIRED: Final = "retired"
-TROUBLE: Final = (FAILING, SILENT)
-"""States in which a device needs help."""
 
-
-class Change(Struct, frozen=True):
+class ChangedState(Struct, frozen=True):
     """A device that is not in the state in which it was seen before: a row of `changed_states`."""
 
     device_id: str
     site: str | None
-    before: str | None
+    before: State | None
     """None for a device that is seen for the first time."""
-    state: str
+    state: State
     since_ms: int | None
     errors: str | None
     silent_at_ms: int | None
@@ -38,8 +31,8 @@ class Transition(Struct, frozen=True, kw_only=True):
     id: int
     device_id: str
     site: str | None
-    before: str
-    state: str
+    before: State
+    state: State
     at_ms: int
     """When it was noticed."""
     since_ms: int | None
@@ -57,9 +50,9 @@ class TransitionRecord(Struct, frozen=True, kw_only=True):
     device_id: str
     site: str | None
     """Where the device was then."""
-    before: str
+    before: State
     """`new` also for a device that was not watched before."""
-    state: str
+    state: State
     since: Time | None
     """When the state began."""
 
@@ -79,7 +72,7 @@ class NoticeRecord(Struct, frozen=True, kw_only=True):
     """When the service accepted it."""
 
 
-def observe(changes: list[Change], now_ms: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+def observe(changes: Iterable[ChangedState], now_ms: int) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     """Return the transitions to note and the states to remember, as rows of `transitions` and `watched`.
 
     A device that is seen for the first time makes a transition only if it needs help. A device whose silence ended
@@ -88,7 +81,7 @@ def observe(changes: list[Change], now_ms: int) -> tuple[list[dict[str, object]]
     transitions: list[dict[str, object]] = []
     watched: list[dict[str, object]] = []
     for change in changes:
-        silent_at_ms = change.silent_at_ms if change.state == SILENT else None
+        silent_at_ms = change.silent_at_ms if change.state == "silent" else None
         watched.append({"device_id": change.device_id, "state": change.state, "silent_at_ms": silent_at_ms})
         if not _is_news(change):
             continue
@@ -97,7 +90,7 @@ def observe(changes: list[Change], now_ms: int) -> tuple[list[dict[str, object]]
             {
                 "device_id": change.device_id,
                 "site": change.site,
-                "before": change.before or NEW,
+                "before": change.before or "new",
                 "state": change.state,
                 "at_ms": now_ms,
                 "since_ms": change.since_ms,
@@ -108,10 +101,10 @@ def observe(changes: list[Change], now_ms: int) -> tuple[list[dict[str, object]]
     return transitions, watched
 
 
-def _is_news(change: Change) -> bool:
+def _is_news(change: ChangedState) -> bool:
     if change.before is None:
         return change.state in TROUBLE
-    return change.before != SILENT or change.state == RETIRED or bool(change.in_contact)
+    return change.before != "silent" or change.state == "retired" or bool(change.in_contact)
 
 
 def transition_record(row: Transition) -> TransitionRecord:

@@ -84,6 +84,7 @@ def _correct(state: State, account: Account, place: Place, began: tuple[str, int
             account.learn(boot, epoch_ms, 0)
             return
         if row.quality == ESTIMATED and (best_ms := _best_ms(row, epoch_ms)) is not None:
+            state.sums.move_event(row, best_ms)
             if isinstance(row, StoredEvent):
                 state.changes.events[waiting[row.seq]] = replace(row, best_ms=best_ms, quality=CORRECTED)
             else:

@@ -101,14 +101,18 @@ class StoredEvent(Struct, frozen=True, gc=False):
 
 
 class EarlierEvent(Struct, frozen=True, gc=False):
-    """What of a row of `events` says when it happened."""
+    """What of a row of `events` says when it happened, and where it is counted (see `sums`)."""
 
     seq: int
+    type: str
+    site: str | None
+    object_id: str | None
     occurred_at: str
     recorded_at: str | None
     boot_id: str | None
     boottime_ms: int | None
     received_ms: int
+    best_ms: int
     quality: int
 
 
@@ -184,6 +188,17 @@ class StoredSyncEvent(Struct, frozen=True, gc=False):
     """Error counts as JSON text; None if none were sent."""
     idempotency_key: str | None
     received_ms: int
+
+
+class Sums(Struct, frozen=True):
+    """Rows of table `sums` that differ in their object: how much is added to each (see `sums`)."""
+
+    what: str
+    day: int
+    site: str
+    name: str
+    counts: dict[str, int]
+    """By object, which is '' for most kinds."""
 
 
 class Token(Struct, frozen=True, kw_only=True):

@@ -15,9 +15,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain import erasure
 from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.facts import STORED, Changes, Facts, Place, Range, StreamName, Version
 from pisync_receiver.domain.rows import (
+    Carried,
     Device,
     EventKey,
     Gap,
@@ -26,6 +28,7 @@ from pisync_receiver.domain.rows import (
     Stream,
 )
 from pisync_receiver.domain.submissions import Actor
+from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.domain.times import BOOTTIME_MAX_MS
 
 BOOTS_KEPT: Final = 8
@@ -150,6 +153,7 @@ class State:
         """Lists of rows to insert; add events with `put_events`. `finish` adds what is kept here otherwise."""
         self.tokens = {token.token_hash: token for token in facts.tokens} if facts.tokens else {}
         self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
+        self.sums = DailySums()
         self._devices: dict[str, Device] = {}
         self._accounts: dict[StreamName, Account] = {}
         self._failures: dict[str, list[int]] = defaultdict(list)
@@ -158,6 +162,7 @@ class State:
         self._places: dict[tuple[str, bytes], Place] = {}
         self._versions: dict[Place, list[Version]] = {}
         self._unseen: list[StoredEvent] = []
+        self._erased: dict[tuple[str | None, str], bool] = {}
 
     # Devices.
 
@@ -192,6 +197,7 @@ class State:
 
     def put_events(self, rows: list[StoredEvent]) -> None:
         self.changes.events += rows
+        self.sums.add_events(rows)
         self._unseen += rows
 
     def new_events(self, place: Place) -> dict[int, int]:
@@ -222,6 +228,23 @@ class State:
         self._places[key] = place
         self.changes.event_keys.append(EventKey(key[0], key[1], place[0], place[1], place[2]))
 
+    def is_erased(self, home: str | None, learner_id: str | None) -> bool:
+        """Whether a learner was erased."""
+        if learner_id is None or not self.facts.erased:
+            return False
+        learner = (home, learner_id)
+        if (known := self._erased.get(learner)) is None:
+            hashes = (erasure.learner_hash(key, *learner) for key in self.facts.erasure_keys)
+            known = self._erased[learner] = not self.facts.erased.isdisjoint(hashes)
+        return known
+
+    def drop_places(self, places: set[Place]) -> None:
+        """Forget where events are stored that are not."""
+        changes = self.changes
+        changes.event_keys = [row for row in changes.event_keys if _stored_place(row) not in places]
+        changes.carried = [row for row in changes.carried if _copied_place(row) not in places]
+        self._places = {key: place for key, place in self._places.items() if place not in places}
+
     # Sync events.
 
     def sync_event(self, device_id: str, key: str) -> StoredSyncEvent | None:
@@ -229,6 +252,7 @@ class State:
 
     def put_sync_event(self, event: StoredSyncEvent) -> None:
         self.changes.sync_events.append(event)
+        self.sums.add_sync_event(event)
         if event.total_errors > 0:
             self._failures[event.device_id].append(event.at_ms)
         if event.idempotency_key is not None:
@@ -263,6 +287,7 @@ class State:
         """Return everything that differs from the facts."""
         changes = self.changes
         changes.devices = list(self._devices.values())
+        changes.sums = self.sums.rows()
         for account in self._accounts.values():
             name = (account.row.device_id, account.row.stream)
             if account.touched:
@@ -280,6 +305,14 @@ class State:
         changes.tokens_changed = [token for key, token in self.tokens.items() if token != tokens.get(key, token)]
         changes.codes = [code for key, code in self.codes.items() if key not in codes]
         changes.codes_changed = [code for key, code in self.codes.items() if code != codes.get(key, code)]
+
+
+def _stored_place(row: EventKey) -> Place:
+    return row.stored_device_id, row.stream, row.seq
+
+
+def _copied_place(row: Carried) -> Place:
+    return row.stored_device_id, row.stored_stream, row.stored_seq
 
 
 def site_at(device: Device, ms: int) -> str | None:

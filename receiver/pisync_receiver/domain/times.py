@@ -14,6 +14,7 @@ after arrival, whatever was claimed.
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Final
 
 from pisync_common.models import Stamp
@@ -38,6 +39,7 @@ Best = tuple[int, int]
 Neighbours = tuple[int | None, int | None]
 """The best times of the stored events before the first event and after the last, if there are any."""
 
+_recorded_ms: Final = attrgetter("recorded_ms")
 _SHORTEST: Final = len("2026-11-23T10:00:00Z")
 _LAST_MS: Final = int(datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()) * 1000 + 999
 _FIRST_MS: Final = int(datetime(1, 1, 1, tzinfo=UTC).timestamp()) * 1000
@@ -106,6 +108,9 @@ def best_times(
         recorded = _between(events, found, before_ms, high)
     else:
         recorded = found  # type: ignore[assignment]
+    times = [best_ms for best_ms, _ in recorded]
+    if {*map(_recorded_ms, events)} == {None} and min(times) >= EARLIEST_MS and max(times) <= latest:
+        return recorded  # as `occurred` would leave them
     return [
         (occurred(event.occurred_ms, event.recorded_ms, best_ms, received_ms), quality)
         for event, (best_ms, quality) in zip(events, recorded, strict=True)

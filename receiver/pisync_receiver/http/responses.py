@@ -18,6 +18,7 @@ from pisync_receiver.errors import (
     DatabaseLost,
     DeviceIdTaken,
     EnrollmentRefused,
+    ErasuresFileUnusable,
     Overloaded,
     Problem,
     QueryTooLong,
@@ -25,6 +26,7 @@ from pisync_receiver.errors import (
     TooManyStreams,
     UnknownCode,
     UnknownDevice,
+    UnknownLearner,
     UnknownToken,
 )
 
@@ -201,8 +203,11 @@ def as_problem(error: Exception) -> Problem:
             return Problem(400, "invalid_parameter", "cursor: not from a page of this query; follow the Link header")
         case EnrollmentRefused():
             return Problem(403, error.code, str(error))
-        case UnknownToken() | UnknownCode() | UnknownDevice():
+        case UnknownToken() | UnknownCode() | UnknownDevice() | UnknownLearner():
             return Problem(404, error.code, str(error))
+        case ErasuresFileUnusable():
+            log.error("%s", error)
+            return Problem(503, error.code, str(error), headers=_retry_after(STORE_RETRY_AFTER))
         case DeviceIdTaken() | TooManyStreams():
             return Problem(409, error.code, str(error))
         case PiSyncError():

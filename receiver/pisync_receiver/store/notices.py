@@ -1,17 +1,17 @@
 """Queries of what is watched and of notices."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 from msgspec import Struct
 
-from pisync_receiver.domain.health import ALARM
-from pisync_receiver.domain.notices import Change, NoticeRecord, Transition, TransitionRecord, transition_record
+from pisync_receiver.domain.fleet import Criteria
+from pisync_receiver.domain.notices import ChangedState, NoticeRecord, Transition, TransitionRecord, transition_record
 from pisync_receiver.domain.records import Page, time_of
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.running import Query, Row, Sites
+from pisync_receiver.store.fleet import judged
+from pisync_receiver.store.running import Query, QueryRunner, Row, Sites, listed
 
 _LARGEST: Final = 2**63 - 1
 
@@ -28,16 +28,13 @@ class Backlog(Struct, frozen=True):
     unsent: int
 
 
-class NoticeQueries(ABC):
-    """Of `Store`."""
+class NoticeQueries(QueryRunner):
+    """What is watched, and what was told."""
 
-    @abstractmethod
-    async def _rows(self, query: str, **values: object) -> list[Row]: ...
-
-    async def changed_states(self, now_ms: int, silent_after_ms: int, *, limit: int) -> list[Change]:
-        """Return the first devices whose state at a moment is not the one they were last seen in."""
-        name, values = changed_states(now_ms, silent_after_ms, limit=limit)
-        return [Change(*row) for row in await self._rows(name, **values)]
+    async def changed_states(self, criteria: Criteria, *, limit: int) -> list[ChangedState]:
+        """Return the first devices whose state is not the one they were last seen in; reads every device."""
+        name, values = changed_states(criteria, limit=limit)
+        return [ChangedState(*row) for row in await self._rows(name, **values)]
 
     async def alert_backlog(self, targets: Sequence[str], since_ms: int) -> Backlog:
         (row,) = await self._rows("alert_backlog", targets=list(targets), since=since_ms)
@@ -46,16 +43,6 @@ class NoticeQueries(ABC):
     async def has_unsent(self, target: str) -> bool:
         """Return whether a service has yet to accept a notice."""
         return bool(await self._rows("has_unsent", target=target))
-
-    async def watched_states(self) -> list[tuple[str | None, str, int, int | None]]:
-        """Return site, state, the number of devices and since when the first of them; reads every device."""
-        return [(site, state, count, since_ms) for site, state, count, since_ms in await self._rows("watched_states")]
-
-    async def transition_counts(self, since_ms: int) -> list[tuple[str, str, int]]:
-        """Return how many devices went from a state to another, by both."""
-        return [
-            (before, state, count) for before, state, count in await self._rows("transition_counts", since=since_ms)
-        ]
 
     async def last_daily(self) -> int | None:
         """Return when the newest daily digest was made."""
@@ -83,7 +70,7 @@ class NoticeQueries(ABC):
             since=-_LARGEST if since_ms is None else since_ms,
             device=device_id,
             site=site,
-            sites=None if sites is None else list(sites),
+            sites=listed(sites),
             limit=limit + 1,
         )
         records = [
@@ -107,15 +94,9 @@ class NoticeQueries(ABC):
         return page([_notice_record(row) for row in rows], limit, lambda record: encode(record.id))
 
 
-def changed_states(now_ms: int, silent_after_ms: int, *, limit: int, devices: Sequence[str] | None = None) -> Query:
+def changed_states(criteria: Criteria, *, limit: int, devices: Sequence[str] | None = None) -> Query:
     """The query for devices, or some of them, whose state is not the one they were last seen in."""
-    return "changed_states", {
-        "now": now_ms,
-        "silent_after": silent_after_ms,
-        "alarm": ALARM,
-        "devices": None if devices is None else list(devices),
-        "limit": limit,
-    }
+    return "changed_states", {**judged(criteria), "devices": listed(devices), "limit": limit}
 
 
 def _notice_record(row: Row) -> NoticeRecord:

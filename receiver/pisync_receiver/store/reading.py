@@ -44,6 +44,7 @@ from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 from pisync_receiver.store.fleet import FleetQueries
 from pisync_receiver.store.running import Row, Sites, build, listed
+from pisync_receiver.store.sums import SumQueries
 
 SHARED_SQL: Final = Path(__file__).parent / "sql"
 QUERY_S: Final = 10.0
@@ -64,7 +65,7 @@ _STEP: Final = 200
 """Events read at once for a page; each may have 64 KiB of data."""
 
 
-class Queries(FleetQueries, AuditQueries):
+class Queries(FleetQueries, SumQueries, AuditQueries):
     """Queries see only what was durably committed. Those with a cursor raise BadCursor for a cursor that no page of the
     same query gave. All raise StoreUnusable when the database cannot be read."""
 
@@ -184,14 +185,14 @@ class Queries(FleetQueries, AuditQueries):
         after = event_id(cursor)
         ids = await self._arrived(wanted)
         records: list[EventRecord] = []
-        while len(records) <= limit and _fitting(records) == len(records):
+        while len(records) <= limit and fitting(records) == len(records):
             step = min(_STEP, limit + 1 - len(records))
             found = await self._events(wanted, ids, after=after, limit=step)
             records += found
             if len(found) < step:
                 break
             after = found[-1].id
-        return page(records, min(limit, _fitting(records)), lambda record: str(record.id))
+        return page(records, min(limit, fitting(records)), lambda record: str(record.id))
 
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
@@ -257,7 +258,7 @@ def _bounds(wanted: EventFilter) -> tuple[int, int]:
     )
 
 
-def _fitting(records: Sequence[EventRecord]) -> int:
+def fitting(records: Sequence[EventRecord]) -> int:
     """How many of these fit on a page, by their data; the first always does."""
     sizes = accumulate(len(memoryview(record.data)) for record in records)
     return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(records), 1))

@@ -1,17 +1,16 @@
 -- name: changed_states
 -- Devices, or some of them, whose state is not the one they were last seen in. A device leaves silence by a contact or by
 -- another limit, and not because the receiver's clock was set back.
-SELECT device_id, site, before, state, since_ms, last_errors, silent_at_ms, last_contact_ms > noted_ms
-FROM (SELECT d.device_id, d.site, d.last_errors, d.last_contact_ms, w.state AS before, w.silent_at_ms AS noted_ms,
-             d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms,
-             CASE WHEN d.retired_ms IS NOT NULL THEN 'retired' WHEN d.last_contact_ms IS NULL THEN 'new'
-                  WHEN d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) < :now THEN 'silent'
-                  WHEN d.consecutive_failures >= :alarm THEN 'failing' ELSE 'well' END AS state,
-             CASE WHEN d.retired_ms IS NOT NULL THEN d.retired_ms WHEN d.last_contact_ms IS NULL THEN d.enrolled_ms
-                  WHEN d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) < :now THEN d.last_contact_ms
-                  WHEN d.consecutive_failures >= :alarm THEN d.failing_since_ms ELSE d.last_success_ms END AS since_ms
-      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
-      WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS seen
+SELECT device_id, site, before, state,
+       CASE state WHEN 'silent' THEN last_contact_ms WHEN 'failing' THEN failing_since_ms WHEN 'new' THEN enrolled_ms
+                  WHEN 'retired' THEN retired_ms ELSE last_success_ms END,
+       last_errors, silent_at_ms, last_contact_ms > noted_ms
+FROM (SELECT judged.*, CASE place WHEN 0 THEN 'well' WHEN 1 THEN 'failing' WHEN 2 THEN 'silent' WHEN 3 THEN 'new'
+                                  ELSE 'retired' END AS state
+      FROM (SELECT d.*, {device_state} AS place, w.state AS before, w.silent_at_ms AS noted_ms,
+                   d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms
+            FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
+            WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS judged) AS named
 WHERE before IS NULL
    OR (before <> state AND (before <> 'silent' OR state = 'retired' OR silent_at_ms <> coalesce(noted_ms, 0)))
 ORDER BY device_id LIMIT :limit;
@@ -42,16 +41,6 @@ VALUES (:target, :service, :kind, :title, :body, :now);
 -- name: last_daily
 -- When the last daily digest was made.
 SELECT max(made_ms) FROM notices WHERE target = 'log' AND kind = 'daily';
-
--- name: watched_states
--- How many devices of each site were last seen in each state, and since when the first of them.
-SELECT d.site, w.state, count(*),
-       min(CASE w.state WHEN 'silent' THEN d.last_contact_ms WHEN 'failing' THEN d.failing_since_ms END)
-FROM watched AS w JOIN devices AS d ON d.device_id = w.device_id GROUP BY d.site, w.state;
-
--- name: transition_counts
--- How many devices changed from each state to each other since a moment.
-SELECT before, state, count(*) FROM transitions WHERE at_ms >= :since GROUP BY before, state;
 
 -- name: next_notice
 -- The oldest notice for a service; those that it has refused for long come after the others.

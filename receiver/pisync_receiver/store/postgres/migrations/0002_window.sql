@@ -19,15 +19,13 @@ CREATE TABLE sites (
 
 CREATE TABLE sums (
     what   text COLLATE "C" NOT NULL,
-    site   text COLLATE "C" NOT NULL,
     day    bigint NOT NULL,
+    site   text COLLATE "C" NOT NULL,
     name   text COLLATE "C" NOT NULL,
     object text COLLATE "C" NOT NULL,
     count  bigint NOT NULL,
-    PRIMARY KEY (what, site, day, name, object)
+    PRIMARY KEY (what, day, site, name, object)
 ) WITH (fillfactor = 70);
-
-CREATE INDEX sums_by_day ON sums (what, day);
 
 -- A state is compared with the state that was seen before (watched), so no crossing of the alarm is kept at intake.
 DROP TABLE crossings;
@@ -95,14 +93,71 @@ CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
 
 CREATE TABLE erased (
-    learner  bytea PRIMARY KEY,
-    receipt  text NOT NULL UNIQUE,
+    learner  text COLLATE "C" PRIMARY KEY,
+    id       text COLLATE "C" NOT NULL,
+    receipt  text NOT NULL,
     asked_ms bigint NOT NULL,
     done_ms  bigint,
-    events   bigint NOT NULL
+    events   bigint NOT NULL,
+    rejected bigint NOT NULL
 );
 
+CREATE INDEX erased_by_id ON erased (id);
+CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
+
 CREATE TABLE secrets (
-    name  text PRIMARY KEY,
+    name  text COLLATE "C" PRIMARY KEY,
     value bytea NOT NULL
 );
+
+-- Keep erasures from changing anything until the commit (groups do not keep each other), and return the keys of the
+-- hashes of erased learners. The query inside sees every erasure that was committed while the lock was waited for.
+CREATE FUNCTION hold_erasures() RETURNS bytea[] LANGUAGE plpgsql VOLATILE AS
+'BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(''pisync erasure'', 0));
+    RETURN (SELECT array_agg(value) FROM secrets
+            WHERE name >= ''erasure '' AND name < ''erasure!'' AND EXISTS (SELECT 1 FROM erased WHERE learner > ''''));
+END';
+
+-- The sums of what is stored already; those of events without an object are under '' until the last statement.
+INSERT INTO sums
+SELECT 'object', greatest(best_ms / 86400000, 0), coalesce(site, ''), type, coalesce(object_id, ''), count(*)
+FROM events GROUP BY 2, 3, 4, 5;
+
+INSERT INTO sums SELECT 'type', day, site, name, '', sum(count) FROM sums WHERE what = 'object' GROUP BY day, site, name;
+
+DELETE FROM sums WHERE what = 'object' AND object = '';
+
+INSERT INTO sums
+SELECT 'delay', greatest(received_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN received_ms - best_ms <= 3600000 THEN '1' WHEN received_ms - best_ms <= 21600000 THEN '6'
+            WHEN received_ms - best_ms <= 86400000 THEN '24' WHEN received_ms - best_ms <= 259200000 THEN '72'
+            WHEN received_ms - best_ms <= 604800000 THEN '168' WHEN received_ms - best_ms <= 2592000000 THEN '720'
+            ELSE 'more' END,
+       '', count(*)
+FROM events GROUP BY 2, 3, 4;
+
+INSERT INTO sums
+SELECT 'run', day, site, counted.name, '', counted.count
+FROM (SELECT greatest(at_ms / 86400000, 0) AS day, coalesce(site, '') AS site, count(*) AS runs,
+             count(*) FILTER (WHERE total_errors > 0) AS failed,
+             least(sum(total_files_synced), 9007199254740991) AS files
+      FROM sync_events GROUP BY 1, 2) AS days,
+     LATERAL (VALUES ('runs', runs), ('failed', failed), ('files', files::bigint)) AS counted (name, count)
+WHERE counted.count > 0;
+
+INSERT INTO sums
+SELECT 'speed', greatest(at_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN internet_speed <= 0.064 THEN '64' WHEN internet_speed <= 0.128 THEN '128'
+            WHEN internet_speed <= 0.256 THEN '256' WHEN internet_speed <= 0.512 THEN '512'
+            WHEN internet_speed <= 1 THEN '1000' WHEN internet_speed <= 2 THEN '2000'
+            WHEN internet_speed <= 5 THEN '5000' WHEN internet_speed <= 10 THEN '10000'
+            WHEN internet_speed <= 50 THEN '50000' ELSE 'more' END,
+       '', count(*)
+FROM sync_events WHERE internet_speed > 0 GROUP BY 2, 3, 4;
+
+INSERT INTO sums
+SELECT 'error', greatest(at_ms / 86400000, 0), coalesce(site, ''), code.key, '',
+       least(sum(code.value::numeric), 9007199254740991)
+FROM sync_events, json_each_text(errors::json) AS code
+WHERE errors LIKE '{%' AND code.value::numeric > 0 GROUP BY 2, 3, 4;

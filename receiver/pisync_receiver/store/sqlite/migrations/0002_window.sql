@@ -20,25 +20,24 @@ CREATE TABLE sites (
     changed_ms      INTEGER NOT NULL  -- when it was set
 ) STRICT, WITHOUT ROWID;
 
--- Daily sums, kept at intake. `day` counts from 1970 (UTC): events by their best time, sync events by their effective
--- time. `site` is '' where there is none. What is counted, and what `name` and `object` say:
---   runs, failed, files                    sync events, those with errors, files that they synced
+-- Daily sums, kept at intake (domain/sums.py). `day` counts from 1970 (UTC): of events by their best time, of sync
+-- events by their effective time. `site` is '' where there is none, and so are `name` and `object`. What is counted, and
+-- what they say:
+--   run     runs, failed or files          sync events, those with errors, files that they synced
 --   error   code                           errors by code
 --   speed   upper bound of a range, kbit/s sync events that measured a speed
---   delay   upper bound of a range, hours  events by the time from their best time to their arrival
+--   delay   upper bound of a range, hours  events by how long after their best time they arrived, on the day of arrival
 --   type    event type                     events
---   object  event type, object id          events
+--   object  event type, object id          events about an object
 CREATE TABLE sums (
     what   TEXT NOT NULL,
-    site   TEXT NOT NULL,
     day    INTEGER NOT NULL,
+    site   TEXT NOT NULL,
     name   TEXT NOT NULL,
     object TEXT NOT NULL,
-    count  INTEGER NOT NULL,
-    PRIMARY KEY (what, site, day, name, object)
+    count  INTEGER NOT NULL,  -- at most 2^53 - 1; 0 when all of it moved to another day
+    PRIMARY KEY (what, day, site, name, object)
 ) STRICT, WITHOUT ROWID;
-
-CREATE INDEX sums_by_day ON sums (what, day);
 
 -- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
 CREATE TABLE watched (
@@ -112,17 +111,69 @@ BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 
--- Learners whose events were erased, by a keyed hash: what arrives of them later is accounted for and not stored.
+-- Learners whose events were erased, by keyed hashes (domain/erasure.py): what arrives of them later is accounted for
+-- and not stored.
 CREATE TABLE erased (
-    learner  BLOB PRIMARY KEY,
-    receipt  TEXT NOT NULL UNIQUE,
+    learner  TEXT PRIMARY KEY,  -- of home and id
+    id       TEXT NOT NULL,     -- of the id alone
+    receipt  TEXT NOT NULL,     -- one for all homes that were erased together
     asked_ms INTEGER NOT NULL,
     done_ms  INTEGER,           -- NULL while rows are being deleted
-    events   INTEGER NOT NULL   -- how many were deleted or refused
+    events   INTEGER NOT NULL,  -- how many were deleted
+    rejected INTEGER NOT NULL   -- how many bodies of rejected events and conflicting versions were emptied
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX erased_by_id ON erased (id);
+
+-- Copies of an event go with it.
+CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
 
 -- Keys of this database's own.
 CREATE TABLE secrets (
     name  TEXT PRIMARY KEY,
     value BLOB NOT NULL
 ) STRICT, WITHOUT ROWID;
+
+-- The sums of what is stored already; those of events without an object are under '' until the last statement.
+INSERT INTO sums SELECT 'object', max(best_ms / 86400000, 0), coalesce(site, ''), type, coalesce(object_id, ''), count(*)
+FROM events NOT INDEXED GROUP BY 2, 3, 4, 5;
+
+INSERT INTO sums SELECT 'type', day, site, name, '', sum(count) FROM sums WHERE what = 'object' GROUP BY day, site, name;
+
+DELETE FROM sums WHERE what = 'object' AND object = '';
+
+INSERT INTO sums
+SELECT 'delay', max(received_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN received_ms - best_ms <= 3600000 THEN '1' WHEN received_ms - best_ms <= 21600000 THEN '6'
+            WHEN received_ms - best_ms <= 86400000 THEN '24' WHEN received_ms - best_ms <= 259200000 THEN '72'
+            WHEN received_ms - best_ms <= 604800000 THEN '168' WHEN received_ms - best_ms <= 2592000000 THEN '720'
+            ELSE 'more' END,
+       '', count(*)
+FROM events NOT INDEXED GROUP BY 2, 3, 4;
+
+INSERT INTO sums SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'runs', '', count(*)
+FROM sync_events NOT INDEXED GROUP BY 2, 3;
+
+INSERT INTO sums SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'failed', '', count(*)
+FROM sync_events NOT INDEXED WHERE total_errors > 0 GROUP BY 2, 3;
+
+INSERT INTO sums
+SELECT 'run', max(at_ms / 86400000, 0), coalesce(site, ''), 'files', '',
+       CAST(min(total(total_files_synced), 9007199254740991) AS INTEGER)
+FROM sync_events NOT INDEXED WHERE total_files_synced > 0 GROUP BY 2, 3;
+
+INSERT INTO sums
+SELECT 'speed', max(at_ms / 86400000, 0), coalesce(site, ''),
+       CASE WHEN internet_speed <= 0.064 THEN '64' WHEN internet_speed <= 0.128 THEN '128'
+            WHEN internet_speed <= 0.256 THEN '256' WHEN internet_speed <= 0.512 THEN '512'
+            WHEN internet_speed <= 1 THEN '1000' WHEN internet_speed <= 2 THEN '2000'
+            WHEN internet_speed <= 5 THEN '5000' WHEN internet_speed <= 10 THEN '10000'
+            WHEN internet_speed <= 50 THEN '50000' ELSE 'more' END,
+       '', count(*)
+FROM sync_events NOT INDEXED WHERE internet_speed > 0 GROUP BY 2, 3, 4;
+
+INSERT INTO sums
+SELECT 'error', max(at_ms / 86400000, 0), coalesce(site, ''), code.key, '',
+       CAST(min(total(code.value), 9007199254740991) AS INTEGER)
+FROM sync_events NOT INDEXED CROSS JOIN json_each(errors) AS code
+WHERE errors LIKE '{%' AND code.value > 0 GROUP BY 2, 3, 4;

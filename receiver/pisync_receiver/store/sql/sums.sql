@@ -1,0 +1,31 @@
+-- name: sums
+-- Daily sums of one kind, the newest day first.
+SELECT day, site, name, object, count FROM sums
+WHERE what = :what AND day >= :first AND day <= :last AND count > 0
+  AND (day < :last OR (site, name, object) > (:after, :name, :object))
+  AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+  AND (name = :type OR :type IS NULL) AND (object = :about OR :about IS NULL)
+ORDER BY day DESC, site, name, object LIMIT :limit;
+
+-- name: sums_of_site
+-- The same for one site: one search a day.
+SELECT day, site, name, object, count FROM sums
+WHERE what = :what AND day IN (SELECT value FROM json_each(:days)) AND site = :site AND count > 0
+  AND (day < :last OR (name, object) > (:name, :object))
+  AND (name = :type OR :type IS NULL) AND (object = :about OR :about IS NULL)
+ORDER BY day DESC, name, object LIMIT :limit;
+
+-- name: sums_grouped
+-- Daily sums of one kind, added up over what they are not grouped by; the largest of each day first.
+SELECT day, site, name, object, total
+FROM (SELECT CASE WHEN :by_day > 0 THEN day ELSE 0 END AS day, CASE WHEN :by_site > 0 THEN site ELSE '' END AS site,
+             CASE WHEN :by_type > 0 THEN name ELSE '' END AS name,
+             CASE WHEN :by_object > 0 THEN object ELSE '' END AS object, sum(count) AS total
+      FROM sums
+      WHERE what = :what AND day IN (SELECT value FROM json_each(:days)) AND (site = :site OR :site IS NULL)
+        AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+        AND (name = :type OR :type IS NULL) AND (object = :about OR :about IS NULL)
+      GROUP BY 1, 2, 3, 4) AS grouped
+WHERE total > 0
+  AND (day < :day OR (day = :day AND (total < :total OR (total = :total AND (site, name, object) > (:after, :name, :object)))))
+ORDER BY day DESC, total DESC, site, name, object LIMIT :limit;
