@@ -17,10 +17,11 @@ from pisync_receiver.http.auth import Access, token_hash
 from tests.integration.test_route_access import BODIES, CODE, call, prepare
 from tests.support.live_receiver import DEVICE, Live, live_receiver
 
+NOT_YET: Final = {"/api/retention", "/api/learners/erase"}
 ACTS: Final = sorted(
     (route.method, route.path)
     for route in table()
-    if route.method != "GET" and route.access in (Access.ADMIN, Access.CHIEF) and route.path not in {"/api/retention"}
+    if route.method != "GET" and route.access in (Access.ADMIN, Access.CHIEF) and route.path not in NOT_YET
 )
 
 

@@ -161,7 +161,7 @@ def test_a_new_key_of_the_provider_is_asked_for(live: Live, provider: IdentityPr
     session_of(live, come_back(live, provider))
 
 
-def test_a_person_who_declines_is_told(live: Live, provider: IdentityProviderProcess) -> None:
+def test_a_person_who_declines_sees_why(live: Live, provider: IdentityProviderProcess) -> None:
     provider.fault("denied")
     assert "refused (access_denied)" in refusal(live, come_back(live, provider))
 
