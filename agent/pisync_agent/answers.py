@@ -20,7 +20,7 @@ from pisync_common import problems
 from pisync_common.errors import RuleError
 from pisync_common.models import Receipt
 from pisync_common.rules import check_id
-from pisync_common.wire import NONCE_HEADER, RECEIVER_HEADER, decode_receipt
+from pisync_common.wire import NONCE_HEADER, RECEIVER_HEADER, SYNC_HEADER, decode_receipt
 
 KEPT: Final = "Everything is kept"
 RETRIED: Final = "PiSync retries automatically"
@@ -152,6 +152,11 @@ def announced(answer: Answer) -> str | None:
     """Return the address that the receiver asks its devices to use, if it names one."""
     url = answer.headers.get(RECEIVER_HEADER.lower(), "")
     return url if answer.own and 200 <= answer.status < 300 and 0 < len(url) <= _URL_CHARS else None
+
+
+def asks_for_sync(answer: Answer) -> bool:
+    """Return whether an admin asks this device, through the receiver, to deliver everything at once."""
+    return answer.own and 200 <= answer.status < 300 and answer.headers.get(SYNC_HEADER.lower()) == "now"
 
 
 def check_sync_event(answer: Answer, *, device_id: str) -> None:

@@ -256,6 +256,8 @@ class ReceiverClient:
         self.identity = identity
         self.announced: str | None = None
         """The address that the receiver asked this device to use, in its last answer."""
+        self.sync_asked = False
+        """Whether an answer asked for a sync; reset by the reader."""
         try:
             self._wire = Wire(
                 identity.url,
@@ -324,6 +326,7 @@ class ReceiverClient:
         signed = {"Authorization": f"Bearer {self.identity.token}", **headers}
         answer = self._wire.post(path, body, signed, on_sent, seconds=seconds)
         self.announced = answers.announced(answer)
+        self.sync_asked = self.sync_asked or answers.asks_for_sync(answer)
         return answer
 
 

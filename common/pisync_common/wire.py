@@ -19,6 +19,9 @@ NONCE_HEADER: Final = "PiSync-Nonce"
 RECEIVER_HEADER: Final = "PiSync-Receiver"
 """In an answer to a device: the address that the receiver asks it to use from now on."""
 
+SYNC_HEADER: Final = "PiSync-Sync"
+"""In an answer to a device, with the value `now`: an admin asks it to deliver everything at once."""
+
 _CODE: Final = re.compile(r"[a-z0-9_]{1,64}")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 _DETAIL_CHARS: Final = 300

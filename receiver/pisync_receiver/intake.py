@@ -15,7 +15,14 @@ from typing import Any, Final, Protocol, overload
 from pisync_common.limits import MIB
 from pisync_common.models import Receipt
 from pisync_receiver.domain.rows import StoredSyncEvent
-from pisync_receiver.domain.submissions import Enroll, Enrolled, EventBatch, Submission, SyncEvent
+from pisync_receiver.domain.submissions import (
+    Enroll,
+    Enrolled,
+    EventBatch,
+    Submission,
+    SyncAsked,
+    SyncEvent,
+)
 from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.store import Store
 
@@ -117,9 +124,11 @@ class Intake:
         return self._waiting
 
     @overload
-    def submit(self, submission: EventBatch, size: int) -> "asyncio.Future[Receipt]": ...
+    def submit(self, submission: EventBatch, size: int) -> "asyncio.Future[Receipt | SyncAsked[Receipt]]": ...
     @overload
-    def submit(self, submission: SyncEvent, size: int) -> "asyncio.Future[StoredSyncEvent]": ...
+    def submit(
+        self, submission: SyncEvent, size: int
+    ) -> "asyncio.Future[StoredSyncEvent | SyncAsked[StoredSyncEvent]]": ...
     @overload
     def submit(self, submission: Enroll, size: int = 0) -> "asyncio.Future[Enrolled]": ...
     @overload

@@ -8,6 +8,7 @@ database past the store's code, and inherits:
     access       TokenConformance          create, rotate, revoke, look up
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
+    acts         ActConformance            notes, conflicts, sites, suspicious devices, requests for a sync
     audit        AuditConformance          what each act leaves in the audit log
                  TamperingConformance      a change of the log past the store is found
     fleet        FleetConformance         states, sites, filters, pages while devices change

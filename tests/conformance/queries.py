@@ -10,11 +10,12 @@ from pisync_common.times import format_ms
 from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Submission
+from pisync_receiver.domain.times import AHEAD_MS
 from pisync_receiver.errors import BadCursor
 from pisync_receiver.store import Store
 from pisync_receiver.store.reading import PAGE_BYTES
 from tests.support.blocking import BlockingStore, all_events, data_of, every_event, send, stored, sync, written
-from tests.support.submissions import HOUR, NOON, batch, event, sync_event
+from tests.support.submissions import DAY, HOUR, NOON, batch, event, sync_event
 
 
 def enrolled(store: BlockingStore, device_id: str, site: str | None) -> None:
@@ -171,6 +172,23 @@ class QueryConformance:
         assert seqs(since_ms=NOON + HOUR) == [1, 3]
         assert seqs(until_ms=NOON + HOUR) == [2]
         assert seqs(since_ms=NOON, until_ms=NOON + 3 * HOUR) == [2, 3]
+
+    def test_events_are_found_by_the_time_they_happened(self, store: BlockingStore) -> None:
+        def at(seq: int, ms: int) -> Any:
+            return event(seq, occurred_ms=ms, clock_synced=True)
+
+        ahead = NOON + 5 * DAY + AHEAD_MS
+        send(store, batch([at(1, NOON), at(2, NOON + DAY), at(3, NOON + 2 * DAY)], received_ms=NOON + 5 * DAY))
+        send(store, batch([at(4, ahead)], received_ms=NOON + 5 * DAY))
+
+        def seqs(**wanted: Any) -> list[int]:
+            return [row.seq for row in all_events(store, EventFilter(**wanted))]
+
+        assert seqs(occurred_since_ms=NOON + DAY, occurred_until_ms=NOON + 2 * DAY) == [2]
+        assert seqs(occurred_until_ms=NOON + DAY) == [1]
+        assert seqs(occurred_since_ms=ahead) == [4]
+        assert seqs(occurred_since_ms=ahead + 1) == []
+        assert seqs(occurred_since_ms=NOON + DAY, until_ms=NOON + 5 * DAY) == []
 
     def test_pages_cover_all_and_continue(self, store: BlockingStore) -> None:
         for first in range(1, 2601, 650):

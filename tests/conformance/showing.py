@@ -300,7 +300,7 @@ def _check_times(value: object) -> None:
         for name, each in value.items():
             if name in _TIMES and isinstance(each, str):
                 parse_ms(each)
-            elif name != "data":
+            elif name not in ("data", "event"):  # as it was sent
                 _check_times(each)
 
 

@@ -48,6 +48,16 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}/completeness"): READER,
     ("GET", "/api/learners/events"): READER,
     ("POST", "/api/learners/erase"): expected(200, *ADMIN),
+    ("POST", "/api/devices/{device_id}/sync"): expected(200, *ADMIN),
+    ("POST", "/api/devices/{device_id}/revoke"): expected(200, *ADMIN),
+    ("GET", "/api/devices/{device_id}/rejected"): READER,
+    ("GET", "/api/devices/{device_id}/conflicts"): READER,
+    ("GET", "/api/devices/{device_id}/sites"): READER,
+    ("GET", "/api/devices/{device_id}/notes"): READER,
+    ("POST", "/api/devices/{device_id}/notes"): expected(201, *ADMIN),
+    ("GET", "/api/sites/{site}/notes"): READER,
+    ("POST", "/api/sites/{site}/notes"): expected(201, *ADMIN),
+    ("GET", "/api/suspicious"): READER,
     ("GET", "/api/overview"): READER,
     ("GET", "/api/sites"): READER,
     ("GET", "/api/sites/{site}"): READER,
@@ -68,6 +78,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/docs"): ANYONE,
 }
 
+SPARE: Final = "pibook-spare"
+"""A device whose tokens may be revoked."""
 ELSEWHERE: Final = "Kisumu"
 ROWS: Final = [row for row in table() if row.access in (Access.READER, Access.OWNER, Access.ADMIN)]
 
@@ -85,6 +97,8 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/enrollment-codes": {"site": SITE},
     "/api/devices/{device_id}": {"label": "shelf"},
     "/api/learners/erase": {"learner_id": "s-99", "learner_home": SITE},
+    "/api/devices/{device_id}/notes": {"text": "seen"},
+    "/api/sites/{site}/notes": {"text": "seen"},
     "/api/sites/{site}": {"silent_after": "30d"},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
@@ -111,6 +125,18 @@ def prepare(live: Live) -> None:
         assert live.client(kind).post("/api/events", json=batch).status_code == 200
         live.write(DeviceChange(device_id=device_id, at_ms=NOW_MS, site=site, site_since_ms=0))
 
+    prepare_spare(live)
+
+
+def prepare_spare(live: Live) -> None:
+    live.write(sync_event(SPARE, NOW_MS))
+    live.write(DeviceChange(device_id=SPARE, at_ms=NOW_MS, site=SITE))
+
+
+def sync_event(device_id: str, at_ms: int) -> SyncEvent:
+    values: dict[str, Any] = {"total_files_synced": 1, "total_errors": 0, "internet_speed": 1, "errors": {}}
+    return SyncEvent(device_id=device_id, timestamp=format_ms(at_ms), claimed_ms=at_ms, received_ms=NOW_MS, **values)
+
 
 def event(seq: int) -> dict[str, Any]:
     return {"seq": seq, "type": "a.b", "occurred_at": "2026-11-23T08:00:00Z"}
@@ -119,8 +145,9 @@ def event(seq: int) -> dict[str, Any]:
 def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     client = live.client(None if caller == "none" else caller)
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
+    device_id = SPARE if path.endswith("{device_id}/revoke") else DEVICE
     where = QUERIES.get(path, path).format(
-        device_id=DEVICE, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
+        device_id=device_id, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
     )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)
 
@@ -164,6 +191,7 @@ def test_an_unknown_device_is_404_to_an_admin_and_403_to_a_device(live: Live) ->
 
 def test_without_auth_every_call_is_allowed(tmp_path: Path) -> None:
     with live_receiver(tmp_path, settings=AppSettings(auth=False, cache_ttl_s=0)) as live:
+        prepare_spare(live)
         live.write(DeviceChange(device_id=DEVICE, at_ms=NOW_MS, site=SITE))
         for method, path in EXPECTED:
             if path not in ("/api/enroll", "/api/enrollment-codes/{code_id}/end"):
@@ -209,17 +237,11 @@ class TestSites:
         assert live.client("other device").get(path).status_code == 200
 
     def test_the_history_of_a_moved_device_begins_at_the_new_site(self, live: Live) -> None:
-        def sync_event(at_ms: int) -> SyncEvent:
-            values: dict[str, Any] = {"total_files_synced": 1, "total_errors": 0, "internet_speed": 1, "errors": {}}
-            return SyncEvent(
-                device_id="moved", timestamp=format_ms(at_ms), claimed_ms=at_ms, received_ms=NOW_MS, **values
-            )
-
-        live.write(sync_event(NOW_MS - 5000))
+        live.write(sync_event("moved", NOW_MS - 5000))
         live.write(DeviceChange(device_id="moved", site="Kisumu", at_ms=NOW_MS))
-        live.write(sync_event(NOW_MS - 4000))
+        live.write(sync_event("moved", NOW_MS - 4000))
         live.write(DeviceChange(device_id="moved", site=SITE, site_since_ms=NOW_MS - 3000, at_ms=NOW_MS))
-        live.write(sync_event(NOW_MS - 2000))
+        live.write(sync_event("moved", NOW_MS - 2000))
         path = "/api/sync-event/device/moved/sync-history"
         assert [row.get("site") for row in live.client("admin").get(path).json()] == [SITE, "Kisumu", None]
         for kind in ("site viewer", "site admin"):

@@ -30,7 +30,9 @@ ROWS = (
 )
 VALUES = {
     "device": "d7", "learner": "l7", "stream": None, "type": None, "object": None, "site": None, "sites": None,
-    "since": 0, "until": 2**62, "after": 0, "last": 2**62, "at": 2**62, "id": 2**62, "failed": None,
+    "since": 0, "until": 2**62,
+    "occurred_since": 0, "occurred_until": 2**62, "longest": 9,
+    "after": 0, "last": 2**62, "at": 2**62, "id": 2**62, "failed": None,
     "least": 3, "failing_since": 0, "started": 39_000, "mode": "consecutive", "received": -1,
     "seq": -1, "content": b"", "silent_since": None, "seqs": [7, 2007], "first": 7, "before": 100, "hour": 0,
     "ids": [1, 2, 3], "newest": 100, "upto": 2**62, "home": None, "best": 2**62, "places": '[["d7", "s", 7]]',

@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from pisync_receiver.store.postgres import PostgresStore, PostgresUrl
 from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.acts import ActConformance
 from tests.conformance.audit import AuditConformance
 from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
@@ -66,6 +67,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestActs(ActConformance):
     pass
 
 

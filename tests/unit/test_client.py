@@ -5,6 +5,7 @@ import logging
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -55,6 +56,22 @@ def fails(handler: Handler) -> DeliveryError:
     with client(handler) as one, pytest.raises(DeliveryError) as caught:
         one.post_batch(b"body", stream="s1")
     return caught.value
+
+
+@pytest.mark.parametrize(
+    ("headers", "asked"),
+    [
+        ({"PiSync-Sync": "now"}, True),
+        ({"PiSync-Sync": "later"}, False),
+        ({}, False),
+        ({"PiSync-Sync": "now", NONCE_HEADER: "another"}, False),
+    ],
+)
+def test_only_an_answer_to_this_request_asks_for_a_sync(headers: dict[str, str], asked: bool) -> None:
+    with client(lambda _: httpx.Response(200, json=RECEIPT, headers=headers)) as one:
+        with suppress(DeliveryError):
+            one.post_batch(b"body", stream="s1")
+        assert one.sync_asked is asked
 
 
 def test_a_batch_request_has_the_wire_format() -> None:

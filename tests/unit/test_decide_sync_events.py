@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pisync_common.times import parse_ms
 from pisync_receiver.domain.health import FAILURES_COUNTED, after_success
 from pisync_receiver.domain.rows import Device, Health, StoredSyncEvent
-from pisync_receiver.domain.state import SITES_KEPT
+from pisync_receiver.domain.sites import SITES_KEPT
 from pisync_receiver.domain.submissions import DeviceChange, Submission, SyncEvent
 from pisync_receiver.domain.times import AHEAD_MS, EARLIEST_MS, effective_ms
 from tests.support.memory_store import MemoryStore

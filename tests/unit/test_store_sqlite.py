@@ -8,6 +8,7 @@ import pytest
 
 from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
+from tests.conformance.acts import ActConformance
 from tests.conformance.audit import AuditConformance, TamperingConformance
 from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
@@ -53,6 +54,10 @@ class TestEnrollment(EnrollmentConformance):
 
 
 class TestDevices(DeviceConformance):
+    pass
+
+
+class TestActs(ActConformance):
     pass
 
 

@@ -366,6 +366,8 @@ class Service:
 
     def _notify(self, news: Progress | Finished | None) -> None:
         """Take the news of a run, in the scheduler's thread."""
+        if isinstance(news, Finished) and self._runner.take_request():
+            self._scheduler.request()
         with suppress(RuntimeError):  # the loop has ended: a run outlived the stop timeout
             self._loop.call_soon_threadsafe(self._on_news, news)
 

@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 
 PREFERRED_S: Final = 3600.0
 """How long another address of the receiver is used before the preferred is tried again."""
+ASKED_AGAIN_S: Final = 60.0
+"""How long further requests for a sync are ignored after a request, which may be repeated in each answer."""
 
 
 @dataclass(kw_only=True)
@@ -50,6 +52,8 @@ class SyncRunner:
     _turn: int = 0
     """Which of the receiver's addresses is used; 0 for the preferred."""
     _turned_at: float = 0.0
+    _asked: bool = False
+    _asked_at: float = -ASKED_AGAIN_S
 
     def __post_init__(self) -> None:
         self._announcements = Announcements(home=self.home, outbox=self.outbox, clock=self.clock)
@@ -106,6 +110,7 @@ class SyncRunner:
             history.append(self.home, note)
         if result.delivered or result.duplicates or result.rejected:
             log.info("sync: %s", result)
+        self._note_request(client)
         self._follow_announcement(client)  # now that everything is stored: it may take as long as a request
         return result
 
@@ -125,6 +130,17 @@ class SyncRunner:
                 log.info("the receiver is not reached; trying %s", delivery.client.identity.url)
             result = delivery.run(probe=probe, progress=progress, final=not left)
         return result, delivery.client
+
+    def take_request(self) -> bool:
+        """Return, once, whether the receiver asked for a sync during the last run."""
+        asked, self._asked = self._asked, False
+        return asked
+
+    def _note_request(self, client: ReceiverClient) -> None:
+        asked, client.sync_asked = client.sync_asked, False
+        if asked and self.clock.monotonic() - self._asked_at >= ASKED_AGAIN_S:
+            self._asked, self._asked_at = True, self.clock.monotonic()
+            log.info("the receiver asks for a sync: everything is delivered now")
 
     def _follow_announcement(self, client: ReceiverClient) -> None:
         known = self._identity

@@ -2,11 +2,13 @@
 
 from pisync_receiver.api import (
     audit,
+    device_acts,
     devices,
     enrollment,
     events,
     fleet,
     learners,
+    notes,
     notices,
     operations,
     sums,
@@ -18,5 +20,8 @@ from pisync_receiver.http.routing import Route
 
 def table() -> list[Route]:
     """Return every row."""
-    modules = (sync_events, events, learners, enrollment, fleet, devices, notices, sums, tokens, audit, operations)
+    modules = (
+        *(sync_events, events, learners, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
+        operations,
+    )
     return [row for module in modules for row in module.ROUTES]

@@ -5,6 +5,7 @@ event, so that a bad event is rejected alone and its neighbours are stored.
 """
 
 import json
+import re
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
@@ -28,6 +29,7 @@ from pisync_receiver.api.schemas import (
     Seq,
     SyncEventRequest,
 )
+from pisync_receiver.domain.acts import NOTE_CHARS, NOTE_PATTERN
 from pisync_receiver.domain.content import body_hash, event_hash
 from pisync_receiver.domain.submissions import Event, EventBatch, InvalidEvent
 from pisync_receiver.errors import Problem
@@ -57,12 +59,13 @@ _numbered = msgspec.json.Decoder(_Numbered)
 _sync_event = msgspec.json.Decoder(SyncEventRequest)
 _enrollment = msgspec.json.Decoder(Enrollment)
 
+_NOTE: Final = re.compile(NOTE_PATTERN)
 REASON_CHARS: Final = 300
 """Of a refusal's reason."""
 
 _WHOLE: Final = {
     *("seq", "boottime_ms", "total_files_synced", "total_errors", *ERROR_CODES),
-    *("uses", "expires_in_s", "overlap_s", "older_than_s", "after"),
+    *("uses", "count", "expires_in_s", "overlap_s", "older_than_s", "after"),
 }
 _NESTED: Final = {"sent", "origin", "errors"}
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -142,6 +145,11 @@ def _check_text(name: str, value: str) -> None:
         raise RuleError(str(error).replace("site", name, 1)) from error
 
 
+def _check_note(name: str, value: str) -> None:
+    if not _NOTE.fullmatch(value):
+        raise RuleError(f"{name} must be 1 to {NOTE_CHARS:,} characters without control characters but new lines")
+
+
 _check_agent: Final = _remembering(_check_text)
 _ACT_RULES: Final[dict[str, Callable[[str, Any], object]]] = {
     "device_id": rules.check_id,
@@ -152,6 +160,7 @@ _ACT_RULES: Final[dict[str, Callable[[str, Any], object]]] = {
     "sites": _check_text,
     "label": _check_text,
     "site_since": to_ms,
+    "text": _check_note,
 }
 
 

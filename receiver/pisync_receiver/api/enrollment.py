@@ -5,6 +5,7 @@ groups of four, 80 random bits, without the letters people mistake (Crockford's 
 dashes and spaces do not matter, and O, I and L are read as 0 and 1.
 """
 
+import json
 import secrets
 from typing import Final
 
@@ -12,7 +13,8 @@ from pisync_receiver.api.decoding import decode_body, decode_enrollment
 from pisync_receiver.api.schemas import CodeRequest, Enrollment, Identity, NewCode
 from pisync_receiver.api.tokens import path_number
 from pisync_receiver.domain.records import CodeRecord, code_record
-from pisync_receiver.domain.submissions import CodeCreate, CodeEnd, Enroll
+from pisync_receiver.domain.rows import EnrollmentCode
+from pisync_receiver.domain.submissions import CodeBatch, CodeCreate, CodeEnd, Enroll
 from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access, forbidden, new_token, token_hash
 from pisync_receiver.http.request import Request
@@ -56,25 +58,50 @@ async def enroll(request: Request) -> Answer:
     return json_answer(Identity(device_id=enrolled.device_id, token=token), status=201)
 
 
-@route("POST", "/api/enrollment-codes", Access.ADMIN, answer=NewCode, status=201, request_body=CodeRequest)
+@route(
+    "POST", "/api/enrollment-codes", Access.ADMIN, answer=NewCode | list[NewCode], status=201, request_body=CodeRequest
+)
 async def create_code(request: Request) -> Answer:
-    """Create a code for `pisync enroll`."""
+    """Create a code for `pisync enroll`; with `count`, that number of codes in a single act, answered as a list."""
     wanted = decode_body(CodeRequest, await request.body())
     if not request.caller.sees(wanted.site):
         raise forbidden("this token is limited to sites; name a site of its own for the code")
-    code, now = new_code(), request.services.now_ms()
-    create = CodeCreate(
-        code_hash=token_hash(normalized(code)),
-        at_ms=now,
-        expires_ms=now + wanted.expires_in_s * 1000,
-        uses=wanted.uses,
-        site=wanted.site,
-        device_id=wanted.device_id,
-        label=wanted.label,
-        by=request.caller.actor,
-    )
-    created = await request.services.intake.submit(create)
-    return json_answer(NewCode(code=code, record=code_record(created)), status=201)
+    if wanted.count is not None and wanted.device_id is not None:
+        raise Problem(400, "invalid_request", "count: only a single code can be made for a device id")
+    codes = [new_code() for _ in range(wanted.count or 1)]
+    now = request.services.now_ms()
+    creates = [
+        CodeCreate(
+            code_hash=token_hash(normalized(code)),
+            at_ms=now,
+            expires_ms=now + wanted.expires_in_s * 1000,
+            uses=wanted.uses,
+            site=wanted.site,
+            device_id=wanted.device_id,
+            label=wanted.label,
+            by=request.caller.actor,
+        )
+        for code in codes
+    ]
+    if wanted.count is None:
+        return json_answer(_new(request, codes[0], await request.services.intake.submit(creates[0])), status=201)
+    made = await request.services.intake.submit(CodeBatch(codes=tuple(creates)))
+    return json_answer([_new(request, code, row) for code, row in zip(codes, made.codes, strict=True)], status=201)
+
+
+def _new(request: Request, code: str, row: EnrollmentCode) -> NewCode:
+    return NewCode(code=code, enroll_file=enroll_file(request.public_url(), code, row), record=code_record(row))
+
+
+def enroll_file(receiver: str | None, code: str, row: EnrollmentCode) -> str | None:
+    """Return the text of `pisync-enroll.toml`; None if the receiver's address is not known."""
+    if receiver is None:
+        return None
+    values = {"receiver": receiver, "code": code, "site": row.site, "device_id": row.device_id}
+    given = {name: value for name, value in values.items() if value is not None}
+    # TOML has JSON's way to write text.
+    lines = (f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in given.items())
+    return "".join(("# On the boot partition of a device, as pisync-enroll.toml: it enrolls when it starts.\n", *lines))
 
 
 @route("GET", "/api/enrollment-codes", Access.ADMIN, answer=list[CodeRecord])

@@ -1,19 +1,16 @@
 """Progress events: batches in, pages and exports out."""
 
-from dataclasses import replace
 from typing import Final
 
 from pisync_common.models import Receipt
 from pisync_receiver.api.decoding import decode_batch
-from pisync_receiver.api.export import WRITERS, stream_events
 from pisync_receiver.api.schemas import Batch, ProgressEvent
 from pisync_receiver.domain.records import EventFilter, EventRecord
-from pisync_receiver.errors import BadCursor
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
-from pisync_receiver.http.request import CURSOR, LIMIT, PAGE_ROWS, Request
-from pisync_receiver.http.responses import JSON, Answer, Stream, choose, encode
+from pisync_receiver.http.request import CURSOR, LIMIT, Request
+from pisync_receiver.http.responses import Answer, encode
 from pisync_receiver.http.routing import route
 
 EVENTS: Final = Query(
@@ -26,12 +23,9 @@ EVENTS: Final = Query(
         params.object_id("object_id", "Only events about this object"),
         params.moment("since", "Only what arrived then or later"),
         params.moment("until", "Only what arrived before"),
-        replace(
-            LIMIT,
-            summary="Rows of one page (100 unless given), or of an export (all unless given)",
-            schema={"type": "integer", "minimum": 1, "maximum": 1000},
-            default=None,
-        ),
+        params.moment("occurred_since", "Only what happened then or later, by `estimated_at`"),
+        params.moment("occurred_until", "Only what happened before, by `estimated_at`"),
+        LIMIT,
         CURSOR,
     )
 )
@@ -44,27 +38,15 @@ async def post_events(request: Request) -> Answer:
     services = request.services
     batch = decode_batch(body, services.now_ms())
     request.caller.check_is(batch.device_id)
-    receipt = await services.intake.submit(batch, len(body))
+    receipt, headers = services.for_device(await services.intake.submit(batch, len(body)))
     services.metrics.receipt(receipt.stored, receipt.duplicates, len(receipt.rejected))
-    return Answer(body=encode(receipt), headers=services.announcement)
+    return Answer(body=encode(receipt), headers=headers)
 
 
-@route(
-    "GET",
-    "/api/events",
-    Access.READER,
-    answer=list[EventRecord],
-    media=(JSON, *WRITERS),
-    pages=True,
-    query=EVENTS,
-    problems=(406,),
-)
-async def get_events(request: Request) -> Answer | Stream:
-    """Stored events in the order they arrived: pages, or an export as NDJSON or CSV by Accept. An export has every
-    event, or the first `limit` of them; a `cursor` of its last row's id continues it."""
-    media = choose(request.headers.get(b"accept"), (JSON, *WRITERS))
+@route("GET", "/api/events", Access.READER, answer=list[EventRecord], pages=True, query=EVENTS)
+async def get_events(request: Request) -> Answer:
+    """Stored events in the order they arrived. The cursor is the `id` of a row: the page begins behind it."""
     query = request.query
-    limit, cursor = query["limit"], query["cursor"]
     wanted = EventFilter(
         device_id=query["device_id"],
         site=query["site"],
@@ -75,18 +57,10 @@ async def get_events(request: Request) -> Answer | Stream:
         object_id=query["object_id"],
         since_ms=query["since"],
         until_ms=query["until"],
+        occurred_since_ms=query["occurred_since"],
+        occurred_until_ms=query["occurred_until"],
     )
-    if media != JSON:
-        return stream_events(request, wanted, media, after=_after(cursor), limit=limit)
-    return request.page(await request.services.store.events(wanted, limit=limit or PAGE_ROWS, cursor=cursor))
-
-
-def _after(cursor: str | None) -> int:
-    if cursor is None:
-        return 0
-    if not (cursor.isascii() and cursor.isdecimal() and len(cursor) <= 18):
-        raise BadCursor("not a cursor of events")
-    return int(cursor)
+    return request.page(await request.services.store.events(wanted, limit=query["limit"], cursor=query["cursor"]))
 
 
 ROUTES: Final = (post_events, get_events)

@@ -15,6 +15,7 @@ from pisync_common.limits import (
     SITE_CHARS,
 )
 from pisync_common.models import ERROR_CODES
+from pisync_receiver.domain.acts import NOTE_CHARS, NOTE_PATTERN
 from pisync_receiver.domain.records import CodeRecord, Count, Time, TokenRecord
 from pisync_receiver.domain.submissions import Scope
 from pisync_receiver.http.params import DURATION_PATTERN, text_schema
@@ -23,6 +24,8 @@ ErrorCode = Literal[
     "dns", "connect", "timeout", "tls", "clock", "portal", "auth", "rejected", "http_4xx", "http_5xx", "storage"
 ]
 
+CODES_MAX: Final = 200
+"""Enrollment codes of a single call."""
 SPEED_MAX: Final = 10**9
 """Mbit/s; more is a mistake, and a number that no database column holds as it was sent."""
 
@@ -177,12 +180,17 @@ class CodeRequest(Struct, frozen=True, kw_only=True):
     device_id: Id | None = None
     """The only device the code is for; it may be enrolled already."""
     label: Label | None = None
+    count: Annotated[int, Meta(ge=1, le=CODES_MAX)] | None = None
+    """How many such codes to create, all or none; the answer is then a list."""
 
 
 class NewCode(Struct, frozen=True, kw_only=True):
     """An enrollment code, shown this once, and its record."""
 
     code: str
+    enroll_file: str | None
+    """The text of `pisync-enroll.toml`, with which a device enrolls without a person; null where the receiver does not
+    know the address at which devices reach it: set `public_url`."""
     record: CodeRecord
 
 
@@ -195,6 +203,12 @@ class DeviceChanges(Struct, frozen=True, kw_only=True):
     label: Label | None = None
     retired: bool | None = None
     """True retires it and revokes its tokens, false brings it back."""
+
+
+class NewNote(Struct, frozen=True, kw_only=True):
+    """What to write about a device or a site."""
+
+    text: Annotated[str, documented(minLength=1, maxLength=NOTE_CHARS, pattern=NOTE_PATTERN)]
 
 
 class SiteChanges(Struct, frozen=True, kw_only=True):

@@ -75,9 +75,9 @@ async def post_sync_event(request: Request) -> Answer:
         idempotency_key=_idempotency_key(request),
         received_ms=services.now_ms(),
     )
-    stored = await services.intake.submit(submission, len(body))
+    stored, headers = services.for_device(await services.intake.submit(submission, len(body)))
     services.metrics.sync_events.inc()
-    return Answer(status=201, body=encode(sync_event_record(stored)), headers=services.announcement)
+    return Answer(status=201, body=encode(sync_event_record(stored)), headers=headers)
 
 
 @route(

@@ -1,24 +1,24 @@
 """Tokens, enrollment codes and devices: each command is a call of the API, and its answer."""
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Final
-from urllib.parse import quote
 
 from pisync_common import settings as values
-from pisync_common.errors import RuleError
-from pisync_common.rules import check_id
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
 from pisync_receiver.api.notices import NOTICES, TRANSITIONS
+from pisync_receiver.api.schemas import CODES_MAX
 from pisync_receiver.api.sums import ACTIVITY, SUMS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
 from pisync_receiver.commands.client import flags_of, query_of
 from pisync_receiver.commands.console import to_the_minute
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command, rows_of
-from pisync_receiver.errors import WrongUsage
+from pisync_receiver.commands.device_acts import DEVICE, device_path, quoted_id
+from pisync_receiver.errors import ReceiverError, WrongUsage
 
 ID: Final = arg("id", metavar="ID", help="its number, as the list shows it")
-DEVICE: Final = arg("device", metavar="DEVICE", help="the device's id")
 
 
 @command(
@@ -100,10 +100,17 @@ def token_rotate(context: Context) -> None:
     arg("--site", metavar="NAME", help="the school or place that its devices belong to"),
     arg("--label", metavar="TEXT", help="what the code is for, as `enrollment list` shows it"),
     arg("--device-id", metavar="ID", help="the only device the code is for; it may be enrolled already"),
+    arg("--count", metavar="N", help="how many such codes to create, up to 200"),
+    arg(
+        "--file",
+        metavar="FOLDER",
+        type=Path,
+        help="also write pisync-enroll.toml for each code into a folder of its own",
+    ),
     words=2,
 )
 def enrollment_create(context: Context) -> None:
-    """Create a code for `pisync enroll` and print it, this once."""
+    """Create a code for `pisync enroll`, or several, and print it, this once."""
     arguments = context.arguments
     made = context.call_first(
         "POST",
@@ -113,14 +120,19 @@ def enrollment_create(context: Context) -> None:
         site=arguments.site,
         device_id=arguments.device_id,
         label=arguments.label,
+        count=None if arguments.count is None else checked("--count", values.integer(1, CODES_MAX), arguments.count),
     )
-    record = made["record"]
-    context.result(made["code"])
+    codes = made if isinstance(made, list) else [made]
+    for each in codes:
+        context.result(each["code"])
+    record = codes[0]["record"]
+    what = f"This is code {record['id']}," if len(codes) == 1 else f"These are {len(codes)} codes, each"
     devices = "1 device" if record["uses"] == 1 else f"{record['uses']:,} devices"
     context.remark(
-        f"This is code {record['id']}, good for {devices} until {record['expires_at']}. "
-        "On a device: pisync enroll URL --code CODE"
+        f"{what} good for {devices} until {record['expires_at']}. On a device: pisync enroll URL --code CODE"
     )
+    if arguments.file is not None:
+        _write_enroll_files(context, arguments.file, codes)
 
 
 @command(
@@ -169,7 +181,7 @@ def devices(context: Context) -> None:
 )
 def device_show(context: Context) -> None:
     """Show what is known of a device."""
-    device = context.call("GET", _device(context))
+    device = context.call("GET", device_path(context))
     if context.arguments.json:
         context.rows(device, ())
     else:
@@ -185,7 +197,9 @@ def device_show(context: Context) -> None:
 )
 def device_move(context: Context) -> None:
     """Move a device to another site; what happened earlier keeps its site."""
-    device = context.call("PATCH", _device(context), site=context.arguments.site, site_since=context.arguments.since)
+    device = context.call(
+        "PATCH", device_path(context), site=context.arguments.site, site_since=context.arguments.since
+    )
     context.result(f"{device['device_id']} belongs to {device['site']}; what happened earlier keeps its site")
 
 
@@ -197,7 +211,7 @@ def device_move(context: Context) -> None:
 )
 def device_rename(context: Context) -> None:
     """Change what people call a device."""
-    device = context.call("PATCH", _device(context), label=context.arguments.label)
+    device = context.call("PATCH", device_path(context), label=context.arguments.label)
     context.result(f"{device['device_id']} is called {device['label']}")
 
 
@@ -209,7 +223,7 @@ def device_rename(context: Context) -> None:
 )
 def device_retire(context: Context) -> None:
     """Retire a device and revoke its tokens; its events are kept."""
-    device = context.call("PATCH", _device(context), retired=not context.arguments.undo)
+    device = context.call("PATCH", device_path(context), retired=not context.arguments.undo)
     if device["retired_at"] is None:
         context.result(f"{device['device_id']} is not retired any more; it must enroll again")
     else:
@@ -224,7 +238,7 @@ def device_retire(context: Context) -> None:
 def history(context: Context) -> None:
     """Show a device's sync events, newest first."""
     columns = ("timestamp", "total_files_synced", "total_errors", "internet_speed", "errors", "received_at", "id")
-    context.pages(f"/api/sync-event/device/{_id(context)}/sync-history", HISTORY, columns)
+    context.pages(f"/api/sync-event/device/{quoted_id(context)}/sync-history", HISTORY, columns)
 
 
 @command(
@@ -255,7 +269,7 @@ def failures(context: Context) -> None:
 )
 def completeness(context: Context) -> None:
     """Show for each stream of a device what is stored and what is missing."""
-    answer = context.call("GET", f"{_device(context)}/completeness")
+    answer = context.call("GET", f"{device_path(context)}/completeness")
     if context.arguments.json:
         context.rows(answer, ())
         return
@@ -273,6 +287,19 @@ def events(context: Context) -> None:
     """List stored progress events in the order of arrival."""
     columns = ("id", "device_id", "seq", "type", "learner_id", "object_id", "occurred_at", "received_at")
     context.pages("/api/events", EVENTS, columns)
+
+
+def _write_enroll_files(context: Context, folder: Path, codes: Sequence[dict[str, Any]]) -> None:
+    if codes[0]["enroll_file"] is None:
+        raise ReceiverError(
+            "the codes are made, but no files: the receiver does not know the address at which devices reach it; set "
+            "public_url, or call it by that address with --url"
+        )
+    for each in codes:
+        place = folder / f"code-{each['record']['id']}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / "pisync-enroll.toml").write_text(each["enroll_file"], encoding="utf-8")
+    context.remark(f"A pisync-enroll.toml for each is in {folder}: it holds the code, so keep it secret.")
 
 
 @command(
@@ -333,17 +360,6 @@ def _show_token(context: Context, made: dict[str, Any]) -> None:
     record = made["record"]
     context.result(made["token"])
     context.remark(f"This is {record['scope']} token {record['id']}. It is shown this once: keep it secret.")
-
-
-def _device(context: Context) -> str:
-    return f"/api/devices/{_id(context)}"
-
-
-def _id(context: Context) -> str:
-    try:
-        return quote(check_id("DEVICE", context.arguments.device), safe="")
-    except RuleError as error:
-        raise WrongUsage(str(error)) from error
 
 
 def _number(value: str) -> str:

@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, auditing, fleet, learners, operating
+from pisync_receiver.commands import administering, auditing, device_acts, fleet, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -42,6 +42,16 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.device_move,
     administering.device_rename,
     administering.device_retire,
+    device_acts.device_sync,
+    device_acts.device_revoke,
+    device_acts.device_note,
+    device_acts.device_notes,
+    device_acts.device_conflicts,
+    device_acts.device_rejected,
+    device_acts.device_sites,
+    device_acts.site_note,
+    device_acts.site_notes,
+    device_acts.suspicious,
     administering.history,
     administering.failures,
     administering.completeness,

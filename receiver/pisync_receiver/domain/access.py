@@ -11,12 +11,15 @@ from pisync_receiver.domain import sessions
 from pisync_receiver.domain.facts import Facts, Plan
 from pisync_receiver.domain.records import time_of
 from pisync_receiver.domain.rows import Device, EnrollmentCode, Token
-from pisync_receiver.domain.state import State, moved
+from pisync_receiver.domain.sites import moved
+from pisync_receiver.domain.state import State
 from pisync_receiver.domain.submissions import (
     Actor,
     AuditNote,
+    CodeBatch,
     CodeCreate,
     CodeEnd,
+    CodesMade,
     DeviceChange,
     Enroll,
     Enrolled,
@@ -41,6 +44,7 @@ Act = (
     | SessionUse
     | SessionClose
     | CodeCreate
+    | CodeBatch
     | CodeEnd
     | Enroll
     | DeviceChange
@@ -71,6 +75,8 @@ def planned(acts: Sequence[Act], plan: Plan) -> Plan:
                 token_ids.add(act.session_id)
             case CodeCreate():
                 code_hashes.add(act.code_hash)
+            case CodeBatch():
+                code_hashes.update(code.code_hash for code in act.codes)
             case CodeEnd():
                 code_ids.add(act.code_id)
             case Enroll():
@@ -80,7 +86,7 @@ def planned(acts: Sequence[Act], plan: Plan) -> Plan:
                 tokens_of.add(act.device_id or act.fallback_device_id)
             case DeviceChange():
                 known_devices.add(act.device_id)
-                tokens_of.update((act.device_id,) if act.retire else ())
+                tokens_of.update((act.device_id,) if act.retire or act.revoke else ())
     return with_fields(
         plan,
         known_devices=sorted(known_devices - set(plan.devices)),
@@ -130,6 +136,8 @@ def decide_act(state: State, act: Act) -> Outcome:
             return sessions.close_session(state, act)
         case CodeCreate():
             return _create_code(state, act)
+        case CodeBatch():
+            return CodesMade(codes=tuple(_create_code(state, code) for code in act.codes))
         case CodeEnd():
             return _end_code(state, act)
         case Enroll():
@@ -335,10 +343,18 @@ def _change_device(state: State, act: DeviceChange) -> Device | UnknownDevice:
         device = moved(device, act.site, act.at_ms if act.site_since_ms is None else act.site_since_ms)
     if act.label is not None:
         device = replace(device, label=act.label)
-    if act.retire:
-        for token in _tokens_of(state, act.device_id):
+    if act.retire or act.revoke:
+        tokens = _tokens_of(state, act.device_id)
+        for token in tokens:
             _put_token(state, replace(token, revoked_ms=act.at_ms))
-        device = replace(device, retired_ms=act.at_ms if device.retired_ms is None else device.retired_ms)
+        if act.revoke:
+            state.note(act.by, "device.revoke", f"device {device.device_id}", act.at_ms, {"tokens": len(tokens)})
+    if act.ask_for_sync:
+        device = replace(device, sync_asked_ms=device.sync_asked_ms or act.at_ms)
+        state.note(act.by, "device.sync", f"device {device.device_id}", act.at_ms)
+    if act.retire:
+        retired_ms = act.at_ms if device.retired_ms is None else device.retired_ms
+        device = replace(device, retired_ms=retired_ms, sync_asked_ms=None)
     elif act.retire is False:
         device = replace(device, retired_ms=None)
     device = replace(device, changed_ms=act.at_ms)

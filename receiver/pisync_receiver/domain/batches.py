@@ -21,7 +21,8 @@ from pisync_receiver.domain.erasure import homes_of, named
 from pisync_receiver.domain.facts import CARRIED, CONFLICT, STORED, Place, Version
 from pisync_receiver.domain.repairs import repair
 from pisync_receiver.domain.rows import Carried, Device, Rejected, StoredEvent
-from pisync_receiver.domain.state import Account, State, site_at
+from pisync_receiver.domain.sites import site_at
+from pisync_receiver.domain.state import Account, State
 from pisync_receiver.domain.submissions import Event, EventBatch, InvalidEvent
 from pisync_receiver.domain.times import Neighbours, best_times, epochs
 from pisync_receiver.errors import TooManyStreams

@@ -17,15 +17,18 @@ from operator import attrgetter
 from typing import Final
 
 from pisync_common.limits import RECEIPT_RANGES
+from pisync_common.models import Receipt
 from pisync_receiver.domain import access, erasure, repairs
 from pisync_receiver.domain.batches import decide_batch
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import Decision, Details, Facts, Plan, StreamName
 from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after_success, is_late
 from pisync_receiver.domain.rows import StoredSyncEvent
-from pisync_receiver.domain.state import State, site_at
-from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncEvent
+from pisync_receiver.domain.sites import site_at
+from pisync_receiver.domain.state import State
+from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncAsked, SyncEvent
 from pisync_receiver.domain.times import effective_ms
+from pisync_receiver.errors import TooManyStreams
 
 _seq: Final = attrgetter("seq")
 _origin: Final = attrgetter("origin")
@@ -118,10 +121,15 @@ def decide(facts: Facts, submissions: Sequence[Submission]) -> Decision:
 
 def _outcome(state: State, submission: Submission) -> Outcome:
     if isinstance(submission, SyncEvent):
-        return _sync_event(state, submission)
-    if isinstance(submission, EventBatch):
-        return decide_batch(state, submission)
-    return access.decide_act(state, submission)
+        outcome: Receipt | StoredSyncEvent | TooManyStreams = _sync_event(state, submission)
+    elif isinstance(submission, EventBatch):
+        outcome = decide_batch(state, submission)
+    else:
+        return access.decide_act(state, submission)
+    if state.asked_to_sync and submission.device_id in state.asked_to_sync:
+        state.asked_to_sync.discard(submission.device_id)
+        return outcome if isinstance(outcome, Exception) else SyncAsked(outcome=outcome)
+    return outcome
 
 
 # Sync events.

@@ -72,6 +72,7 @@ class RejectedRecord(Struct, frozen=True, kw_only=True):
     code: str
     detail: str
     body: str
+    """What was sent; the end of a very long event is left out."""
     received_at: Time
 
 
@@ -182,7 +183,8 @@ class CodeRecord(Struct, frozen=True, kw_only=True):
 
 
 class EventFilter(Struct, frozen=True, kw_only=True):
-    """Which events; None does not filter. `since` (included) and `until` (excluded) are by arrival."""
+    """Which events; None does not filter. `since` (included) and `until` (excluded) are by arrival,
+    `occurred_since` and `occurred_until` by the best time."""
 
     device_id: str | None = None
     stream: str | None = None
@@ -194,6 +196,8 @@ class EventFilter(Struct, frozen=True, kw_only=True):
     """The only sites that the caller may see."""
     since_ms: int | None = None
     until_ms: int | None = None
+    occurred_since_ms: int | None = None
+    occurred_until_ms: int | None = None
 
 
 def sync_event_record(row: StoredSyncEvent) -> SyncEventRecord:

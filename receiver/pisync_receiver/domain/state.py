@@ -8,7 +8,6 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache
 from types import MappingProxyType
 from typing import Final
 
@@ -38,9 +37,6 @@ OVERLAP_MS: Final = 60_000
 """How long two boots of one stream may seem alive at once before they are two devices: slow uploads, server clocks."""
 _UNREPAIRED: Final = re.compile(r",-(?!1\])[0-9]+\]")
 """In a stream's boots: one with estimated events left."""
-SITES_KEPT: Final = 50
-"""Earlier sites of a device that are remembered; the oldest of them stands for everything before it."""
-
 _Boot = tuple[str, int, int]
 """Its id, when it began, and its boot time when it last sent. Below 0, it is known from its events alone, and at -1 - n
 estimated events of it may be left up to seq n (see `repairs`)."""
@@ -153,6 +149,8 @@ class State:
         """Lists of rows to insert; add events with `put_events`. `finish` adds what is kept here otherwise."""
         self.tokens = {token.token_hash: token for token in facts.tokens} if facts.tokens else {}
         self.codes = {code.code_hash: code for code in facts.codes} if facts.codes else {}
+        self.asked_to_sync: set[str] = set()
+        """Devices of which something arrived, and whose answer has to ask them to deliver everything."""
         self.sums = DailySums()
         self._devices: dict[str, Device] = {}
         self._accounts: dict[StreamName, Account] = {}
@@ -177,7 +175,9 @@ class State:
         """Note that something of the device arrived."""
         known = self.device(device_id) or Device(device_id=device_id)
         last_ms = at_ms if known.last_contact_ms is None else max(at_ms, known.last_contact_ms)
-        device = replace(known, last_contact_ms=last_ms, agent=agent or known.agent)
+        device = replace(known, last_contact_ms=last_ms, agent=agent or known.agent, sync_asked_ms=None)
+        if known.sync_asked_ms is not None:
+            self.asked_to_sync.add(device_id)
         self._devices[device_id] = device
         return device
 
@@ -313,29 +313,6 @@ def _stored_place(row: EventKey) -> Place:
 
 def _copied_place(row: Carried) -> Place:
     return row.stored_device_id, row.stored_stream, row.stored_seq
-
-
-def site_at(device: Device, ms: int) -> str | None:
-    """Return the device's site at a moment."""
-    if device.site_since_ms is None or ms >= device.site_since_ms:
-        return device.site
-    return next((site for until_ms, site in _history(device.site_history) if ms < until_ms), device.site)
-
-
-def moved(device: Device, site: str, since_ms: int) -> Device:
-    """Return the device at another site from a moment on. Later moves are undone; a first site counts for all of its
-    past."""
-    if device.site is None and device.site_history is None:
-        return replace(device, site=site)
-    earlier = [entry for entry in _history(device.site_history) if entry[0] < since_ms]
-    history = [*earlier, (since_ms, site_at(device, since_ms - 1))][-SITES_KEPT:]
-    return replace(device, site=site, site_since_ms=since_ms, site_history=json.dumps(history, ensure_ascii=False))
-
-
-@lru_cache(maxsize=64)
-def _history(text: str | None) -> tuple[tuple[int, str | None], ...]:
-    """Earlier sites and when each ended, oldest first. Remembered, because a batch asks for each of its events."""
-    return tuple((until_ms, site) for until_ms, site in json.loads(text or "[]"))
 
 
 def runs(numbers: Sequence[int]) -> list[Range]:

@@ -6,7 +6,7 @@ that submission was stored.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Generic, Literal, TypeVar
 
 from msgspec import Struct, field
 
@@ -14,6 +14,7 @@ from pisync_common.models import Origin, Receipt, Stamp
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Token
 
 Scope = Literal["device", "viewer", "admin", "metrics"]
+T = TypeVar("T")
 
 OVERLAP_MS: Final = 24 * 3600 * 1000
 """How long a device's earlier tokens still work after it enrolled again."""
@@ -189,6 +190,13 @@ class CodeCreate:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class CodeBatch:
+    """New enrollment codes, all of them or none; outcome: CodesMade. None of them is for one device."""
+
+    codes: tuple[CodeCreate, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class CodeEnd:
     """End an enrollment code now; outcome: EnrollmentCode, or UnknownCode."""
 
@@ -233,6 +241,10 @@ class DeviceChange:
     """Rename: what people call it. The device id never changes."""
     retire: bool | None = None
     """True retires it and revokes its tokens; False brings it back (it must enroll again)."""
+    revoke: bool = False
+    """Revoke its tokens; it must enroll again."""
+    ask_for_sync: bool = False
+    """Ask it, in the answer to its next contact, to deliver everything at once."""
     by: Actor | None = None
 
 
@@ -244,6 +256,20 @@ class AuditNote(Struct, frozen=True, kw_only=True):
     at_ms: int
     target: str | None = None
     detail: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CodesMade:
+    """The rows of a CodeBatch, in its order."""
+
+    codes: tuple[EnrollmentCode, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SyncAsked(Generic[T]):
+    """The outcome of a device's submission whose answer has to ask the device to deliver everything."""
+
+    outcome: T
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -265,10 +291,22 @@ Submission = (
     | SessionUse
     | SessionClose
     | CodeCreate
+    | CodeBatch
     | CodeEnd
     | Enroll
     | DeviceChange
     | AuditNote
 )
 
-Outcome = Receipt | StoredSyncEvent | Token | EnrollmentCode | Enrolled | Device | None | Exception
+Outcome = (
+    Receipt
+    | StoredSyncEvent
+    | SyncAsked[Receipt | StoredSyncEvent]
+    | Token
+    | EnrollmentCode
+    | CodesMade
+    | Enrolled
+    | Device
+    | None
+    | Exception
+)

@@ -12,12 +12,14 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote
 
+from msgspec.structs import replace
 from starlette.routing import compile_path
 from starlette.types import Receive, Scope, Send
 
 from pisync_common.times import format_ms
 from pisync_common.wire import NONCE_HEADER
 from pisync_receiver.errors import Overloaded, Problem
+from pisync_receiver.http import exporting
 from pisync_receiver.http.auth import Gate
 from pisync_receiver.http.pages import admit_page
 from pisync_receiver.http.request import Request, Services
@@ -125,7 +127,12 @@ class Router:
 
     async def _handle(self, route: Route, request: Request) -> Reply:
         request.query = route.query.read(request.scope["query_string"], request.services.now_ms())
-        return await route.handler(request)
+        if route.rows is None:
+            return await route.handler(request)
+        if (form := exporting.wanted(request)) is not None:
+            return await exporting.export(request, route.handler, route.rows, form)
+        page = await route.handler(request)
+        return replace(page, headers=(*page.headers, (b"vary", b"accept"))) if isinstance(page, Answer) else page
 
     def _matching(self, request: Request) -> _Resource:
         """Match the path as it was sent: a path has one spelling, so a gateway that denies it denies it whole. Only a

@@ -10,17 +10,18 @@ import importlib
 import zlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
 from starlette.types import Receive, Scope
 
 from pisync_common.limits import BODY_BYTES, DECODED_BYTES, MIB
-from pisync_common.wire import RECEIVER_HEADER
+from pisync_common.wire import RECEIVER_HEADER, SYNC_HEADER
 from pisync_receiver.cache import Cache
 from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.records import Page
+from pisync_receiver.domain.submissions import SyncAsked
 from pisync_receiver.erasing import Eraser
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
@@ -32,6 +33,8 @@ from pisync_receiver.http.sessions import Session, Sessions
 from pisync_receiver.intake import Intake
 from pisync_receiver.metrics import Metrics
 from pisync_receiver.store import Store
+
+T = TypeVar("T")
 
 _JSON: Final = b"application/json"
 _FORM: Final = b"application/x-www-form-urlencoded"
@@ -199,7 +202,9 @@ def _zstd() -> dict[bytes, Callable[[], _Decompressor]]:
 
 
 PAGE_ROWS: Final = 100
-LIMIT: Final = params.whole("limit", "Rows of one page", default=PAGE_ROWS, low=1, high=1000)
+LIMIT: Final = params.whole(
+    "limit", "Rows of one page, or of an export (all unless given)", default=PAGE_ROWS, low=1, high=1000
+)
 LOCAL: Final = "pisync.local"
 """The key in an ASGI scope that marks a request of the receiver's owner; callers cannot set it."""
 CURSOR: Final = params.text("cursor", "Where the page begins, as the Link header of the page before says")
@@ -244,6 +249,12 @@ class Services:
         """Return what states are judged by now."""
         return Criteria(now_ms=self.now_ms(), silent_after_ms=self.silent_after_ms)
 
+    def for_device(self, outcome: T | SyncAsked[T]) -> tuple[T, Headers]:
+        """Return what became of a device's submission, and the headers of the answer to the device."""
+        if isinstance(outcome, SyncAsked):
+            return outcome.outcome, (*self.announcement, (SYNC_HEADER.lower().encode(), b"now"))
+        return outcome, self.announcement
+
 
 def announcement(url: str | None) -> Headers:
     """Return the header that asks devices to use another address."""
@@ -259,6 +270,8 @@ class Request:
         "_receive",
         "caller",
         "csrf",
+        "exporting",
+        "following",
         "headers",
         "id",
         "local",
@@ -288,6 +301,10 @@ class Request:
         """The parameters in its path."""
         self.query: dict[str, Any] = {}
         """The value of each of the route's query parameters."""
+        self.exporting = False
+        """Whether its answer is a page of an export."""
+        self.following: str | None = None
+        """The cursor behind the page that was answered; None at the end."""
         self.takes_body = False
         """Whether its route takes a body."""
         self.session: Session | None = None
@@ -334,6 +351,16 @@ class Request:
         """Return the decoded JSON body. Raises Problem 400, 408, 413, 415 or 429, or Overloaded."""
         return await self.services.bodies.json(self.headers, self._receive, self.caller.device_id)
 
+    def gives(self, name: str) -> bool:
+        """Return whether a query parameter was given."""
+        return any(given == name for given, _ in parse_qsl(self.scope["query_string"].decode()))
+
+    def public_url(self) -> str | None:
+        """Return the address at which people and devices reach this receiver, if it is known."""
+        if self.services.public_url is not None or self.local or not self.host:
+            return self.services.public_url
+        return f"{'https' if self.secure else self.scope['scheme']}://{self.host}"
+
     async def gone(self) -> None:
         """Return when the caller has gone away."""
         while (await self._receive())["type"] != "http.disconnect":
@@ -346,6 +373,9 @@ class Request:
         the newest, as `pisync-receiver` does.
         """
 
+        if self.exporting:
+            return await make(self)
+
         async def packed() -> bytes:
             return _pack(await make(self))
 
@@ -357,6 +387,7 @@ class Request:
     def page(self, page: Page[Any]) -> Answer:
         """Return the page's rows as JSON, with a Link header to the next page unless it is the last, and the number of
         all rows where that is known."""
+        self.following = page.next
         headers: Headers = () if page.next is None else ((b"link", self._next_link(page.next).encode()),)
         if page.total is not None:
             headers = (*headers, (b"pisync-total", b"%d" % page.total))

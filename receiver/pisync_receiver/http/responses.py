@@ -19,6 +19,7 @@ from pisync_receiver.errors import (
     DeviceIdTaken,
     EnrollmentRefused,
     ErasuresFileUnusable,
+    MissingExtra,
     Overloaded,
     Problem,
     QueryTooLong,
@@ -60,28 +61,35 @@ class Answer(msgspec.Struct, array_like=True, kw_only=True):
 class Stream:
     """A body of unknown length, sent a chunk at a time as fast as the caller reads it.
 
-    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it.
+    `send` raises Disconnected when the caller has gone, so that no further chunk is made for it. A stream
+    has to be sent: that frees what it holds.
     """
 
     chunks: AsyncGenerator[bytes, None]
     gone: Callable[[], Awaitable[None]]
     """Returns when the caller has gone away."""
+    done: Callable[[], None] = lambda: None
+    """Called at the end, however it ends."""
     content_type: str
     headers: Headers = ()
     status: int = 200
 
     async def send(self, send: Send, extra: Headers, *, with_body: bool) -> None:
         head = [(b"content-type", self.content_type.encode()), *extra, *self.headers]
-        await send({"type": "http.response.start", "status": self.status, "headers": head})
-        if with_body:
-            await self._send_chunks(send)
-        await send({"type": "http.response.body", "body": b""})
+        try:
+            await send({"type": "http.response.start", "status": self.status, "headers": head})
+            if with_body:
+                await self._send_chunks(send)
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            self.done()
 
     async def _send_chunks(self, send: Send) -> None:
         gone = asyncio.ensure_future(self.gone())
         try:
             async for chunk in self.chunks:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                if chunk:
+                    await send({"type": "http.response.body", "body": chunk, "more_body": True})
                 if gone.done():
                     raise Disconnected
         finally:
@@ -203,6 +211,8 @@ def as_problem(error: Exception) -> Problem:
             return Problem(400, "invalid_parameter", "cursor: not from a page of this query; follow the Link header")
         case EnrollmentRefused():
             return Problem(403, error.code, str(error))
+        case MissingExtra():
+            return Problem(501, error.code, str(error))
         case UnknownToken() | UnknownCode() | UnknownDevice() | UnknownLearner():
             return Problem(404, error.code, str(error))
         case ErasuresFileUnusable():

@@ -7,8 +7,9 @@ the OpenAPI document all come from the row. A row without `access` cannot be wri
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_args, get_origin
 
+from pisync_receiver.http import exporting
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
@@ -44,6 +45,8 @@ class Route:
     extra_schemas: Sequence[type] = ()
     """Further types that the schema of `request_body` refers to by name."""
     query: Query = field(default=NO_QUERY)
+    rows: type | None = None
+    """Of a list: what its rows are; it can be exported (see `exporting`)."""
     headers: Sequence[Param] = ()
     """Request headers the document names."""
     page: bool = False
@@ -66,7 +69,14 @@ def route(
     total: bool = False,
     **fields: Any,
 ) -> Callable[[Handler], Route]:
-    """Make a handler a row; its docstring is the summary. `answer` is the type of its only answer, with `status`."""
+    """Make a handler a row; its docstring is the summary. `answer` is the type of its only answer, with `status`. A
+    list can be exported: `exporting` does it, from the pages that the handler makes."""
+
+    rows = get_args(answer)[0] if method == "GET" and get_origin(answer) is list else None
+    if rows is not None:
+        fields["query"] = Query(params=(*fields.get("query", NO_QUERY).params, *exporting.PARAMS))
+        fields["problems"] = (*fields.get("problems", ()), 406, 501)
+        media = exporting.MEDIA
 
     def row(handler: Handler) -> Route:
         documented = Response(summary=HTTPStatus(status).phrase, body=answer, media=media, pages=pages, total=total)
@@ -78,6 +88,7 @@ def route(
             handler=handler,
             summary=summary,
             responses={status: documented},
+            rows=rows,
             **fields,
         )
 

@@ -10,7 +10,11 @@ from typing import Final
 
 from msgspec import Struct
 
-from pisync_receiver.domain.submissions import Outcome, Submission
+from pisync_receiver.domain.acts import Note
+from pisync_receiver.domain.audit import audited
+from pisync_receiver.domain.submissions import Actor, Outcome, Submission
+from pisync_receiver.store.acts import ActQueries, note_of
+from pisync_receiver.store.audit import audit_statement
 from pisync_receiver.store.learners import LearnerQueries
 from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
@@ -40,7 +44,7 @@ class Retained(Struct, frozen=True, kw_only=True):
     """Where the next call goes on."""
 
 
-class Store(Queries, LearnerQueries, NoticeQueries):
+class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property
@@ -67,6 +71,21 @@ class Store(Queries, LearnerQueries, NoticeQueries):
         `decide` gets the rows of each query, and returns named statements with their values; it must be pure, for it is
         called again when the transaction is.
         """
+
+    async def add_note(
+        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, by: Actor, text: str
+    ) -> Note:
+        """Write about a device or a site."""
+        values = {"device": device_id, "site": site, "at": at_ms, "author": by.name, "text": text}
+        target = f"site {site}" if device_id is None else f"device {device_id}"
+        ids: list[int] = []
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ids[:] = [number for (number,) in found[0]]  # again if the transaction is repeated
+            return [audit_statement(audited(by, "note.write", target, at_ms, {"note": ids[0]}))]
+
+        await self.act([("insert_note", values)], decide)
+        return note_of(ids[0], at_ms, by.name, text)
 
     async def retain(self, before_ms: int, *, dry_run: bool, event_type: str | None = None, after: int = 0) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; of one type,

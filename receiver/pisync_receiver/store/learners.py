@@ -9,7 +9,7 @@ from pisync_receiver.domain.erasure import Erased, homes_of, named
 from pisync_receiver.domain.records import EventRecord, Page
 from pisync_receiver.domain.rows import Device
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.reading import event_record, fitting
+from pisync_receiver.store.reading import event_record, fill
 from pisync_receiver.store.running import QueryRunner, Row, Sites, build, listed
 
 _LARGEST: Final = 2**63 - 1
@@ -49,11 +49,10 @@ class LearnerQueries(QueryRunner):
     ) -> Page[EventRecord]:
         """List a learner's events by their best time, newest first, of one home or of all; `since_ms` is included,
         `until_ms` is not. A page with much data has fewer than `limit` rows."""
-        best_ms, number = (_LARGEST, _LARGEST) if cursor is None else decode(cursor, int, int)
-        rows: list[Row] = []
-        records: list[EventRecord] = []
-        while len(records) <= limit and fitting(records) == len(records):
-            step = min(_STEP, limit + 1 - len(records))
+        place = (_LARGEST, _LARGEST) if cursor is None else decode(cursor, int, int)
+
+        async def read(last: tuple[Row, EventRecord] | None, rows: int) -> list[tuple[Row, EventRecord]]:
+            best_ms, number = place if last is None else (last[0][-3], last[0][0])
             found = await self._rows(
                 "timeline",
                 learner=learner_id,
@@ -63,14 +62,12 @@ class LearnerQueries(QueryRunner):
                 best=best_ms,
                 id=number,
                 sites=listed(sites),
-                limit=step,
+                limit=rows,
             )
-            rows += found
-            records += [event_record(row) for row in found]
-            if len(found) < step:
-                break
-            number, best_ms = found[-1][0], found[-1][-3]
-        shown = page(list(zip(rows, records, strict=True)), min(limit, fitting(records)), _place)
+            return [(row, event_record(row)) for row in found]
+
+        found, fit = await fill(read, lambda pair: len(memoryview(pair[1].data)), limit=limit, step=_STEP)
+        shown = page(found, fit, _place)
         return Page(rows=[record for _, record in shown.rows], next=shown.next)
 
     # Erasing.

@@ -6,7 +6,7 @@ from msgspec.structs import replace
 
 from pisync_receiver.domain.facts import Changes
 from pisync_receiver.domain.rows import EnrollmentCode, Token
-from pisync_receiver.domain.submissions import Enrolled, Outcome
+from pisync_receiver.domain.submissions import CodesMade, Enrolled, Outcome
 
 
 def access_statements(changes: Changes) -> Sequence[tuple[str, Sequence[Token] | Sequence[EnrollmentCode]]]:
@@ -28,8 +28,14 @@ def _with_id(outcome: Outcome, ids: Mapping[str, int]) -> Outcome:
     if isinstance(outcome, Token):
         return replace(outcome, id=ids.get(outcome.token_hash, outcome.id))
     if isinstance(outcome, EnrollmentCode):
-        return replace(outcome, id=ids.get(outcome.code_hash, outcome.id))
+        return _with_code_id(outcome, ids)
+    if isinstance(outcome, CodesMade):
+        return CodesMade(codes=tuple(_with_code_id(code, ids) for code in outcome.codes))
     if isinstance(outcome, Enrolled):
         token = replace(outcome.token, id=ids.get(outcome.token.token_hash, outcome.token.id))
         return Enrolled(device_id=outcome.device_id, token=token, ending=outcome.ending)
     return outcome
+
+
+def _with_code_id(code: EnrollmentCode, ids: Mapping[str, int]) -> EnrollmentCode:
+    return replace(code, id=ids.get(code.code_hash, code.id))

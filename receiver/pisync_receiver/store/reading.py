@@ -5,7 +5,7 @@ fleet are in `fleet`.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ from msgspec import MsgspecError, Raw
 from msgspec.json import Decoder
 from msgspec.json import encode as encode_json
 
-from pisync_common.limits import MIB
+from pisync_common.limits import DATA_BYTES, MIB
 from pisync_receiver.domain.records import (
     CODE_DEVICES,
     MISSING_RANGES,
@@ -39,11 +39,12 @@ from pisync_receiver.domain.records import (
     token_record,
 )
 from pisync_receiver.domain.rows import Device, EnrollmentCode, StoredSyncEvent, Stream, Token
-from pisync_receiver.domain.times import ESTIMATED, QUALITIES, claimed, shown
+from pisync_receiver.domain.sites import site_at
+from pisync_receiver.domain.times import AHEAD_MS, ESTIMATED, QUALITIES, claimed, shown
 from pisync_receiver.store.audit import AuditQueries
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, event_id, page
 from pisync_receiver.store.fleet import FleetQueries
-from pisync_receiver.store.running import Row, Sites, build, listed
+from pisync_receiver.store.running import Row, Sites, T, build, listed
 from pisync_receiver.store.sums import SumQueries
 
 SHARED_SQL: Final = Path(__file__).parent / "sql"
@@ -57,6 +58,8 @@ PAGE_BYTES: Final = MIB
 """Of `data` on a page of events, unless a single event has more: a page stays in memory while its caller reads."""
 STREAMS_SHOWN: Final = 2_000
 """Of a device; `decide` accepts no more."""
+BODY_SHOWN: Final = 2 * DATA_BYTES
+"""Characters of a rejected event: more than any valid event has."""
 DETAILS_SHOWN: Final = 10_000
 """Missing ranges, and rejected events, of all streams of a device together."""
 
@@ -162,20 +165,24 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
             streams=records,
         )
 
-    async def rejected(self, device_id: str, *, limit: int = 100, cursor: str | None = None) -> Page[RejectedRecord]:
-        """List what was rejected of a device, conflicting versions included, by stream and order of arrival."""
-        stream, received_ms, seq, content = ("", -1, -1, "") if cursor is None else decode(cursor, str, int, int, str)
-        rows = await self._rows(
-            "rejected",
-            device=device_id,
-            stream=stream,
-            received=received_ms,
-            seq=seq,
-            content=_bytes(content),
-            limit=limit + 1,
-        )
-        found = page(rows, limit, lambda row: encode(row[0], row[1], row[2], bytes(row[3]).hex()))
-        return Page(rows=[_rejected(device_id, row) for row in found.rows], next=found.next)
+    async def rejected(
+        self, device_id: str, *, sites: Sites = None, limit: int = 100, cursor: str | None = None
+    ) -> Page[RejectedRecord]:
+        """List what was rejected of a device, conflicting versions included, by stream and order of arrival. What
+        arrived while it was at another site than `sites` is left out."""
+        begin: list[Any] = ["", -1, -1, ""] if cursor is None else decode(cursor, str, int, int, str)
+        begin[3] = _bytes(begin[3])
+        devices = [] if sites is None else await self._rows("devices_by_id", devices=[device_id])
+        device = build(Device, devices[0]) if devices else None
+
+        async def read(last: Row | None, rows: int) -> list[Row]:
+            place = dict(zip(("stream", "received", "seq", "content"), begin if last is None else last, strict=False))
+            return await self._rows("rejected", device=device_id, **place, longest=BODY_SHOWN, limit=rows)
+
+        rows, fit = await fill(read, lambda row: len(row[6]), limit=limit, step=_STEP // 4)
+        found = page(rows, fit, lambda row: encode(row[0], row[1], row[2], bytes(row[3]).hex()))
+        seen = [row for row in found.rows if sites is None or (device is not None and site_at(device, row[1]) in sites)]
+        return Page(rows=[_rejected(device_id, row) for row in seen], next=found.next)
 
     # Events.
 
@@ -184,21 +191,18 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
         fewer than `limit` rows; the last page is the one without `next`."""
         after = event_id(cursor)
         ids = await self._arrived(wanted)
-        records: list[EventRecord] = []
-        while len(records) <= limit and fitting(records) == len(records):
-            step = min(_STEP, limit + 1 - len(records))
-            found = await self._events(wanted, ids, after=after, limit=step)
-            records += found
-            if len(found) < step:
-                break
-            after = found[-1].id
-        return page(records, min(limit, fitting(records)), lambda record: str(record.id))
+
+        async def read(last: EventRecord | None, rows: int) -> list[EventRecord]:
+            return await self._events(wanted, ids, after=after if last is None else last.id, limit=rows)
+
+        records, fit = await fill(read, lambda record: len(memoryview(record.data)), limit=limit, step=_STEP)
+        return page(records, fit, lambda record: str(record.id))
 
     async def _arrived(self, wanted: EventFilter) -> tuple[int, int]:
         """The ids between which everything lies that arrived in the hours in question."""
-        if wanted.since_ms is None and wanted.until_ms is None:
-            return 0, _LARGEST
         since, until = _bounds(wanted)
+        if (since, until) == (-_LARGEST, _LARGEST):
+            return 0, _LARGEST
         first, last = (await self._rows("arrived", first=since // HOUR_MS, last=until // HOUR_MS))[0]
         return (first or 1) - 1, last or 0
 
@@ -214,6 +218,8 @@ class Queries(FleetQueries, SumQueries, AuditQueries):
             "sites": listed(wanted.sites),
             "since": since,
             "until": until,
+            "occurred_since": -_LARGEST if wanted.occurred_since_ms is None else wanted.occurred_since_ms,
+            "occurred_until": _LARGEST if wanted.occurred_until_ms is None else wanted.occurred_until_ms,
             "after": max(after, ids[0]),
             "last": ids[1],
             "limit": limit,
@@ -252,16 +258,27 @@ def _bytes(text: str) -> bytes:
 
 
 def _bounds(wanted: EventFilter) -> tuple[int, int]:
-    return (
-        -_LARGEST if wanted.since_ms is None else wanted.since_ms,
-        _LARGEST if wanted.until_ms is None else wanted.until_ms,
-    )
+    """Between which moments everything arrived: no event happened later than AHEAD_MS after its arrival."""
+    since = -_LARGEST if wanted.since_ms is None else wanted.since_ms
+    if wanted.occurred_since_ms is not None:
+        since = max(since, wanted.occurred_since_ms - AHEAD_MS)
+    return since, _LARGEST if wanted.until_ms is None else wanted.until_ms
 
 
-def fitting(records: Sequence[EventRecord]) -> int:
-    """How many of these fit on a page, by their data; the first always does."""
-    sizes = accumulate(len(memoryview(record.data)) for record in records)
-    return max(sum(1 for size in sizes if size <= PAGE_BYTES), min(len(records), 1))
+async def fill(
+    read: Callable[[T | None, int], Awaitable[list[T]]], size: Callable[[T], int], *, limit: int, step: int
+) -> tuple[list[T], int]:
+    """Read the rows of a page a few at a time, until it has `limit` or PAGE_BYTES; return them, the first of the next
+    page perhaps among them, and how many are on this page. `read` takes the last row so far, and how many to read."""
+    rows: list[T] = []
+    while True:
+        wanted = min(step, limit + 1 - len(rows))
+        found = await read(rows[-1] if rows else None, wanted)
+        rows += found
+        sizes = accumulate(map(size, rows))
+        fit = max(sum(1 for total in sizes if total <= PAGE_BYTES), min(len(rows), 1))
+        if len(found) < wanted or len(rows) > limit or fit < len(rows):
+            return rows, min(limit, fit)
 
 
 def _rank(row: Row, mode: Mode, started: int) -> str:
@@ -347,14 +364,14 @@ def event_record(row: Row) -> EventRecord:
         estimated_at=shown(best_ms),
         quality=QUALITIES[quality if 0 <= quality <= ESTIMATED else ESTIMATED],
         received_at=shown(received_ms),
-        data=_data(data),
+        data=data_of(data),
     )
 
 
 _any_json = Decoder(Raw)
 
 
-def _data(text: str | None) -> Raw:
+def data_of(text: str | None) -> Raw:
     """Return stored data as it was sent; what is no JSON, which no version accepts, as text under `unreadable`."""
     if text is None:
         return Raw(b"null")

@@ -68,7 +68,7 @@ SELECT * FROM streams WHERE device_id = :device ORDER BY first_ms, stream LIMIT 
 
 -- name: rejected
 -- What was rejected of a device, by stream and order of arrival.
-SELECT stream, received_ms, seq, content, code, detail, body FROM rejected
+SELECT stream, received_ms, seq, content, code, detail, substr(body, 1, CAST(:longest AS INTEGER)) FROM rejected
 WHERE device_id = :device AND (stream, received_ms, seq, content) > (:stream, :received, :seq, :content)
 ORDER BY stream, received_ms, seq, content LIMIT :limit;
 
@@ -80,6 +80,7 @@ SELECT min(first_id), max(last_id) FROM arrivals WHERE hour >= :first AND hour <
 -- Events in the order of arrival.
 SELECT * FROM events NOT INDEXED
 WHERE id > :after AND id <= :last AND received_ms >= :since AND received_ms < :until
+  AND best_ms >= :occurred_since AND best_ms < :occurred_until
   AND (stream = :stream OR :stream IS NULL)
   AND (type = :type OR :type IS NULL) AND (object_id = :object OR :object IS NULL)
   AND (site = :site OR :site IS NULL) AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
@@ -89,6 +90,7 @@ ORDER BY id LIMIT :limit;
 -- The same for one learner.
 SELECT * FROM events INDEXED BY events_by_learner
 WHERE learner_id = :learner AND id > :after AND id <= :last AND received_ms >= :since AND received_ms < :until
+  AND best_ms >= :occurred_since AND best_ms < :occurred_until
   AND (device_id = :device OR :device IS NULL) AND (stream = :stream OR :stream IS NULL)
   AND (type = :type OR :type IS NULL) AND (object_id = :object OR :object IS NULL)
   AND (site = :site OR :site IS NULL) AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
@@ -98,6 +100,7 @@ ORDER BY id LIMIT :limit;
 -- The same for one device.
 SELECT * FROM events INDEXED BY events_by_device
 WHERE device_id = :device AND id > :after AND id <= :last AND received_ms >= :since AND received_ms < :until
+  AND best_ms >= :occurred_since AND best_ms < :occurred_until
   AND (stream = :stream OR :stream IS NULL)
   AND (type = :type OR :type IS NULL) AND (object_id = :object OR :object IS NULL)
   AND (site = :site OR :site IS NULL) AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
