@@ -73,8 +73,13 @@ class Visitor:
 
 
 def path_of(row: Route, *, device: str = DEVICE, site: str = SITE, code: str = "1") -> str:
-    names = {"device_id": device, "site": site, "code_id": code, "act": "move", "token_id": "1", "file": "app.css"}
+    names = {"device_id": device, "site": site, "code_id": code, "act": "move", "file": "app.css", "list": "devices"}
     return row.path.format_map(names)
+
+
+def code_elsewhere(live: Live) -> str:
+    """An enrollment code of the other site."""
+    return str(live.client("admin").post("/api/enrollment-codes", json={"site": ELSEWHERE}).json()["record"]["id"])
 
 
 def sends_to_sign_in(answer: httpx.Response) -> bool:
@@ -129,16 +134,17 @@ def test_a_visitor_of_a_site_sees_that_site_alone(live: Live, row: Route) -> Non
         shown = visitor.visit(row).text
         assert ELSEWHERE not in shown
         assert OTHER not in shown
-        if "{" in row.path:
+        if "{device_id}" in row.path or "{site}" in row.path:
             assert visitor.visit(row, device=OTHER, site=ELSEWHERE).status_code == 404
+        if "{code_id}" in row.path:
+            assert ELSEWHERE not in visitor.visit(row, code=code_elsewhere(live)).text
 
 
 @pytest.mark.parametrize("row", [row for row in CLOSED if row.method != "GET" and "{" in row.path], ids=named)
 def test_an_admin_of_a_site_acts_on_it_alone(live: Live, row: Route) -> None:
     if "site admin" in ALLOWED[row.access]:
         visitor = Visitor(live, "site admin")
-        code = live.client("admin").post("/api/enrollment-codes", json={"site": ELSEWHERE}).json()["record"]["id"]
-        answer = visitor.visit(row, csrf=visitor.csrf, device=OTHER, site=ELSEWHERE, code=str(code))
+        answer = visitor.visit(row, csrf=visitor.csrf, device=OTHER, site=ELSEWHERE, code=code_elsewhere(live))
         assert answer.status_code in (400, 404), answer.text
 
 
