@@ -22,6 +22,7 @@ from pisync_receiver.domain.records import EventRecord
 from pisync_receiver.http.routing import Route
 from pisync_receiver.store.reading import PAGE_BYTES
 from tests.support.live_receiver import DEVICE, NOW_MS, SITE, Live, live_receiver
+from tests.support.processes import ReceiverProcess
 from tests.support.services import installed
 from tests.support.submissions import sync_event
 
@@ -191,6 +192,21 @@ def test_large_rows_make_several_row_groups(tmp_path: Path) -> None:
         found = parquet.ParquetFile(io.BytesIO(get(live, "/api/events", format="parquet").content))
         assert found.num_row_groups > 1
         assert found.read(["seq"]).column("seq").to_pylist() == list(range(1, found.metadata.num_rows + 1))
+
+
+def test_commands_export_into_a_file_or_to_standard_output(tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path / "receiver") as receiver:
+        receiver.enrollment_code("--site", SITE)
+        file = tmp_path / "codes.csv"
+        shown = receiver.run("enrollment", "list", "--output", str(file))
+        assert (shown.returncode, shown.stdout) == (0, "")
+        assert f"{file}: {file.stat().st_size} bytes" in shown.stderr
+        assert [row["site"] for row in csv.DictReader(io.StringIO(file.read_text()))] == [SITE]
+        printed = receiver.command("enrollment", "list", "--format", "ndjson")
+        assert json.loads(printed)["site"] == SITE
+        assert receiver.run("devices", "--output", str(tmp_path / "devices.xlsx")).returncode == 2
+        refused = receiver.run("events", "--cursor", "nonsense", "--output", str(tmp_path / "events.parquet"))
+        assert (refused.returncode, [path.name for path in tmp_path.glob("events*")]) == (2, [])
 
 
 TEXTS: Final = (
