@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from benchmark import device, intake, queries
+from benchmark import device, intake, queries, window
 from benchmark.report import Bench, Result, heading, machine
 
 FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
@@ -22,6 +22,9 @@ FIGURES: dict[str, Callable[[Bench], Iterator[Result]]] = {
     "queries": partial(queries.questions, engine="sqlite"),
     "queries-postgres": partial(queries.questions, engine="postgres"),
     "cache": queries.cache,
+    "pages": partial(window.pages, engine="sqlite"),
+    "pages-postgres": partial(window.pages, engine="postgres"),
+    "windows": window.open_windows,
     "record": device.recording,
     "drain": device.draining,
 }

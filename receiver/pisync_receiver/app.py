@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -16,6 +17,7 @@ from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
 from pisync_receiver.domain.fleet import Criteria
+from pisync_receiver.erasing import Eraser
 from pisync_receiver.errors import Overloaded, StoreUnusable
 from pisync_receiver.http.auth import EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
@@ -56,6 +58,8 @@ class AppSettings:
     """Gateways that may name the caller's address."""
     announce_url: str | None = None
     """The address that devices are asked to use."""
+    erasures_file: Path | None = None
+    """Where erasures are remembered outside the database."""
     public_url: str | None = None
     """The address at which people and devices reach the receiver."""
     silent_after_s: float = SILENT_AFTER_S
@@ -109,6 +113,7 @@ class Receiver:
             documents=make_documents(routes, auth=settings.auth),
             ready=readiness.check,
             census=census.take,
+            eraser=Eraser(store, settings.erasures_file, now_ms=now_ms),
             exports=asyncio.Semaphore(EXPORTS),
             now_ms=now_ms,
             silent_after_ms=silent_after_ms,
@@ -135,8 +140,10 @@ class Receiver:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """At the end, finish what the intake took and let go of everything but the store."""
+        """Finish erasing before anything is answered. At the end, finish what the intake took and let go of everything
+        but the store."""
         try:
+            await self.services.eraser.resume()
             yield
         finally:
             await self.services.intake.close()

@@ -35,6 +35,7 @@ from pisync_receiver.store.address import SQLITE, Address, address
 
 PREFIX: Final = "PISYNC_RECEIVER_"
 SYSTEM_FILE: Final = Path("/etc/pisync/receiver.toml")
+_ERASURES: Final = Path("/var/lib/pisync-receiver/erasures")
 _PORT: Final = integer(0, 65535)
 _BEFORE_A_URL: Final = re.compile(r"[\s,]+(?=[A-Za-z0-9]{1,32}://)")
 _BROKER_NAME: Final = re.compile(r"[A-Za-z0-9._:-]{1,200}")
@@ -242,6 +243,15 @@ ANNOUNCE_URL = Setting(
     help="the receiver's new address: devices use it once they have proved that it knows them; empty for none",
 )
 
+ERASURES_FILE = Setting(
+    name="erasures_file",
+    default="",
+    default_shown=f"beside an SQLite database, its name with .erasures; {_ERASURES} for PostgreSQL",
+    parse=optional(path),
+    metavar="FILE",
+    help="what keeps erased learners from coming back with a restored backup; keep it apart from backups",
+)
+
 ALERT_URLS = Setting[tuple[str, ...]](
     name="alert_urls",
     default="",
@@ -337,6 +347,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     STOP_TIMEOUT,
     PUBLIC_URL,
     ANNOUNCE_URL,
+    ERASURES_FILE,
     SILENT_AFTER,
     URL,
     TOKEN_FILE,
@@ -346,7 +357,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     DIGEST_HOUR,
     *PUBLISHING,
 )
-ASKING: Final = (DATABASE, SOCKET, URL, TOKEN_FILE)
+ASKING: Final = (DATABASE, SOCKET, ERASURES_FILE, URL, TOKEN_FILE)
 """What a command needs to reach a receiver."""
 SERVING: Final = tuple(setting for setting in SETTINGS if setting not in (URL, TOKEN_FILE, *PUBLISHING))
 
@@ -362,6 +373,13 @@ def socket_path(settings: Settings) -> Path | None:
     database = settings[DATABASE]
     beside = database.with_name(f"{database.name}.sock") if isinstance(database, Path) else None
     return settings[SOCKET] or beside
+
+
+def erasures_path(settings: Settings) -> Path:
+    """Return the path of the erasures file."""
+    database = settings[DATABASE]
+    beside = database.with_name(f"{database.name}.erasures") if isinstance(database, Path) else _ERASURES
+    return settings[ERASURES_FILE] or beside
 
 
 def check_serving(settings: Settings) -> None:

@@ -14,6 +14,8 @@ PiSyncError
       ├── NotFound             the database holds no such thing
       ├── UnknownCode          no enrollment code has this id
       ├── UnknownDevice        no device has this id
+      ├── UnknownLearner       nothing that is stored names this learner
+      ├── ErasuresFileUnusable the file of erasures cannot be read or written
       ├── TooManyStreams       a device has begun as many streams as it may
       ├── BadCursor            a query's cursor is not one it gave out
       ├── Overloaded           the intake is full; nothing was stored; come back after `retry_after`
@@ -111,6 +113,18 @@ class UnknownDevice(ReceiverError):
     """No device has this id."""
 
     code = "unknown_device"
+
+
+class UnknownLearner(ReceiverError):
+    """Nothing that is stored names this learner."""
+
+    code = "unknown_learner"
+
+
+class ErasuresFileUnusable(ReceiverError):
+    """The file that remembers erasures outside the database cannot be read or written."""
+
+    code = "erasures_file"
 
 
 class TooManyStreams(ReceiverError):

@@ -126,6 +126,7 @@ def app_settings(settings: Settings) -> AppSettings:
         redis_space=_digest(settings[config.DATABASE]),
         trusted_proxies=settings[config.TRUSTED_PROXIES],
         announce_url=settings[config.ANNOUNCE_URL],
+        erasures_file=config.erasures_path(settings),
         public_url=settings[config.PUBLIC_URL],
         silent_after_s=settings[config.SILENT_AFTER],
     )

@@ -14,6 +14,7 @@ database past the store's code, and inherits:
     fleet        FleetConformance         states, sites, filters, pages while devices change
     queries      QueryConformance          devices, events, pages, snapshots
     retention    RetentionConformance      what is deleted stays accounted for
+    erasure      ErasureConformance        nothing of an erased learner is left, and nothing comes back
     sums         SumConformance            daily sums equal a recount of the rows
                  SumQueryConformance       causes, speeds, runs and activity: sites, days, pages
     tables       KeyConformance            the database's own keys refuse a second row

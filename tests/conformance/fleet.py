@@ -204,6 +204,34 @@ class FleetConformance:
         seen, _ = pages(store, wanted, sort, limit=limit, between=change)
         assert {row.device_id for row in seen} >= all_the_while
 
+    @pytest.mark.parametrize("how", ["fails", "loses", "limit"])
+    def test_site_whose_need_rises_is_on_a_later_page(self, store: BlockingStore, tables: Tables, how: str) -> None:
+        for number in range(5):
+            for turn in range(5):
+                device = f"d{number}-{turn}"
+                for minute in range(3):
+                    at_ms = NOON - 3 * DAY + minute
+                    sync(store, sync_event(at_ms, device=device, failed=turn < 4 - number, received_ms=at_ms))
+                written(store, DeviceChange(device_id=device, at_ms=NOON - DAY, site=f"School {number}"))
+        first = store.sites_page(limit=2)
+        assert [site.site for site in first.rows] == ["School 0", "School 1"]
+        if how == "fails":
+            for turn in range(15):
+                sync(store, sync_event(NOON + turn, device=f"d4-{turn % 5}", failed=True, received_ms=NOON - 1000))
+        elif how == "loses":
+            written(store, DeviceChange(device_id="d3-0", at_ms=NOON, site="School 4", site_since_ms=NOON - 9 * DAY))
+            for turn in range(1, 5):
+                written(store, DeviceChange(device_id=f"d4-{turn}", at_ms=NOON, retire=True))
+        else:
+            tables.insert("sites", SiteRow(site="School 4", silent_after_ms=HOUR))
+        seen, cursor = [site.site for site in first.rows], first.next
+        while cursor is not None:
+            page = store.sites_page(limit=2, cursor=cursor)
+            assert page.total == 5
+            seen += [site.site for site in page.rows]
+            cursor = page.next
+        assert set(seen) == {f"School {number}" for number in range(5)}
+
     @pytest.mark.parametrize("sort", SORTS)
     def test_device_that_takes_the_first_rank_is_on_a_later_page(self, store: BlockingStore, sort: Sort) -> None:
         for number, name in enumerate("abcd"):

@@ -1,5 +1,7 @@
 """Retention: old events and sync events are deleted in bounded batches, and stay accounted for."""
 
+import pytest
+
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.store import RETAIN_BATCH, Retained
 from tests.support.blocking import BlockingStore, counts, send, stored, streams, sync
@@ -10,9 +12,9 @@ class RetentionConformance:
     def test_old_rows_are_deleted_and_newer_rows_kept(self, store: BlockingStore) -> None:
         self._history(store)
         planned = store.retain(NOON + HOUR, dry_run=True)
-        assert planned == Retained(events=3, sync_events=2, more=False)
+        assert planned == Retained(events=3, sync_events=2, by_type={"video.watched": 3}, more=False)
         assert len(stored(store)) == 5
-        assert store.retain(NOON + HOUR, dry_run=False) == planned
+        assert store.retain(NOON + HOUR, dry_run=False) == Retained(events=3, sync_events=2, more=False)
         assert [row.seq for row in stored(store)] == [7, 8]
         assert len(store.history("pibook-1").rows) == 1
         assert store.retain(NOON + HOUR, dry_run=False) == Retained(events=0, sync_events=0, more=False)
@@ -54,12 +56,31 @@ class RetentionConformance:
         for first in range(1, RETAIN_BATCH + 1000, 1000):
             send(store, batch(range(first, first + 1000), received_ms=NOON))
         planned = store.retain(NOON + 1, dry_run=True)
-        assert planned == Retained(events=RETAIN_BATCH + 1000, sync_events=0, more=False)
+        assert (planned.events, planned.more) == (RETAIN_BATCH + 1000, False)
         first = store.retain(NOON + 1, dry_run=False)
         assert (first.events, first.more) == (RETAIN_BATCH, True)
         rest = store.retain(NOON + 1, dry_run=False)
         assert (rest.events, rest.more) == (1000, False)
         assert store.events(EventFilter()).rows == []
+
+    def test_one_type_is_deleted_and_others_kept(self, store: BlockingStore, monkeypatch: pytest.MonkeyPatch) -> None:
+        kinds = ["note.taken", "video.watched", "note.taken", "quiz.done", "note.taken", "note.taken"]
+        send(store, batch([event(seq, type=kind) for seq, kind in enumerate(kinds, 1)], received_ms=NOON))
+        send(store, batch([event(7, type="note.taken")], received_ms=NOON + HOUR))
+        sync(store, sync_event(NOON, received_ms=NOON))
+        planned = store.retain(NOON + 1, dry_run=True)
+        assert list(planned.by_type.items()) == [("note.taken", 4), ("quiz.done", 1), ("video.watched", 1)]
+        planned = store.retain(NOON + 1, dry_run=True, event_type="note.taken")
+        assert (planned.events, planned.sync_events, planned.by_type) == (4, 0, {"note.taken": 4})
+        for name, size in (("RETAIN_BATCH", 2), ("WINDOW", 2), ("WINDOWS", 2)):
+            monkeypatch.setattr(f"pisync_receiver.store.{name}", size)
+        deleted, done = 0, Retained(events=0, sync_events=0, more=True)
+        while done.more:
+            done = store.retain(NOON + 1, dry_run=False, event_type="note.taken", after=done.after)
+            assert done.sync_events == 0
+            deleted += done.events
+        assert deleted == 4
+        assert [row.seq for row in stored(store)] == [2, 4, 7]
 
     def _history(self, store: BlockingStore) -> None:
         send(store, batch([1, 2, 3, invalid(4)], received_ms=NOON))

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from datetime import UTC
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import httpx
 from hypothesis import given, settings
@@ -264,8 +264,10 @@ def _paths(device: str) -> Iterator[str]:
     """Every route that reads, and the readings of one device."""
     for route in table():
         if route.method == "GET" and "{" not in route.path.replace("{device_id}", "") and route.path != "/docs":
-            paged = "?limit=1000" if any(param.name == "limit" for param in route.query.params) else ""
-            yield _filled(route.path, device) + paged
+            wanted = {"limit": "1000", "learner_id": "s-17"}
+            names = [param.name for param in route.query.params if param.required or param.name == "limit"]
+            given = urlencode([(name, wanted[name]) for name in names])
+            yield _filled(route.path, device) + (f"?{given}" if given else "")
     yield f"/api/events?limit=2&device_id={quote(device, safe='')}"
     yield f"/api/sync-event/device/{quote(device, safe='')}/sync-history?limit=1"
     for more in ("", "&mode=total", "&mode=total&since=0001-01-01T00:00:00Z"):

@@ -255,6 +255,10 @@ class TestQuestions:
             (("devices",), "/api/devices"),
             (("devices", "--site", "Nakuru", "--limit", "1"), "/api/devices?site=Nakuru&limit=1"),
             (("devices", "--silent-for", "3d"), "/api/devices?silent_for=3d"),
+            (("devices", "--state", "failing", "--sort", "failures"), "/api/devices?state=failing&sort=failures"),
+            (("sites", "--sort", "site"), "/api/sites?sort=site"),
+            (("site", "show", "Nakuru"), "/api/sites/Nakuru"),
+            (("incomplete",), "/api/incomplete"),
             (("history", "ill"), "/api/sync-event/device/ill/sync-history"),
             (
                 ("history", "ill", "--since", "2026-11-23T10:02:00Z", "--failed", "true", "--limit", "2"),
@@ -279,6 +283,17 @@ class TestQuestions:
         assert "tls=" in row
         assert "well" in filled.command("devices")
         assert len(filled.command("history", "well").splitlines()) == 6
+        assert "1 failing" in filled.command("overview")
+        assert "tls=1" in filled.command("sites")
+        assert "Nakuru" in filled.command("site", "show", "Nakuru")
+
+    def test_a_site_has_a_time_of_its_own_until_it_is_off(self, filled: ReceiverProcess) -> None:
+        assert "after 60d" in filled.command("site", "set-silent-after", "Nakuru", "60d")
+        assert filled.json("site", "show", "Nakuru")["silent_after_s"] == 60 * 86_400
+        assert "the receiver's setting" in filled.command("site", "set-silent-after", "Nakuru", "off")
+        assert filled.json("site", "show", "Nakuru")["silent_after_s"] is None
+        assert "length of time" in filled.run("site", "set-silent-after", "Nakuru", "soon").stderr
+        assert "unknown site 'Nowhere'" in filled.run("site", "show", "Nowhere").stderr
 
     def test_pages_are_named_and_followed(self, filled: ReceiverProcess) -> None:
         done = filled.run("history", "ill", "--limit", "2", "--json")

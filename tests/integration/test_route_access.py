@@ -46,6 +46,8 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/devices/{device_id}"): READER,
     ("PATCH", "/api/devices/{device_id}"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/completeness"): READER,
+    ("GET", "/api/learners/events"): READER,
+    ("POST", "/api/learners/erase"): expected(200, *ADMIN),
     ("POST", "/api/devices/{device_id}/sync"): expected(200, *ADMIN),
     ("POST", "/api/devices/{device_id}/revoke"): expected(200, *ADMIN),
     ("GET", "/api/devices/{device_id}/rejected"): READER,
@@ -56,6 +58,10 @@ EXPECTED: Final[dict[tuple[str, str], tuple[int, ...]]] = {
     ("GET", "/api/sites/{site}/notes"): READER,
     ("POST", "/api/sites/{site}/notes"): expected(201, *ADMIN),
     ("GET", "/api/suspicious"): READER,
+    ("GET", "/api/causes"): READER,
+    ("GET", "/api/speeds"): READER,
+    ("GET", "/api/runs"): READER,
+    ("GET", "/api/activity"): READER,
     ("GET", "/api/overview"): READER,
     ("GET", "/api/sites"): READER,
     ("GET", "/api/sites/{site}"): READER,
@@ -94,12 +100,15 @@ BODIES: Final[dict[str, dict[str, Any]]] = {
     "/api/enroll": {"code": CODE},
     "/api/enrollment-codes": {"site": SITE},
     "/api/devices/{device_id}": {"label": "shelf"},
+    "/api/learners/erase": {"learner_id": "s-99", "learner_home": SITE},
     "/api/devices/{device_id}/notes": {"text": "seen"},
     "/api/sites/{site}/notes": {"text": "seen"},
     "/api/sites/{site}": {"silent_after": "30d"},
     "/api/tokens": {"scope": "viewer"},
     "/api/retention": {"older_than_s": 86_400},
 }
+
+QUERIES: Final[dict[str, str]] = {"/api/learners/events": "/api/learners/events?learner_id=s-99"}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +150,7 @@ def call(live: Live, method: str, path: str, caller: str) -> httpx.Response:
     client = live.client(None if caller == "none" else caller)
     # The token with the highest id is no test's own, the code is the first; to end a code again is harmless.
     device_id = SPARE if path.endswith("{device_id}/revoke") else DEVICE
-    where = path.format(
+    where = QUERIES.get(path, path).format(
         device_id=device_id, token_id=last_token(live) if "{token_id}" in path else 0, code_id=2, site=SITE
     )
     return client.request(method, where, json=BODIES.get(path, {}) if method in ("POST", "PATCH") else None)

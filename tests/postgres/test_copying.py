@@ -3,9 +3,11 @@
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from pisync_common.models import Stamp
 from pisync_receiver.domain.fleet import DeviceFilter
 from pisync_receiver.domain.records import EventFilter, EventRecord
 from pisync_receiver.domain.submissions import Actor, CodeCreate, DeviceChange, Enroll, TokenCreate, TokenRevoke
+from pisync_receiver.domain.summaries import SumFilter
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.copy import CopyRefused, copy
 from pisync_receiver.store.opening import open_store, writing
@@ -27,6 +30,16 @@ from tests.support.submissions import DAY, HOUR, NOON, batch, event, invalid, sy
 pytestmark = needs_postgres
 
 DEVICES = [f"pibook-{number}" for number in range(5)]
+WINDOW = """
+INSERT INTO sites VALUES ('Nakuru', 86400000, 5), ('مدرسة', NULL, 5);
+INSERT INTO watched VALUES ('pibook-1', 'silent', 5), ('pibook-2', 'well', NULL);
+INSERT INTO transitions VALUES (7, 'pibook-1', 'Nakuru', 'well', 'silent', 5, 4, NULL, NULL);
+INSERT INTO notices VALUES (8, 'log', 'the log', 'change', 'Nakuru is silent', 'all of it', 5, NULL, NULL);
+INSERT INTO notes VALUES (9, 'pibook-1', NULL, 5, 'admin', 'the lid is broken'), (10, NULL, 'Nakuru', 5, NULL, 'solar');
+INSERT INTO erased VALUES (X'00FF', 'receipt', 5, NULL, 3);
+INSERT INTO secrets VALUES ('learners', X'0102');
+"""
+"""What the admin's window adds."""
 UUID = "5c1e2f60-7a0b-4f8e-9d57-0a1b2c3d4e5f"
 
 
@@ -47,6 +60,8 @@ def old(tmp_path: Path) -> Path:
         fill(store, device, number)
     store.retain(NOON, dry_run=False)
     store.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(WINDOW)
     return path
 
 
@@ -98,6 +113,8 @@ def answers(store: BlockingStore) -> list[object]:
         said += [store.device(device), store.completeness(device), store.rejected(device)]
         said += [store.history(device), store.history(device, failed=True, limit=2)]
         said += [shown(all_events(store, EventFilter(device_id=device)))]
+    days = SumFilter(first_day=NOON // DAY - 300, last_day=NOON // DAY + 100)
+    said += [store.causes(days), store.runs(days), store.speeds(days), store.activity(days)]
     said += [store.failures(), store.failures(mode="total"), store.failures(mode="total", since_ms=NOON + 3)]
     said += [shown(store.events(EventFilter(learner_id="s-17"), limit=3).rows)]
     said += [shown(all_events(store, EventFilter(since_ms=NOON + 41 * DAY)))]
@@ -132,6 +149,25 @@ def test_answers_are_the_same_and_both_continue_alike(old: Path, new: str) -> No
     there.close()
 
 
+def test_every_table_is_copied_and_numbers_go_on(old: Path, new: str) -> None:
+    lines = run_copy(old, new)
+    with closing(sqlite3.connect(old)) as source:
+        tables = {name for (name,) in source.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
+        tables -= {"migrations", "pulse", "sqlite_sequence"}
+        assert {line.removeprefix("copying ") for line in lines if line.startswith("copying ")} == tables
+        empty = {name for name in tables if source.execute(f"SELECT count(*) FROM {name}").fetchone() == (0,)}
+    assert empty == set(), "then nothing shows that it is copied"
+    with psycopg.connect(new) as target:
+        numbers = {
+            "transitions": "INSERT INTO transitions (device_id, before, state, at_ms) VALUES ('d', 'new', 'well', 0)",
+            "notices": "INSERT INTO notices (target, service, kind, title, body, made_ms) "
+            "VALUES ('log', '', 'change', '', '', 0)",
+            "notes": "INSERT INTO notes (at_ms, text) VALUES (0, '')",
+        }
+        found = [target.execute(f"{sql} RETURNING id".encode()).fetchone() for sql in numbers.values()]
+        assert found == [(8,), (9,), (11,)]
+
+
 def test_second_copy_finds_everything_and_changes_nothing(old: Path, new: str) -> None:
     run_copy(old, new)
     store = open_postgres(new)
@@ -159,7 +195,8 @@ def test_difference_read_back_is_noticed_and_nothing_is_stored(old: Path, new: s
     with psycopg.connect(new, autocommit=True) as connection:
         connection.execute("TRUNCATE devices, streams, gaps, events, event_keys, carried, rejected, arrivals")
         connection.execute("ALTER TABLE audit DISABLE TRIGGER USER")
-        connection.execute("TRUNCATE sync_events, tokens, enrollments, audit")
+        connection.execute("TRUNCATE sync_events, tokens, enrollments, audit, sites, sums, watched, transitions")
+        connection.execute("TRUNCATE notices, notes, erased, secrets")
         connection.execute("CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS "
                            "$$ BEGIN NEW.seq = NEW.seq + 1000; RETURN NEW; END $$")  # fmt: skip
         connection.execute("CREATE TRIGGER spoil BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION spoil()")

@@ -47,9 +47,9 @@ def counted(store: BlockingStore) -> Costs:
     async def selecting(wanted: Any) -> list[list[Any]]:
         return count(len(wanted), await select(wanted))
 
-    def beginning() -> Any:
+    def beginning(**given: Any) -> Any:
         counts[3] += 1
-        return begin()
+        return begin(**given)
 
     engine._exchange, engine._select, engine._begin = exchanging, selecting, beginning  # type: ignore[method-assign]
     return Costs(store, counts)

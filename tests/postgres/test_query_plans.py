@@ -22,6 +22,10 @@ ROWS = (
     "received_ms) SELECT 'd' || n % 10, n, '', n, 0, (n % 20 = 0)::integer, 0, n FROM generate_series(1, 40000) AS n",
     "INSERT INTO rejected SELECT 'd' || n % 2000, 's', n, '', 'a', '', '', n FROM generate_series(1, 20000) AS n",
     "INSERT INTO gaps SELECT 'd' || n % 10, 's', n, n FROM generate_series(1, 20000) AS n",
+    "INSERT INTO event_keys SELECT 'd' || n % 50, n::text::bytea, 'd' || n % 50, 's', n "
+    "FROM generate_series(1, 20000) AS n",
+    "INSERT INTO carried SELECT 'd' || n % 50, 't', n, '', 'd' || n % 50, 's', n FROM generate_series(1, 20000) AS n",
+    "INSERT INTO erased SELECT n::text, n::text, '', 0, 0, 0, 0 FROM generate_series(1, 20000) AS n",
     "ANALYZE",
 )
 VALUES = {
@@ -31,7 +35,7 @@ VALUES = {
     "after": 0, "last": 2**62, "at": 2**62, "id": 2**62, "failed": None,
     "least": 3, "failing_since": 0, "started": 39_000, "mode": "consecutive", "received": -1,
     "seq": -1, "content": b"", "silent_since": None, "seqs": [7, 2007], "first": 7, "before": 100, "hour": 0,
-    "ids": [1, 2, 3], "newest": 100,
+    "ids": [1, 2, 3], "newest": 100, "upto": 2**62, "home": None, "best": 2**62, "places": '[["d7", "s", 7]]',
     "count": 100, "limit": 100,
 }  # fmt: skip
 
@@ -80,6 +84,14 @@ def plan(connection: psycopg.Connection, query: str, **values: object) -> str:
         ("delete_sync_events", "sync_events_by_arrival", {}),
         ("gaps_wanted", "gaps_pkey", {"stream": "s"}),
         ("delete_events", "events_by_arrival", {}),
+        ("timeline", "events_by_learner", {}),
+        ("homes_of_learner", "events_by_learner", {}),
+        ("next_learners", "events_by_learner", {"after": ""}),
+        ("events_to_erase", "events_by_learner", {}),
+        ("rejected_naming", "rejected_pkey", {"device": "", "stream": ""}),
+        ("delete_keys_at", "event_keys_by_place", {}),
+        ("delete_copies_of", "carried_by_place", {}),
+        ("erased_of", "erased_by_id", {"ids": ["a", "b"]}),
     ],
 )
 def test_query_uses_its_index(

@@ -12,6 +12,7 @@ from pisync_receiver.store.postgres.store import encode_rows, load_sql
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
 from tests.conformance.audit import AuditConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -86,6 +87,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestErasure(ErasureConformance):
     pass
 
 

@@ -85,7 +85,8 @@ def test_the_document_keeps_the_rules_of_common_linters(auth: bool) -> None:
     tags = [tag["name"] for tag in document["tags"]]
     assert all(tag["description"] for tag in document["tags"])
     assert tags == [
-        *("sync-events", "events", "enrollment", "fleet", "devices", "device-acts", "notes", "notices", "sums"),
+        *("sync-events", "events", "learners", "enrollment", "fleet", "devices", "device-acts", "notes", "notices"),
+        "sums",
         "tokens",
         "audit",
         "operations",

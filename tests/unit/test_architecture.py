@@ -23,7 +23,7 @@ THIRD_PARTY = {
     "pisync_agent": {"h11", "httpcore", "httpx", "platformdirs", "tenacity"},
     "pisync_receiver": {
         "httptools", "httpx", "jinja2", "markupsafe", "msgspec", "platformdirs",
-        "prometheus_client", "starlette", "uvicorn", "uvloop",
+        "prometheus_client", "segno", "starlette", "uvicorn", "uvloop",
         # Of further extras; the contracts say where each may be imported, a test below that nothing else needs them.
         *EXTRAS,
     },

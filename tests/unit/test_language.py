@@ -19,7 +19,7 @@ INDEX_INSTALL: Final = r"pip install[^\n]*\bpisync(?:\[|'|\"|$)"
 """The name on the public index belongs to an unrelated program: packages are built from the tree."""
 PHRASES: Final = "|".join(BANNED).replace(" ", r"[\s_]+")
 PATTERN: Final = re.compile(rf"(?<![a-z])(?:{PHRASES})(?![a-z])|{INDEX_INSTALL}", re.IGNORECASE | re.MULTILINE)
-NO_TEXT: Final = {".svg", ".lock"}
+NO_TEXT: Final = {".lock", ".mo", ".svg", ".webp"}
 
 
 def texts() -> Iterator[str]:

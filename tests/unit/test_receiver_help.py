@@ -11,6 +11,7 @@ from pisync_common.settings import Setting
 from pisync_receiver import config
 from pisync_receiver.api.devices import DEVICES
 from pisync_receiver.api.events import EVENTS
+from pisync_receiver.api.fleet import SITES
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.commands import cli
 from pisync_receiver.commands.context import Command
@@ -81,7 +82,8 @@ def test_every_command_can_be_told_where_the_database_is() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "query"), [("devices", DEVICES), ("history", HISTORY), ("failures", FAILURES), ("events", EVENTS)]
+    ("name", "query"),
+    [("devices", DEVICES), ("sites", SITES), ("history", HISTORY), ("failures", FAILURES), ("events", EVENTS)],
 )
 def test_questions_take_the_parameters_of_the_api(name: str, query: Query) -> None:
     parser = next(parser for parser in LEAVES if parser.prog.endswith(name))

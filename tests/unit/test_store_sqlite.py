@@ -10,6 +10,7 @@ from pisync_receiver.store.opening import open_store
 from tests.conformance.access import DeviceConformance, EnrollmentConformance, TokenConformance
 from tests.conformance.acts import ActConformance
 from tests.conformance.audit import AuditConformance, TamperingConformance
+from tests.conformance.erasure import ErasureConformance
 from tests.conformance.events import EventConformance
 from tests.conformance.fleet import FleetConformance
 from tests.conformance.notices import NoticeConformance
@@ -77,6 +78,10 @@ class TestQueries(QueryConformance):
 
 
 class TestRetention(RetentionConformance):
+    pass
+
+
+class TestErasure(ErasureConformance):
     pass
 
 

@@ -13,7 +13,7 @@ import pytest
 from pisync_receiver.window.statics import FOLDER, Statics
 from tests.support.live_receiver import Live, live_receiver
 
-OWN: Final = {"app.css", "app.js", "icon.svg"}
+OWN: Final = {"app.css", "app.js", "icon.svg", "sheet.css"}
 FIRST_LOAD: Final = 120_000
 """Bytes of every file and a large page, compressed."""
 PAGE: Final = 20_000

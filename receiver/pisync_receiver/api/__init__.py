@@ -7,6 +7,7 @@ from pisync_receiver.api import (
     enrollment,
     events,
     fleet,
+    learners,
     notes,
     notices,
     operations,
@@ -20,7 +21,7 @@ from pisync_receiver.http.routing import Route
 def table() -> list[Route]:
     """Return every row."""
     modules = (
-        *(sync_events, events, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
+        *(sync_events, events, learners, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
         operations,
     )
     return [row for module in modules for row in module.ROUTES]

@@ -65,7 +65,7 @@ REASON_CHARS: Final = 300
 
 _WHOLE: Final = {
     *("seq", "boottime_ms", "total_files_synced", "total_errors", *ERROR_CODES),
-    *("uses", "count", "expires_in_s", "overlap_s", "older_than_s"),
+    *("uses", "count", "expires_in_s", "overlap_s", "older_than_s", "after"),
 }
 _NESTED: Final = {"sent", "origin", "errors"}
 _UNREADABLE: Final = (msgspec.MsgspecError, ValueError, RecursionError)
@@ -153,6 +153,9 @@ def _check_note(name: str, value: str) -> None:
 _check_agent: Final = _remembering(_check_text)
 _ACT_RULES: Final[dict[str, Callable[[str, Any], object]]] = {
     "device_id": rules.check_id,
+    "learner_home": lambda _, value: rules.check_learner_id(value),
+    "learner_id": lambda _, value: rules.check_learner_id(value),
+    "type": lambda _, value: rules.check_type(value),
     "site": _check_text,
     "sites": _check_text,
     "label": _check_text,

@@ -35,10 +35,15 @@ async def get_metrics(request: Request) -> Answer:
 
 @route("POST", "/api/retention", Access.CHIEF, answer=Retained, request_body=RetentionRequest)
 async def retain(request: Request) -> Answer:
-    """Delete one bounded batch of events and sync events that arrived long ago; repeat while `more`."""
+    """Delete one bounded batch of events and sync events that arrived long ago, or of events of one type; repeat with
+    its `after` while `more`."""
     wanted = decode_body(RetentionRequest, await request.body())
     before_ms = request.services.now_ms() - wanted.older_than_s * 1000
-    return json_answer(await request.services.store.retain(before_ms, dry_run=wanted.dry_run))
+    return json_answer(
+        await request.services.store.retain(
+            before_ms, dry_run=wanted.dry_run, event_type=wanted.type, after=wanted.after
+        )
+    )
 
 
 @route("GET", "/openapi.json", Access.PUBLIC)

@@ -222,6 +222,20 @@ class RetentionRequest(Struct, frozen=True, kw_only=True):
     """Which events and sync events to delete: those that arrived at least this long ago."""
 
     older_than_s: Annotated[int, Meta(ge=86_400, le=100 * 365 * 86_400)]
+    type: EventType | None = None
+    """Only events of this type, and no sync events."""
+    after: Annotated[int, Meta(ge=0, le=2**62)] = 0
+    """Of the answer before, to go on."""
+    dry_run: bool = False
+
+
+class ErasureRequest(Struct, frozen=True, kw_only=True):
+    """A learner to erase."""
+
+    learner_id: LearnerId
+    learner_home: LearnerId | None = None
+    """What `learner_id` belongs to: a site, unless the app names another. Without it, every home that the id occurs
+    under."""
     dry_run: bool = False
 
 

@@ -12,6 +12,7 @@ from pisync_receiver.api.schemas import CODES_MAX
 from pisync_receiver.api.sums import ACTIVITY, SUMS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
+from pisync_receiver.commands.console import to_the_minute
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command, rows_of
 from pisync_receiver.commands.device_acts import DEVICE, device_path, quoted_id
 from pisync_receiver.errors import ReceiverError, WrongUsage
@@ -172,16 +173,8 @@ def devices(context: Context) -> None:
     context.pages(
         "/api/devices",
         DEVICES,
-        (
-            "device_id",
-            "label",
-            "site",
-            "last_contact",
-            "last_refused",
-            "consecutive_failures",
-            "last_success_at",
-            "cloned_since",
-        ),
+        ("device_id", "label", "site", "state", "since", "incomplete", "last_contact", "cloned_since"),
+        shown=to_the_minute,
     )
 
 

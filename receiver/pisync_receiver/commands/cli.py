@@ -15,7 +15,7 @@ from pisync_common.errors import PiSyncError, SettingError
 from pisync_common.settings import add_flags
 from pisync_common.streams import INTERRUPTED
 from pisync_receiver import config
-from pisync_receiver.commands import administering, auditing, device_acts, operating
+from pisync_receiver.commands import administering, auditing, device_acts, fleet, learners, operating
 from pisync_receiver.commands.context import Command, Context
 from pisync_receiver.errors import WrongUsage
 
@@ -32,6 +32,11 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.enrollment_create,
     administering.enrollment_list,
     administering.enrollment_end,
+    fleet.overview,
+    fleet.sites,
+    fleet.site_show,
+    fleet.site_set_silent_after,
+    fleet.incomplete,
     administering.devices,
     administering.device_show,
     administering.device_move,
@@ -51,6 +56,9 @@ COMMANDS: Final[tuple[Command, ...]] = (
     administering.failures,
     administering.completeness,
     administering.events,
+    learners.learner_events,
+    learners.learner_export,
+    learners.learner_erase,
     administering.transitions,
     administering.notices,
     auditing.audit_list,
@@ -70,6 +78,7 @@ _GROUPS: Final = {
     "token": "tokens of admins, viewers and others",
     "enrollment": "codes that devices enroll with",
     "device": "one device",
+    "learner": "one learner",
     "site": "one site",
     "audit": "who did what",
 }

@@ -82,9 +82,8 @@ class Api:
     def _answer(
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str]
     ) -> httpx.Response:
-        given = None if body is None else {name: value for name, value in body.items() if value is not None}
         try:
-            answer = self._runner.run(self._client.request(method, path, params=query, json=given))
+            answer = self._runner.run(self._client.request(method, path, params=query, json=body))
         except UnicodeEncodeError as error:
             raise WrongUsage("an argument is not text in UTF-8; nothing was asked") from error
         except httpx.HTTPError as error:
@@ -155,7 +154,8 @@ async def _in_process(
     stack.enter_context(opening.writing(database, "a pisync-receiver command"))
     store = await opening.open_store(database, create=create)
     stack.push_async_callback(store.aclose)
-    receiver = Receiver.create(store, AppSettings(silent_after_s=settings[config.SILENT_AFTER]))
+    options = AppSettings(silent_after_s=settings[config.SILENT_AFTER], erasures_file=config.erasures_path(settings))
+    receiver = Receiver.create(store, options)
     await stack.enter_async_context(receiver.running())
     transport = httpx.ASGITransport(receiver.local, raise_app_exceptions=False)
     return await stack.enter_async_context(_http("http://receiver", transport))

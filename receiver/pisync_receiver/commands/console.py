@@ -1,10 +1,13 @@
 """Rows of an answer as a table that a person reads in a terminal."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 NOTHING: Final = "-"
 _GAP: Final = 2
+_TIME: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z")
+_MINUTE: Final = len("2026-11-23T10:00")
 _NARROWEST: Final = 6
 """No column of a table that does not fit is cut below this many characters."""
 
@@ -21,6 +24,14 @@ def table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str], *, width: i
     while width is not None and sum(widths) + _GAP * (len(widths) - 1) > width and max(widths) > _NARROWEST:
         widths[widths.index(max(widths))] -= 1
     return "".join(_line(line, widths, numeric) + "\n" for line in [heads, *cells])
+
+
+def to_the_minute(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row whose times end with the minute, so that more columns fit a terminal."""
+    return {
+        name: f"{value[:_MINUTE]}Z" if isinstance(value, str) and _TIME.fullmatch(value) else value
+        for name, value in row.items()
+    }
 
 
 def _line(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> str:

@@ -20,6 +20,7 @@ from pisync_receiver.errors import WrongUsage
 from pisync_receiver.http.params import Query
 
 T = TypeVar("T")
+Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,13 @@ class Context:
     def call(self, method: str, path: str, **body: object) -> Any:
         """Make one call; fields of the body that are None are left out."""
         with self.api() as api:
-            return api.call(method, path, body or None)
+            return api.call(method, path, _given(body) if body else None)
 
     def call_first(self, method: str, path: str, **body: object) -> Any:
         """Make a call that may be the first of all, before the receiver's first start: as `call`, and a database that
         the settings name is made where none is yet."""
         with connected(self.settings, making=self.remark) as api:
-            return api.call(method, path, body)
+            return api.call(method, path, _given(body))
 
     def result(self, text: str) -> None:
         """Print a result, to standard output."""
@@ -58,17 +59,22 @@ class Context:
         """Print everything else, to standard error."""
         print(text, file=self.err)
 
-    def rows(self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """Print rows as JSON where `--json` asks for it, otherwise as a table that fits the terminal."""
+    def rows(
+        self, rows: Sequence[Mapping[str, Any]], columns: Sequence[str], shown: Callable[[Row], Row] = lambda row: row
+    ) -> None:
+        """Print rows as JSON where `--json` asks for it, otherwise as a table that fits the terminal; `shown` makes a
+        row of the table out of a row of the answer."""
         if self.arguments.json:
             self.result(json.dumps(rows, ensure_ascii=False, indent=2))
         elif rows:
             width = shutil.get_terminal_size().columns if self.out.isatty() else None
-            self.out.write(table(rows, columns, width=width))
+            self.out.write(table([shown(row) for row in rows], columns, width=width))
         else:
             self.remark("There are none.")
 
-    def pages(self, path: str, query: Query, columns: Sequence[str]) -> None:
+    def pages(
+        self, path: str, query: Query, columns: Sequence[str], shown: Callable[[Row], Row] = lambda row: row
+    ) -> None:
         """Print a page of the API's answer, or all with `--all`; with `--format` or `--output` export all of it."""
         given = query_of(self.arguments, query)
         if (form := exporting.format_of(self.arguments.format, self.arguments.output)) is not None:
@@ -82,7 +88,7 @@ class Context:
                 if cursor is None or not getattr(self.arguments, "all", False):
                     break
                 given["cursor"] = cursor
-        self.rows(rows, columns)
+        self.rows(rows, columns, shown)
         if cursor is not None:
             self.remark(f"There are more: --cursor {cursor} shows the next page, --all every one.")
 
@@ -101,6 +107,10 @@ class Context:
     def seconds(self, flag: str, value: str) -> int:
         """Return a flag's time as whole seconds. Raises WrongUsage."""
         return round(checked(flag, values.duration, value))
+
+
+def _given(body: Mapping[str, object]) -> dict[str, object]:
+    return {name: value for name, value in body.items() if value is not None}
 
 
 def checked(flag: str, parse: Callable[[str], T], value: str) -> T:

@@ -104,6 +104,7 @@ def migrate(context: Context) -> None:
 @command(
     "retain --older-than 800d --dry-run",
     arg("--older-than", required=True, metavar="TIME", help="delete what arrived longer ago: 400d; at least 1d"),
+    arg("--type", metavar="TYPE", help="only events of this type, such as video.watched (default: everything)"),
     arg("--dry-run", action="store_true", help="delete nothing; tell how much there is"),
 )
 def retain(context: Context) -> None:
@@ -112,16 +113,20 @@ def retain(context: Context) -> None:
     older_than_s = context.seconds("--older-than", arguments.older_than)
     if older_than_s < _LEAST_AGE_S:
         raise WrongUsage(f"--older-than {arguments.older_than!r}: too short; the shortest is 1d; nothing was deleted")
+    wanted = {"older_than_s": older_than_s, "type": arguments.type, "dry_run": arguments.dry_run}
     events = sync_events = 0
     more = True  # until no batch is left; a dry run counts everything at once
     with context.api() as api:
         while more:
-            done = api.call("POST", "/api/retention", {"older_than_s": older_than_s, "dry_run": arguments.dry_run})
+            done = api.call("POST", "/api/retention", wanted)
             events += done["events"]
             sync_events += done["sync_events"]
-            more = done["more"]
+            more, wanted["after"] = done["more"], done["after"]
     did = "would be deleted" if arguments.dry_run else "deleted"
     context.result(f"{did}: {events:,} events and {sync_events:,} sync events")
+    if done["by_type"]:
+        rows = [{"type": name, "events": f"{count:,}"} for name, count in done["by_type"].items()]
+        context.out.write(table(rows, ("type", "events")))
 
 
 @command(

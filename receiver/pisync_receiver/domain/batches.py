@@ -17,6 +17,7 @@ from pisync_common.models import Receipt, Rejection
 from pisync_common.times import format_ms
 from pisync_common.wire import origin_fields
 from pisync_receiver.domain.content import keys_of, origin_key
+from pisync_receiver.domain.erasure import homes_of, named
 from pisync_receiver.domain.facts import CARRIED, CONFLICT, STORED, Place, Version
 from pisync_receiver.domain.repairs import repair
 from pisync_receiver.domain.rows import Carried, Device, Rejected, StoredEvent
@@ -65,7 +66,8 @@ def decide_batch(state: State, batch: EventBatch) -> Receipt | TooManyStreams:
     reconciler = Reconciler(state, account, batch)
     reconciler.run()
     rejected = tuple(sorted(reconciler.rejections, key=_seq))
-    return _receipt(batch, account, stored=len(reconciler.fresh), duplicates=reconciler.duplicates, rejected=rejected)
+    stored = len(reconciler.fresh) + reconciler.erased
+    return _receipt(batch, account, stored=stored, duplicates=reconciler.duplicates, rejected=rejected)
 
 
 def _continues(account: Account, batch: EventBatch, seqs: Sequence[int], device: Device) -> bool:
@@ -76,7 +78,7 @@ def _continues(account: Account, batch: EventBatch, seqs: Sequence[int], device:
 
 
 class Reconciler:
-    """One batch that is no plain continuation. Use once: `run`, then read `fresh`, `duplicates`, `rejections`."""
+    """One batch that is no plain continuation. Use once: `run`, then read what it found."""
 
     def __init__(self, state: State, account: Account, batch: EventBatch) -> None:
         self._state = state
@@ -84,6 +86,8 @@ class Reconciler:
         self._batch = batch
         self.fresh: dict[int, Event] = {}
         self.duplicates = 0
+        self.erased = 0
+        """Invalid events of erased learners, which count as stored."""
         self.rejections: list[Rejection] = []
         self._new: set[int] = set()
 
@@ -94,8 +98,8 @@ class Reconciler:
         for bad in self._batch.invalid:
             self._place_invalid(bad)
         events = [self.fresh[seq] for seq in sorted(self.fresh)]
-        if events:
-            _store(self._state, self._account, self._batch, events)
+        if events and (erased := _store(self._state, self._account, self._batch, events)):
+            self._state.drop_places({self._at(seq) for seq in erased})
         self._account.add(sorted(self._new))
 
     def _place(self, event: Event) -> None:
@@ -107,6 +111,8 @@ class Reconciler:
                 self._place_new(event)
         elif standing.content == event.content:
             self._repeat(standing, event.seq)
+        elif self._is_erased(event.learner_home, event.learner_id):
+            self.duplicates += 1
         else:
             self._conflict(event.seq, event.content, body_of(event))
 
@@ -146,13 +152,21 @@ class Reconciler:
 
     def _place_invalid(self, bad: InvalidEvent) -> None:
         standing = self._standing(bad.seq)
+        learner = named(bad.body) if self._state.facts.erased else None
+        erased = learner is not None and self._is_erased(*learner)
         if standing is not None:
             if standing.content == bad.content:
                 self._repeat(standing, bad.seq)
+            elif erased:
+                self.duplicates += 1
             else:
                 self._conflict(bad.seq, bad.content, bad.body)
-        elif self._account.accounts_for(bad.seq):
+        elif self._account.accounts_for(bad.seq) or bad.seq in self._new:
             self.duplicates += 1
+        elif erased:
+            self._new.add(bad.seq)
+            self._account.row.stored += 1
+            self.erased += 1
         else:
             self._new.add(bad.seq)
             self._account.row.rejected += 1
@@ -186,6 +200,12 @@ class Reconciler:
         )
         self.rejections.append(_rejection(version, seq))
 
+    def _is_erased(self, home: str | None, learner_id: str | None) -> bool:
+        """Whether a version that would be kept beside others may be of an erased learner."""
+        if not self._state.facts.erased:
+            return False
+        return any(self._state.is_erased(each, learner_id) for each in homes_of(self._device(), home))
+
     def _standing(self, seq: int) -> Version | None:
         versions = self._state.versions(self._at(seq))
         return versions[0] if versions and versions[0].kind != CONFLICT else None
@@ -199,8 +219,8 @@ class Reconciler:
         return device
 
 
-def _store(state: State, account: Account, batch: EventBatch, events: Sequence[Event]) -> None:
-    """Add rows for new events, in the order of their seq."""
+def _store(state: State, account: Account, batch: EventBatch, events: Sequence[Event]) -> set[int]:
+    """Add rows for new events, in the order of their seq; return the seqs without a row, of erased learners."""
     device = state.device(batch.device_id)
     assert device is not None
     received_ms = batch.received_ms
@@ -239,10 +259,16 @@ def _store(state: State, account: Account, batch: EventBatch, events: Sequence[E
         )
         for event, (best_ms, quality), site in zip(events, best, sites, strict=True)
     ]
-    state.put_events(rows)
     account.row.stored += len(rows)
     if events[-1].seq > account.row.highest:
         account.row.best_ms = rows[-1].best_ms
+    erased: set[int] = set()
+    if state.facts.erased:
+        erased = {row.seq for row in rows if state.is_erased(row.learner_home, row.learner_id)}
+        rows = [row for row in rows if row.seq not in erased]
+    if rows:
+        state.put_events(rows)
+    return erased
 
 
 def _receipt(

@@ -18,7 +18,7 @@ from typing import Final
 
 from pisync_common.limits import RECEIPT_RANGES
 from pisync_common.models import Receipt
-from pisync_receiver.domain import access, repairs
+from pisync_receiver.domain import access, erasure, repairs
 from pisync_receiver.domain.batches import decide_batch
 from pisync_receiver.domain.content import keys_of, origin_key
 from pisync_receiver.domain.facts import Decision, Details, Facts, Plan, StreamName
@@ -63,6 +63,7 @@ def plan(submissions: Sequence[Submission]) -> Plan:
         sync_keys=sorted(sync_keys),
         event_keys=sorted(event_keys),
         sync_event_ids=sync_events,
+        learners=bool(streams),
     )
     return access.planned(acts, wanted) if acts else wanted
 
@@ -81,8 +82,9 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
                 batches[submission.device_id, submission.stream].append(submission)
         else:
             acts.append(submission)
-    earlier = repairs.wanted(facts, (each for each in submissions if isinstance(each, EventBatch)))
-    if not (batches or late or acts or earlier):
+    earlier = repairs.wanted(facts, _batches(submissions))
+    learners = erasure.asked(facts.erasure_keys, _batches(submissions)) if facts.erasure_keys else ()
+    if not (batches or late or acts or earlier or learners):
         return None
     known_devices, tokens_of = access.bound_devices(facts, acts) if acts else ((), ())
     sessions_of = access.ending_tokens(facts, acts) if acts else ()
@@ -96,6 +98,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
         tokens_of=tokens_of,
         sessions_of=sessions_of,
         earlier=earlier,
+        learners=learners,
     )
     return wanted if any(getattr(wanted, name) for name in _DETAILS) else None
 
@@ -185,6 +188,10 @@ def _late(facts: Facts, event: SyncEvent) -> int | None:
 # What batches need to know.
 
 _Batches = dict[StreamName, list[EventBatch]]
+
+
+def _batches(submissions: Sequence[Submission]) -> Iterable[EventBatch]:
+    return (submission for submission in submissions if isinstance(submission, EventBatch))
 
 
 def _continues(facts: Facts, batch: EventBatch) -> bool:

@@ -55,6 +55,8 @@ class Plan:
     """Devices whose tokens that are not revoked are needed."""
     code_hashes: Sequence[str] = ()
     code_ids: Sequence[int] = ()
+    learners: bool = False
+    """Whether events may name learners: the keys of erased learners are needed, if any was erased."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,6 +81,8 @@ class Details:
     earlier: Sequence[tuple[str, str, int, str, int]] = ()
     """Device, stream, seq, boot, limit: the events before that seq, newest first; none unless the newest is of that
     boot."""
+    learners: Sequence[str] = ()
+    """Hashes of learners' ids: those of erased learners are needed."""
 
 
 STORED: Final = "stored"
@@ -124,6 +128,10 @@ class Facts:
     failures_after: dict[tuple[str, int], Failures] = field(default_factory=dict)
     earlier: dict[Place, list[EarlierEvent]] = field(default_factory=dict)
     """By device, stream and the seq before which they are."""
+    erasure_keys: list[bytes] = field(default_factory=list)
+    """Empty unless a learner was erased."""
+    erased: set[str] = field(default_factory=set)
+    """Hashes of erased learners with an id that the group has."""
 
 
 @dataclass(kw_only=True, slots=True)

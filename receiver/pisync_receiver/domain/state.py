@@ -14,9 +14,11 @@ from typing import Final
 from msgspec.structs import replace
 
 from pisync_common.models import Stamp
+from pisync_receiver.domain import erasure
 from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.facts import STORED, Changes, Facts, Place, Range, StreamName, Version
 from pisync_receiver.domain.rows import (
+    Carried,
     Device,
     EventKey,
     Gap,
@@ -158,6 +160,7 @@ class State:
         self._places: dict[tuple[str, bytes], Place] = {}
         self._versions: dict[Place, list[Version]] = {}
         self._unseen: list[StoredEvent] = []
+        self._erased: dict[tuple[str | None, str], bool] = {}
 
     # Devices.
 
@@ -225,6 +228,23 @@ class State:
         self._places[key] = place
         self.changes.event_keys.append(EventKey(key[0], key[1], place[0], place[1], place[2]))
 
+    def is_erased(self, home: str | None, learner_id: str | None) -> bool:
+        """Whether a learner was erased."""
+        if learner_id is None or not self.facts.erased:
+            return False
+        learner = (home, learner_id)
+        if (known := self._erased.get(learner)) is None:
+            hashes = (erasure.learner_hash(key, *learner) for key in self.facts.erasure_keys)
+            known = self._erased[learner] = not self.facts.erased.isdisjoint(hashes)
+        return known
+
+    def drop_places(self, places: set[Place]) -> None:
+        """Forget where events are stored that are not."""
+        changes = self.changes
+        changes.event_keys = [row for row in changes.event_keys if _stored_place(row) not in places]
+        changes.carried = [row for row in changes.carried if _copied_place(row) not in places]
+        self._places = {key: place for key, place in self._places.items() if place not in places}
+
     # Sync events.
 
     def sync_event(self, device_id: str, key: str) -> StoredSyncEvent | None:
@@ -285,6 +305,14 @@ class State:
         changes.tokens_changed = [token for key, token in self.tokens.items() if token != tokens.get(key, token)]
         changes.codes = [code for key, code in self.codes.items() if key not in codes]
         changes.codes_changed = [code for key, code in self.codes.items() if code != codes.get(key, code)]
+
+
+def _stored_place(row: EventKey) -> Place:
+    return row.stored_device_id, row.stream, row.seq
+
+
+def _copied_place(row: Carried) -> Place:
+    return row.stored_device_id, row.stored_stream, row.stored_seq
 
 
 def runs(numbers: Sequence[int]) -> list[Range]:

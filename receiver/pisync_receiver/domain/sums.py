@@ -76,11 +76,12 @@ class DailySums:
 
     def move_event(self, event: StoredEvent | EarlierEvent, best_ms: int) -> None:
         """Count an event as one with another best time."""
-        for ms, count in ((event.best_ms, -1), (best_ms, 1)):
-            self._add(TYPE, day_of(ms), event.site, event.type, count)
-            if event.object_id is not None:
-                self._add(OBJECT, day_of(ms), event.site, event.type, count, event.object_id)
-            self._add(DELAY, day_of(event.received_ms), event.site, _delay(event.received_ms - ms), count)
+        self._count_event(event, event.best_ms, -1)
+        self._count_event(event, best_ms, 1)
+
+    def take_event(self, event: EarlierEvent) -> None:
+        """Count an event no longer."""
+        self._count_event(event, event.best_ms, -1)
 
     def add_sync_event(self, event: StoredSyncEvent) -> None:
         """Count a sync event."""
@@ -98,6 +99,12 @@ class DailySums:
 
     def rows(self) -> list[Sums]:
         return [Sums(*key, counts) for key, counts in self._counts.items()]
+
+    def _count_event(self, event: StoredEvent | EarlierEvent, best_ms: int, count: int) -> None:
+        self._add(TYPE, day_of(best_ms), event.site, event.type, count)
+        if event.object_id is not None:
+            self._add(OBJECT, day_of(best_ms), event.site, event.type, count, event.object_id)
+        self._add(DELAY, day_of(event.received_ms), event.site, _delay(event.received_ms - best_ms), count)
 
     def _add(self, what: str, day: int, site: str | None, name: str, count: int, about: str = "") -> None:
         counts = self._of(what, day, site, name)

@@ -160,7 +160,8 @@ def _parameters(route: Route) -> list[dict[str, Any]]:
 
 
 def _parameter(param: Param, place: str) -> dict[str, Any]:
-    return {"name": param.name, "in": place, "description": param.summary, "schema": dict(param.schema)}
+    documented = {"name": param.name, "in": place, "description": param.summary, "schema": dict(param.schema)}
+    return documented | {"required": True} if param.required else documented
 
 
 def _response(documented: Response, schema_of: Mapping[str, Any]) -> dict[str, Any]:

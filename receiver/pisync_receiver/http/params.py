@@ -29,6 +29,7 @@ class Param:
     read: Callable[[str, int], object]
     schema: Mapping[str, object]
     default: object = None
+    required: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,8 @@ def _given(query: bytes) -> dict[str, list[str]]:
 
 
 def _value(param: Param, given: Sequence[str], now_ms: int) -> object:
+    if not given and param.required:
+        raise Problem(400, "missing_parameter", f"{param.name}: required")
     if not given:
         return param.default
     if len(given) > 1:

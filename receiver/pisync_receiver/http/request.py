@@ -22,6 +22,7 @@ from pisync_receiver.cache import Cache
 from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.records import Page
 from pisync_receiver.domain.submissions import SyncAsked
+from pisync_receiver.erasing import Eraser
 from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
@@ -228,6 +229,7 @@ class Services:
     """Returns after a durable write. Raises StoreUnusable or Overloaded."""
     census: Callable[[], Awaitable[None]]
     """Brings the gauges of the fleet up to date."""
+    eraser: Eraser
     exports: asyncio.Semaphore
     """Bounds the exports under way."""
     now_ms: Callable[[], int]

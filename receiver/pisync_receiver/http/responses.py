@@ -18,6 +18,7 @@ from pisync_receiver.errors import (
     DatabaseLost,
     DeviceIdTaken,
     EnrollmentRefused,
+    ErasuresFileUnusable,
     MissingExtra,
     Overloaded,
     Problem,
@@ -26,6 +27,7 @@ from pisync_receiver.errors import (
     TooManyStreams,
     UnknownCode,
     UnknownDevice,
+    UnknownLearner,
     UnknownToken,
 )
 
@@ -211,8 +213,11 @@ def as_problem(error: Exception) -> Problem:
             return Problem(403, error.code, str(error))
         case MissingExtra():
             return Problem(501, error.code, str(error))
-        case UnknownToken() | UnknownCode() | UnknownDevice():
+        case UnknownToken() | UnknownCode() | UnknownDevice() | UnknownLearner():
             return Problem(404, error.code, str(error))
+        case ErasuresFileUnusable():
+            log.error("%s", error)
+            return Problem(503, error.code, str(error), headers=_retry_after(STORE_RETRY_AFTER))
         case DeviceIdTaken() | TooManyStreams():
             return Problem(409, error.code, str(error))
         case PiSyncError():

@@ -3,6 +3,7 @@
 `opening` finds the engine of an address; `reading` has the queries of both, `sql/` the SQL that they share.
 """
 
+import json
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
@@ -14,14 +15,21 @@ from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.submissions import Actor, Outcome, Submission
 from pisync_receiver.store.acts import ActQueries, note_of
 from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.learners import LearnerQueries
 from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
-from pisync_receiver.store.running import Query, Row
+from pisync_receiver.store.running import Query, Row, Values
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""
 RETAIN_BATCH: Final = 5_000
 """Events, and sync events, that `retain` deletes in one transaction."""
+WINDOW: Final = 50_000
+WINDOWS: Final = 20
+"""Events that `retain` looks at in one transaction for those of a type, and such transactions in one call."""
+TYPES: Final = 1_000
+"""Types of events that a dry run counts apart, the most frequent first."""
+_LARGEST: Final = 2**63 - 1
 
 
 class Retained(Struct, frozen=True, kw_only=True):
@@ -29,10 +37,14 @@ class Retained(Struct, frozen=True, kw_only=True):
 
     events: int
     sync_events: int
+    by_type: dict[str, int] | None = None
+    """Of a dry run: events by their type, the most frequent first."""
     more: bool
+    after: int = 0
+    """Where the next call goes on."""
 
 
-class Store(Queries, ActQueries, NoticeQueries):
+class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
     """Used on one event loop. Every method raises StoreUnusable when the database cannot be read or written."""
 
     @property
@@ -75,19 +87,48 @@ class Store(Queries, ActQueries, NoticeQueries):
         await self.act([("insert_note", values)], decide)
         return note_of(ids[0], at_ms, by.name, text)
 
-    async def retain(self, before_ms: int, *, dry_run: bool) -> Retained:
-        """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; with `dry_run`
-        count all of them. Streams keep their counters and gaps: deleted events stay accounted for."""
-        old = {"before": before_ms, "hour": before_ms // HOUR_MS, "limit": RETAIN_BATCH}
-        if not dry_run:
-            events, sync_events = await self._delete_old(old)
+    async def retain(self, before_ms: int, *, dry_run: bool, event_type: str | None = None, after: int = 0) -> Retained:
+        """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; of one type,
+        events alone. With `dry_run` count all of them. Streams keep their counters and gaps: deleted events stay
+        accounted for. `after` is where the call before ended."""
+        hour = before_ms // HOUR_MS
+        old = {"before": before_ms, "hour": hour, "type": event_type}
+        if dry_run:
+            (counts,), types = await self._read(("count_old", old), ("count_old_types", {**old, "limit": TYPES}))
+            events, sync_events = counts
+            return Retained(events=events, sync_events=sync_events, by_type=dict(types), more=False)
+        if event_type is None:
+            events, sync_events = await self._delete_old(old, 0, _LARGEST)
             return Retained(events=events, sync_events=sync_events, more=RETAIN_BATCH in (events, sync_events))
-        ((events, sync_events),) = await self._rows("count_old", **old)
-        return Retained(events=events, sync_events=sync_events, more=False)
+        ((_, last),) = await self._rows("arrived", first=-_LARGEST, last=hour)
+        for _ in range(WINDOWS):  # rows of other types are read too: a bounded number in each transaction
+            events, _ = await self._delete_old(old, after, after + WINDOW)
+            if events < RETAIN_BATCH:
+                after += WINDOW
+            if events or after >= (last or 0):
+                break
+        return Retained(events=events, sync_events=0, more=after < (last or 0), after=after)
 
-    @abstractmethod
-    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
-        """Delete one batch of what `old_events` and `old_sync_events` find; return how many rows of each."""
+    async def _delete_old(self, old: Values, after: int, upto: int) -> tuple[int, int]:
+        """Delete one batch of old rows, events only with ids from `after` to `upto`; return how many of each."""
+        counts = (0, 0)
+
+        def decide(rows: list[list[Row]]) -> list[Query]:
+            nonlocal counts
+            *_, events, sync_events = rows
+            counts = (len(events), len(sync_events))
+            deletes: list[Query] = []
+            if events:
+                deletes.append(("delete_keys_at", {"places": json.dumps([place for _, *place in events])}))
+                deletes.append(("delete_events", {"ids": [number for number, *_ in events]}))
+            if sync_events:
+                ids, newest = [number for number, _ in sync_events], sync_events[-1][1]
+                deletes.append(("delete_sync_events", {"ids": ids, "newest": newest}))
+            return deletes
+
+        wanted = {**old, "after": after, "upto": upto, "limit": RETAIN_BATCH}
+        await self.act([("old_events", wanted), ("old_sync_events", wanted)], decide)
+        return counts
 
     @abstractmethod
     def connections(self) -> Mapping[str, tuple[int, int]]:

@@ -35,7 +35,15 @@ TABLES: Final = {
     "sync_events": "device_id, id",
     "tokens": "id",
     "enrollments": "id",
+    "sites": "site",
+    "sums": "what, day, site, name, object",
+    "watched": "device_id",
+    "transitions": "id",
+    "notices": "id",
+    "notes": "id",
     "audit": "id",
+    "erased": "learner",
+    "secrets": "name",
 }
 """Every table with data, and its key; both engines sort by it alike (text by its UTF-8 bytes)."""
 _BOOLEANS: Final = {"clock_synced"}

@@ -1,7 +1,8 @@
 """Queries about the fleet: states of devices and sites, and what is incomplete."""
 
+import json
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from pisync_common.limits import SEQ_MAX
@@ -30,6 +31,7 @@ from pisync_receiver.domain.fleet import (
 from pisync_receiver.domain.health import ALARM
 from pisync_receiver.domain.records import Page, time_of
 from pisync_receiver.domain.rows import Device
+from pisync_receiver.domain.sums import DAY_MS, day_of
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, page
 from pisync_receiver.store.running import Query, QueryRunner, Row, Sites, build, listed
@@ -38,7 +40,6 @@ RANGES_SHOWN: Final = 20
 """Missing ranges of a device in the list of incomplete devices."""
 CHANGES_SHOWN: Final = 100
 """Changes in an overview."""
-DAY_MS: Final = 86_400_000
 DELAY_DAYS: Final = 7
 COMMIT_MS: Final = 60_000
 """How long after it arrived a submission may become visible: longer than a wait for the database may last."""
@@ -97,7 +98,12 @@ class FleetQueries(QueryRunner):
             rank = rows[limit - 1][-2:] if query == "devices_ranked" else (0, "")
             how = f"{sort} risen" if rising else sort
             following = encode(how, *rank, records[-1].device_id, criteria.now_ms, total)
-        elif cursor is not None and sort in ("failures", "site") and not rising:
+        elif (
+            cursor is not None
+            and sort in ("failures", "site")
+            and not rising
+            and await self._rows("devices_risen", **{**values, "after": "", "limit": 1})
+        ):
             following = encode(f"{sort} risen", 0, "", "", criteria.now_ms, total)
         return Page(rows=records, next=following, total=total)
 
@@ -117,12 +123,16 @@ class FleetQueries(QueryRunner):
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[SiteRecord]:
-        """List sites: by need, or by name. `state`: only those with a device in it."""
-        place: tuple[int, str] | None = None
+        """List sites: by need, or by name. `state`: only those with a device in it. As with devices, a site that fits
+        is on a page: if its need rises meanwhile, it comes on the last pages."""
+        how: str = sort
+        order, rising, place = sort, False, (_SMALLEST, "")
         if cursor is not None:
             how, number, name, now_ms = decode(cursor, str, int, str, int)
-            if how != sort:
+            if how not in (sort, f"{sort} risen"):
                 raise bad_cursor()
+            if rising := how != sort:
+                order = "site"
             place = (number, name)
             criteria = Criteria(now_ms=now_ms, silent_after_ms=criteria.silent_after_ms)
         found = [
@@ -131,15 +141,31 @@ class FleetQueries(QueryRunner):
             if (search is None or search.casefold() in (record.site or "").casefold())
             and (state is None or getattr(record, state) > 0)
         ]
-        found.sort(key=lambda record: _place(record, sort))
-        rest = [record for record in found if place is None or _place(record, sort) > place]
-        listing = page(rest, limit, lambda record: encode(sort, *_place(record, sort), criteria.now_ms))
-        return Page(rows=listing.rows, next=listing.next, total=len(found))
+        total = len(found)
+        if rising:
+            restless = await self._restless_sites(criteria)
+            found = [record for record in found if record.site in restless]
+        rest = [record for record in sorted(found, key=_places[order]) if _places[order](record) > place]
+        listing = page(rest, limit, lambda record: encode(how, *_places[order](record), criteria.now_ms))
+        following = listing.next
+        if following is None and cursor is not None and sort == "need" and not rising:
+            restless = await self._restless_sites(criteria)
+            if any(record.site in restless for record in found):
+                following = encode(f"{sort} risen", _SMALLEST, "", criteria.now_ms)
+        return Page(rows=listing.rows, next=following, total=total)
+
+    async def _restless_sites(self, criteria: Criteria) -> set[str | None]:
+        """Return the sites whose need may have risen since the first page: a device failed, was changed or moved away,
+        or the site's own limit was set."""
+        found: set[str | None] = set()
+        for site, history in await self._rows("restless_sites", started=criteria.now_ms - COMMIT_MS):
+            found.update((site, *(earlier for _, earlier in json.loads(history or "[]")[-1:])))
+        return found
 
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
         seen = {"sites": listed(sites)}
-        (counts, _), today = _of_sites(criteria, sites), criteria.now_ms // DAY_MS
+        (counts, _), today = _of_sites(criteria, sites), day_of(criteria.now_ms)
         counted, missing, changes, sums, delays = await self._read(
             counts,
             ("events_missing", seen),
@@ -157,7 +183,7 @@ class FleetQueries(QueryRunner):
             events_missing=min(int(missing[0][0]), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
-            today=Today(runs=of_today["runs"], failed=of_today["failed"], events=of_today["events"]),
+            today=Today(**{name: of_today.get(name, 0) for name in Today.__struct_fields__}),
             delay=_delays(delays),
             changes=[
                 Change(site=site, before=before, state=state, devices=devices, since=time_of(since))
@@ -241,8 +267,10 @@ def _device(row: Row, criteria: Criteria) -> DeviceRecord:
     )
 
 
-def _place(record: SiteRecord, sort: SiteSort) -> tuple[int, str]:
-    return (0 if sort == "site" else -round(record.need * 1000), record.site or "")
+_places: Final[Mapping[SiteSort, Callable[[SiteRecord], tuple[int, str]]]] = {
+    "need": lambda record: (-round(record.need * 1000), record.site or ""),
+    "site": lambda record: (0, record.site or ""),
+}
 
 
 def _delays(rows: Sequence[Row]) -> list[Delay]:

@@ -26,10 +26,24 @@ A page is a function that takes a `View` and is a row of its module's `PAGES`:
 """
 
 from collections.abc import Sequence
+from functools import cache
 
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.routing import Route
-from pisync_receiver.window import device, device_acts, devices, sign_in, sites, today
+from pisync_receiver.window import (
+    audit,
+    device,
+    device_acts,
+    devices,
+    downloads,
+    enrollment,
+    learners,
+    learning,
+    privacy,
+    sign_in,
+    sites,
+    today,
+)
 from pisync_receiver.window.rendering import Templates
 from pisync_receiver.window.statics import Statics
 from pisync_receiver.window.view import PageRow, make_route
@@ -41,11 +55,22 @@ PAGES: Sequence[PageRow] = (
     *devices.PAGES,
     *device.PAGES,
     *device_acts.PAGES,
+    *downloads.PAGES,
+    *learning.PAGES,
+    *learners.PAGES,
+    *enrollment.PAGES,
+    *privacy.PAGES,
+    *audit.PAGES,
 )
 
 
 def table(api: Router) -> list[Route]:
     """Return the row of every page and of its files. `api` answers the pages' calls."""
-    statics = Statics()
-    templates = Templates(statics)
+    statics, templates = _parts()
     return [*(make_route(row, api, templates) for row in PAGES), statics.route()]
+
+
+@cache
+def _parts() -> tuple[Statics, Templates]:
+    """Read the files and compile the templates, once in a process."""
+    return (statics := Statics()), Templates(statics)

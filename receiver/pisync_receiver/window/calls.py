@@ -12,8 +12,10 @@ from starlette.types import Message
 from pisync_receiver.errors import Problem
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import JSON, Answer, encode
+from pisync_receiver.http.responses import JSON, Answer, Reply, encode
 
+_OF_THE_CONNECTION: Final = (b"host", b"x-forwarded-for", b"x-forwarded-proto")
+"""What a call needs to know of how the page was reached."""
 _NEXT: Final = re.compile(r'<([^>]*)>; rel="next"')
 
 
@@ -37,9 +39,24 @@ async def call(
 ) -> Result:
     """Make a call of the API for the caller of `page`. Parameters that are None are left out. Raises Problem, and
     whatever the handler raises."""
+    reply = await ask(api, page, method, path, query, body)
+    if not isinstance(reply, Answer) or reply.content_type != JSON:
+        raise Problem(406, "not_acceptable", "this call answers with something else than JSON")
+    return Result(
+        value=msgspec.json.decode(reply.body) if reply.body else None,
+        headers={name.decode(): value.decode("latin-1") for name, value in reply.headers},
+    )
+
+
+async def ask(
+    api: Router, page: Request, method: str, path: str, query: Mapping[str, Any] | None = None, body: Any = None
+) -> Reply:
+    """Return the answer of a call as it is, a file say. See `call`."""
     given = {name: _text(value) for name, value in (query or {}).items() if value is not None}
     content = b"" if body is None else encode(body)
-    headers = [] if body is None else [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
+    headers = [(name, value) for name, value in page.scope["headers"] if name in _OF_THE_CONNECTION]
+    if body is not None:
+        headers += [(b"content-type", JSON.encode()), (b"content-length", b"%d" % len(content))]
     scope = {
         **page.scope,
         "method": method,
@@ -49,18 +66,17 @@ async def call(
         "headers": headers,
     }
 
+    sent = iter([{"type": "http.request", "body": content, "more_body": False}])
+
     async def receive() -> Message:
-        return {"type": "http.request", "body": content, "more_body": False}
+        if (message := next(sent, None)) is None:  # an export waits for its reader to go away
+            await page.gone()
+            return {"type": "http.disconnect"}
+        return message
 
     request = Request(scope, receive, page.id, page.services)
     request.caller = page.caller
-    reply = await api.answer_call(request)
-    if not isinstance(reply, Answer) or reply.content_type != JSON:
-        raise Problem(406, "not_acceptable", "this call answers with something else than JSON")
-    return Result(
-        value=msgspec.json.decode(reply.body) if reply.body else None,
-        headers={name.decode(): value.decode("latin-1") for name, value in reply.headers},
-    )
+    return await api.answer_call(request)
 
 
 def path_of(template: str, *parameters: object) -> str:

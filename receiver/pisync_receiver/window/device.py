@@ -25,12 +25,14 @@ async def device(view: View) -> Answer:
     history = path_of("/api/sync-event/device/{}/sync-history", device_id)
     runs = await view.get_all(history, most=RUNS, since=f"{series.DAYS}d")
     completeness = (await view.get(f"{of_device}/completeness")).value
-    troubled = record["conflicts"] or any(stream["rejected"] for stream in completeness["streams"])
+    rejected = []
+    if any(stream["rejected"] for stream in completeness["streams"]):
+        rejected = (await view.get(f"{of_device}/rejected", limit=NEWEST)).value
     days = series.days_until(view.request.services.now_ms())
     return view.render(
         "device.html",
         device=record,
-        acts=[(act, words_of(act, device_id)["button"]) for act in acts_of(record)],
+        acts=[(act, words_of(act, device_id)["name"]) for act in acts_of(record)],
         runs=runs[:NEWEST],
         days=days_of(runs, days),
         whole=len(runs) < RUNS,
@@ -39,8 +41,9 @@ async def device(view: View) -> Answer:
         clock_error_s=clock_error_s(runs),
         streams=[stream | {"gaps": _gaps(stream)} for stream in completeness["streams"]],
         conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
-        rejected=(await view.get(f"{of_device}/rejected", limit=NEWEST)).value if troubled else [],
+        rejected=[row for row in rejected if row["code"] != "conflict"],
         notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
+        transitions=(await view.get("/api/transitions", device_id=device_id, limit=NEWEST)).value,
         stays=(await view.get(f"{of_device}/sites")).value,
     )
 

@@ -14,6 +14,8 @@ from pisync_receiver.window.view import View, page
 Form = Mapping[str, str]
 PATH: Final = "/devices/{device_id}/{act}"
 CODE_DAYS: Final = 7
+SITES: Final = 1_000
+"""Sites that the form for a move proposes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,35 +28,40 @@ class Act:
 
 
 def words_of(act: str, device_id: str) -> dict[str, str]:
-    """Return the title of an act's page, what it does, and the words on its button."""
-    name = {"device": device_id}
-    titles = {
+    """Return an act's name, the title of its page, what it does, and the words on its button."""
+    words = {
         "move": (
+            _("Move"),
             _("Move %(device)s to another site"),
             _("Events and sync runs keep the site of the time at which they happened."),
             _("Move it"),
         ),
         "rename": (
+            _("Rename"),
             _("Rename %(device)s"),
             _("The label is for people; the device's id stays."),
             _("Rename it"),
         ),
         "retire": (
+            _("Retire"),
             _("Retire %(device)s"),
             _("It no longer counts as silent or failing, and all its tokens end. What it sent stays."),
             _("Retire it"),
         ),
         "return": (
+            _("Bring back"),
             _("Bring %(device)s back"),
             _("It counts again. Its tokens stay ended: it needs an enrollment code to come back."),
             _("Bring it back"),
         ),
         "revoke": (
+            _("Revoke"),
             _("Revoke the tokens of %(device)s"),
             _("The receiver refuses it from now on. It keeps what it recorded, and delivers after it enrolls again."),
             _("Revoke its tokens"),
         ),
         "replace": (
+            _("Replace"),
             _("Replace %(device)s"),
             _(
                 "For a lost, broken or stolen device: all its tokens end now, and a code is made with which another "
@@ -63,6 +70,7 @@ def words_of(act: str, device_id: str) -> dict[str, str]:
             _("Revoke its tokens and make a code"),
         ),
         "rotate": (
+            _("New token"),
             _("Give %(device)s a new token"),
             _(
                 "A code is made for this device. When it enrolls with the code it gets a new token, and the old token "
@@ -71,13 +79,14 @@ def words_of(act: str, device_id: str) -> dict[str, str]:
             _("Make a code"),
         ),
         "sync": (
+            _("Ask for a sync"),
             _("Ask %(device)s to sync"),
             _("At its next contact it delivers everything at once. Until then the request is pending."),
             _("Ask for a sync"),
         ),
     }
-    title, about, button = titles[act]
-    return {"title": title % name, "about": about, "button": button}
+    name, title, about, button = words[act]
+    return {"name": name, "title": title % {"device": device_id}, "about": about, "button": button}
 
 
 async def _change(view: View, device_id: str, done: str, **changes: Any) -> Reply:
@@ -120,7 +129,7 @@ async def _rotate(view: View, device_id: str, _form: Form) -> Reply:
     device = (await view.get(path_of("/api/devices/{}", device_id))).value
     wanted = {"device_id": device_id, "site": device["site"], "expires_in_s": CODE_DAYS * 86_400}
     made = await view.send("POST", "/api/enrollment-codes", wanted)
-    return view.render("code.html", device=device, made=made)
+    return view.render("code.html", device=device, made=made, address=view.request.public_url() or "https://…")
 
 
 ACTS: Final[Mapping[str, Act]] = {
@@ -147,8 +156,12 @@ async def confirm(view: View) -> Reply:
     """What an act will do, and the form for it."""
     act = _known(view)
     device = (await view.get(path_of("/api/devices/{}", view.path["device_id"]))).value
+    sites = []
+    if "site" in ACTS[act].fields:
+        sites = (await view.get("/api/sites", sort="site", limit=SITES)).value
     return view.render(
         "act.html",
+        sites=[site["site"] for site in sites if site["site"] is not None],
         device=device,
         act=ACTS[act],
         name=act,

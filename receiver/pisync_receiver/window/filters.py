@@ -5,6 +5,7 @@ import re
 from contextvars import ContextVar
 from typing import Final
 
+import msgspec
 from markupsafe import Markup
 
 from pisync_common.times import parse_ms
@@ -14,6 +15,7 @@ NOW_MS: Final[ContextVar[int]] = ContextVar("now_ms", default=0)
 """The time at which the page is made."""
 _MINUTE, _HOUR, _DAY = 60, 3_600, 86_400
 _KIB: Final = 1024
+_DATA_CHARS: Final = 300
 
 
 def when(time: str | None) -> Markup:
@@ -90,6 +92,14 @@ def join(texts: list[str]) -> Markup:
     return Markup("{}").format(_(", ")).join(texts)
 
 
+def data(value: object) -> Markup:
+    """Write a value as short JSON; a long one is cut."""
+    if not value:
+        return Markup('<span class="none">–</span>')
+    text = msgspec.json.encode(value).decode()
+    return Markup("<code>{}</code>").format(text if len(text) <= _DATA_CHARS else text[:_DATA_CHARS] + "…")
+
+
 def json_text(value: object) -> str:
     """Write a JSON value for a reader."""
     return json.dumps(value, ensure_ascii=False, indent=2)
@@ -97,6 +107,7 @@ def json_text(value: object) -> str:
 
 FILTERS: Final = {
     "bidi": bidi,
+    "data": data,
     "duration": duration,
     "exact": exact,
     "lasting": lasting,

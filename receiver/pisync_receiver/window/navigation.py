@@ -24,6 +24,10 @@ def entries(caller: Caller) -> Sequence[Entry]:
         ("reader", "/", _("Today")),
         ("reader", "/sites", _("Sites")),
         ("reader", "/devices", _("Devices")),
+        ("reader", "/learning", _("Learning")),
+        ("reader", "/enrollment", _("Enrollment")),
+        ("admin", "/privacy", _("Privacy")),
+        ("chief", "/audit", _("Audit log")),
     )
     allowed = {"reader"}
     if caller.scope in ("admin", None):

@@ -15,8 +15,9 @@ ROWS: Final = 100
 SERIES: Final = 5
 """Causes or types that a chart tells apart."""
 SUMS_MAX: Final = 5_000
-TROUBLED: Final = 50
+TROUBLED: Final = 12
 NOTES: Final = 20
+CHANGES: Final = 20
 SITES: Final = Query(
     params=(
         field("search", "Part of the name"),
@@ -54,6 +55,7 @@ async def site(view: View) -> Answer:
         site=record,
         devices=troubled[:TROUBLED],
         notes=notes,
+        transitions=(await view.get("/api/transitions", site=name, since="7d", limit=CHANGES)).value,
         causes=series.by_name(errors, days, name="code", value="errors", most=SERIES, other=_("other")),
         runs=series.by_day([_split(row) for row in runs], days, "succeeded", "failed"),
         speeds=series.by_day(speeds, days, "median_mbit_s", empty=None),

@@ -15,7 +15,7 @@ from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, Headers, Reply, as_problem, problem_answer
 from pisync_receiver.http.routing import Response, Route
-from pisync_receiver.window.calls import Result, call
+from pisync_receiver.window.calls import Result, ask, call
 from pisync_receiver.window.filters import NOW_MS
 from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
 from pisync_receiver.window.navigation import Entry, entries
@@ -31,6 +31,7 @@ _OWN: Final = (
     params.text("done", "The act that led here", longest=40),
 )
 """Parameters that every page takes."""
+_OF_PAGES: Final = frozenset({"lang", "done", "cursor"})
 
 
 class View:
@@ -56,6 +57,12 @@ class View:
     def here(self) -> str:
         """This page's address, without what is asked only once."""
         return self.link(cursor=self.query.get("cursor"))
+
+    @property
+    def filter(self) -> dict[str, str]:
+        """The parameters that say which rows this page lists, as they were given."""
+        given = parse_qsl(self.request.scope["query_string"].decode())
+        return {name: value for name, value in given if name not in _OF_PAGES}
 
     def is_at(self, path: str) -> bool:
         """Whether this page is `path` or below it."""
@@ -96,6 +103,10 @@ class View:
             if (cursor := found.next) is None or len(rows) >= most:
                 return rows
 
+    async def download(self, path: str, **query: Any) -> Reply:
+        """Return a list of the API as a file: `format` says of which kind. Raises Problem."""
+        return await ask(self._api, self.request, "GET", path, query)
+
     async def send(self, method: str, path: str, body: Any = None) -> Any:
         """Have the API do something, and return its answer. Raises Problem."""
         return (await call(self._api, self.request, method, path, body={} if body is None else body)).value
@@ -106,9 +117,7 @@ class View:
 
     def link(self, **changes: Any) -> str:
         """Return this page's address with changed parameters; None takes one out. It begins with the first page."""
-        given = dict(parse_qsl(self.request.scope["query_string"].decode()))
-        kept = {name: value for name, value in given.items() if name not in ("lang", "done", "cursor")}
-        query = {name: value for name, value in (kept | changes).items() if value is not None}
+        query = {name: value for name, value in (self.filter | changes).items() if value is not None}
         path: str = self.request.scope["raw_path"].decode("latin-1")
         return f"{path}?{urlencode(query)}" if query else path
 
@@ -188,7 +197,7 @@ def page(
 def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
     """Return the row of the table of routes."""
 
-    async def answer(request: Request) -> Reply:
+    async def handle(request: Request) -> Reply:
         _set_language(request)
         live = row.live and b"hx-request" in request.headers
 
@@ -211,7 +220,7 @@ def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
         method=row.method,
         path=row.path,
         access=row.access,
-        handler=answer,
+        handler=handle,
         page=True,
         on_problem=on_problem,
         summary=" ".join((row.handler.__doc__ or "").split()),

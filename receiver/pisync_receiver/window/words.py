@@ -30,6 +30,15 @@ def state_meaning(name: str) -> str:
     }.get(name, "")
 
 
+def suspicion(code: str) -> str:
+    """Return why a device is suspicious."""
+    return {
+        "cloned": _("two devices use its identity"),
+        "enrolled_again": _("its id was enrolled again"),
+        "used_after_end": _("its token was used after its end"),
+    }.get(code, code)
+
+
 def done(name: str) -> str | None:
     """Return what an act did, for the page that follows it; None for an unknown act."""
     return {

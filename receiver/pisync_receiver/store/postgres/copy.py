@@ -14,11 +14,10 @@ from pisync_receiver.store.postgres.connection import Connection, check_durable,
 Row = tuple[Any, ...]
 
 _AT_ONCE: Final = 5_000
-_COUNTERS: Final = {
-    "sync_events": "SELECT setval('sync_event_ids', greatest(%s, 1), %s > 0)",
-    "tokens": "SELECT setval(pg_get_serial_sequence('tokens', 'id'), greatest(%s, 1), %s > 0)",
-    "enrollments": "SELECT setval(pg_get_serial_sequence('enrollments', 'id'), greatest(%s, 1), %s > 0)",
+_COUNTERS: Final = {"sync_events": "sync_event_ids"} | {
+    table: f"{table}_id_seq" for table in ("tokens", "enrollments", "transitions", "notices", "notes")
 }
+"""The sequence that numbers a table's rows."""
 
 
 class Target:
@@ -54,9 +53,9 @@ class Target:
     async def set_counters(self, last_event: int, last_ids: Mapping[str, int]) -> None:
         """Continue every numbering where the source stopped."""
         await self._connection.execute("UPDATE arrival_counter SET last = %s", (last_event,))
-        for table, statement in _COUNTERS.items():
+        for table, sequence in _COUNTERS.items():
             last = last_ids.get(table, 0)
-            await self._connection.execute(statement, (last, last))
+            await self._connection.execute("SELECT setval(%s, greatest(%s, 1), %s > 0)", (sequence, last, last))
 
 
 @asynccontextmanager

@@ -162,10 +162,6 @@ class PostgresStore(Store):
         with unusable(self.url, "write"):
             return await self._persistently(partial(self._act, reads, decide, lock), "write", self._deadline())
 
-    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
-        with unusable(self.url, "write"):
-            return await self._persistently(partial(self._delete, old), "write", self._deadline())
-
     def _deadline(self) -> float:
         return self._clock() + self._patience_s
 
@@ -240,7 +236,7 @@ class PostgresStore(Store):
 
     async def _fetch(self, connection: Connection, wanted: Plan) -> Facts:
         """Begin the transaction, lock the devices and read what was planned."""
-        statements = self._begin()
+        statements = self._begin(learners=wanted.learners)
         if wanted.devices:
             statements.append(("lock_devices", (wanted.devices,), Device))
         statements += [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]
@@ -256,13 +252,14 @@ class PostgresStore(Store):
             statements.append(("lock_codes", (wanted.code_hashes, wanted.code_ids), EnrollmentCode))
         if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
             statements.append(("lock_tokens", (wanted.token_hashes, wanted.token_ids, wanted.tokens_of), Token))
-        facts = Facts()
-        for rows in (await self._exchange(connection, statements))[2:]:
+        _, ((*_, keys),), *found = await self._exchange(connection, statements)
+        facts = Facts(erasure_keys=keys or [])
+        for rows in found:
             _add(facts, rows)
         return facts
 
-    def _begin(self) -> list[Statement]:
-        return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)),), None)]
+    def _begin(self, *, learners: bool = False) -> list[Statement]:
+        return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)), learners), None)]
 
     async def _fetch_details(self, connection: Connection, facts: Facts, wanted: Details) -> None:
         statements: list[Statement] = [("lock_device", (device_id,), Device) for device_id in wanted.known_devices]
@@ -282,7 +279,11 @@ class PostgresStore(Store):
             ("failures_after", {"device": device_id, "at": at_ms, "limit": FAILURES_COUNTED}, None)
             for device_id, at_ms in wanted.late_successes
         ]
+        if wanted.learners:
+            statements.append(("erased_of", {"ids": list(wanted.learners)}, None))
         found = await self._exchange(connection, statements)
+        if wanted.learners:
+            facts.erased.update(learner for (learner,) in found.pop())
         for rows in found[:plain]:
             _add(facts, rows)
         results = iter(found[plain:])
@@ -359,20 +360,6 @@ class PostgresStore(Store):
             else:
                 await self._exchange(connection, [*statements, _COMMIT])
             return True
-
-    async def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
-        async with self._lend(self._writing, self._write_s) as connection:
-            wanted = [*self._begin(), ("old_events", old, None), ("old_sync_events", old, None)]
-            *_, events, sync_events = await self._exchange(connection, wanted)
-            statements: list[Statement] = []
-            if events:
-                ids, *places = _columns(events)
-                statements += [("delete_events", {"ids": ids}, None), ("delete_event_keys", places, None)]
-            if sync_events:
-                ids, times = _columns(sync_events)
-                statements.append(("delete_sync_events", {"ids": ids, "newest": times[-1]}, None))
-            await self._exchange(connection, [*statements, ("commit", (), None)])
-            return len(events), len(sync_events)
 
 
 @cache

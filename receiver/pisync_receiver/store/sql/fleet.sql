@@ -50,6 +50,14 @@ FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 GROUP BY 1, 2;
 
+-- name: restless_sites
+-- Sites, and earlier sites, of devices that failed or were changed since a moment, and sites that were changed.
+SELECT d.site, d.site_history FROM devices AS d
+WHERE d.changed_ms >= :started OR d.device_id IN (SELECT device_id FROM sync_events INDEXED BY sync_events_by_arrival
+                                                  WHERE received_ms >= :started AND total_errors > 0)
+UNION
+SELECT site, NULL FROM sites WHERE changed_ms >= :started;
+
 -- name: troubled_devices
 -- The devices in trouble: site, state, since when, and the errors of the newest failure.
 SELECT site, state, CASE state WHEN 2 THEN last_contact_ms ELSE failing_since_ms END, last_errors
@@ -98,11 +106,11 @@ GROUP BY last.site, first.before, last.state
 ORDER BY count(*) DESC, last.site, first.before, last.state LIMIT :limit;
 
 -- name: day_sums
--- What was counted on a day.
-SELECT CASE what WHEN 'run' THEN name ELSE 'events' END AS counted, sum(count) FROM sums
+-- Sync runs, failed runs, files and events of a day.
+SELECT CASE what WHEN 'run' THEN name ELSE 'events' END, sum(count) FROM sums
 WHERE what IN ('run', 'type') AND day = :day
   AND (site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-GROUP BY counted;
+GROUP BY 1;
 
 -- name: delay_sums
 -- Events by how long they took to arrive, since a day.

@@ -5,10 +5,12 @@ SELECT device_id, site, before, state,
        CASE state WHEN 'silent' THEN last_contact_ms WHEN 'failing' THEN failing_since_ms WHEN 'new' THEN enrolled_ms
                   WHEN 'retired' THEN retired_ms ELSE last_success_ms END,
        last_errors, silent_at_ms, last_contact_ms > noted_ms
-FROM (SELECT d.*, {device_state} AS state, d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms,
-             w.state AS before, w.silent_at_ms AS noted_ms
-      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
-      WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS judged
+FROM (SELECT judged.*, CASE place WHEN 0 THEN 'well' WHEN 1 THEN 'failing' WHEN 2 THEN 'silent' WHEN 3 THEN 'new'
+                                  ELSE 'retired' END AS state
+      FROM (SELECT d.*, {device_state} AS place, w.state AS before, w.silent_at_ms AS noted_ms,
+                   d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms
+            FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
+            WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS judged) AS named
 WHERE before IS NULL
    OR (before <> state AND (before <> 'silent' OR state = 'retired' OR silent_at_ms <> coalesce(noted_ms, 0)))
 ORDER BY device_id LIMIT :limit;

@@ -129,5 +129,14 @@ WHERE place <= :each ORDER BY code_id, device_id;
 -- name: count_old
 -- How many events and sync events arrived before a moment; `arrivals` bounds the search.
 SELECT (SELECT count(*) FROM events NOT INDEXED
-        WHERE received_ms < :before AND id <= coalesce((SELECT max(last_id) FROM arrivals WHERE hour <= :hour), 0)),
-       (SELECT count(*) FROM sync_events INDEXED BY sync_events_by_arrival WHERE received_ms < :before);
+        WHERE received_ms < :before AND id <= coalesce((SELECT max(last_id) FROM arrivals WHERE hour <= :hour), 0)
+          AND (type = :type OR :type IS NULL)),
+       (SELECT count(*) FROM sync_events INDEXED BY sync_events_by_arrival
+        WHERE received_ms < :before AND :type IS NULL);
+
+-- name: count_old_types
+-- The same events by type, the most frequent first.
+SELECT type, count(*) FROM events NOT INDEXED
+WHERE received_ms < :before AND id <= coalesce((SELECT max(last_id) FROM arrivals WHERE hour <= :hour), 0)
+  AND (type = :type OR :type IS NULL)
+GROUP BY type ORDER BY count(*) DESC, type LIMIT :limit;

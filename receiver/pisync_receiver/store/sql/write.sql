@@ -48,14 +48,15 @@ UPDATE enrollments SET ended_ms = :ended_ms, uses_left = :uses_left WHERE id = :
 UPDATE pulse SET beats = beats + 1 WHERE id = 1;
 
 -- name: old_events
--- The first events that arrived before a moment; `arrivals` bounds the search.
+-- The first events, of one type or of all, that arrived before a moment; `arrivals` bounds the search.
 SELECT id, device_id, stream, seq FROM events NOT INDEXED
 WHERE received_ms < :before AND id <= coalesce((SELECT max(last_id) FROM arrivals WHERE hour <= :hour), 0)
+  AND id > :after AND id <= :upto AND (type = :type OR :type IS NULL)
 ORDER BY id LIMIT :limit;
 
 -- name: old_sync_events
--- The first sync events that arrived before a moment.
-SELECT id, received_ms FROM sync_events INDEXED BY sync_events_by_arrival WHERE received_ms < :before
+-- The first sync events that arrived before a moment; none for a type of events.
+SELECT id, received_ms FROM sync_events INDEXED BY sync_events_by_arrival WHERE received_ms < :before AND CAST(:type AS TEXT) IS NULL
 ORDER BY received_ms LIMIT :limit;
 
 -- name: delete_events

@@ -56,6 +56,7 @@ T = TypeVar("T")
 READERS: Final = 4
 """Queries that run at once, each on a thread and a connection of its own."""
 CACHE: Final = "cache_size = -32768"  # 32 MiB, where the default of 2 MiB would reread the indexes from disk
+OVERWRITE: Final = "secure_delete = ON"  # zeros over what is deleted, as Debian's builds do: an erased learner is gone
 
 _REFUSED: Final = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError)
 """The database refused rows, as it would again; other errors of SQLite are those of the file."""
@@ -71,7 +72,7 @@ _limits = threading.local()
 
 def connect(path: Path, *, readonly: bool) -> sqlite3.Connection:
     """Open the database; a query on a reading connection ends when its thread's time is up."""
-    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE])
+    connection = connect_to(path, readonly=readonly, private=True, pragmas=[CACHE, OVERWRITE])
     if readonly:
         connection.set_progress_handler(_is_late, _PROGRESS)
     return connection
@@ -110,9 +111,6 @@ class SqliteStore(Store):
 
     async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
         return await self._run(self._writer, self._act, reads, decide)  # one process: every lock is free
-
-    async def _delete_old(self, old: Mapping[str, int]) -> tuple[int, int]:
-        return await self._run(self._writer, self._delete, old)
 
     def connections(self) -> Mapping[str, tuple[int, int]]:
         return {}
@@ -253,6 +251,8 @@ class SqliteStore(Store):
         if wanted.code_hashes or wanted.code_ids:
             rows = self._all("codes_wanted", json.dumps(wanted.code_hashes), json.dumps(wanted.code_ids))
             facts.codes.extend(build(EnrollmentCode, row) for row in rows)
+        if wanted.learners:
+            facts.erasure_keys.extend(key for (key,) in self._all("erasure_keys"))
         return facts
 
     def _fetch_details(self, facts: Facts, wanted: Details) -> None:
@@ -277,6 +277,8 @@ class SqliteStore(Store):
             self._fetch_devices(facts, wanted.known_devices)
         if wanted.tokens_of:
             self._fetch_tokens(facts, (), (), wanted.tokens_of)
+        if wanted.learners:
+            facts.erased.update(learner for (learner,) in self._named("erased_of", ids=list(wanted.learners)))
         if wanted.sessions_of:
             known = {token.id for token in facts.tokens}
             rows = self._named("sessions_of", parents=list(wanted.sessions_of))
@@ -356,16 +358,6 @@ class SqliteStore(Store):
             last = self._named("last_audit")
             for row in chained(entries, last[0] if last else None):
                 self._named("insert_audit", **row)
-
-    def _delete(self, old: Mapping[str, int]) -> tuple[int, int]:
-        with self._using("written"), self._file.writing(), transaction(self._connection):
-            events = self._named("old_events", **old)
-            sync_events = self._named("old_sync_events", **old)
-            self._connection.executemany(self._sql["delete_keys"], [place for _, *place in events])
-            self._named("delete_events", ids=[number for number, *_ in events])
-            if sync_events:
-                self._named("delete_sync_events", ids=[number for number, _ in sync_events], newest=sync_events[-1][1])
-        return len(events), len(sync_events)
 
     def _all(self, query: str, *values: object) -> list[Any]:
         return self._connection.execute(self._sql[query], values).fetchall()

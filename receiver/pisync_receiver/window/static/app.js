@@ -16,12 +16,12 @@
   // Charts: the table is the data, the plot is a picture of it.
   const drawn = new Set();
 
-  function colours() {
+  function colours(wanted) {
     const style = getComputedStyle(document.documentElement);
     const of = (name) => style.getPropertyValue(name).trim();
     return {
       axis: of("--muted"), grid: of("--edge"),
-      series: ["--accent", "--failing", "--silent", "--well", "--new", "--retired"].map(of),
+      series: (wanted || "accent silent new well failing retired").split(" ").map((name) => of("--" + name)),
     };
   }
 
@@ -37,37 +37,39 @@
   }
 
   function draw(figure) {
-    const table = figure.querySelector("table"), place = figure.querySelector(".plot");
+    const table = figure.querySelector("details table"), place = figure.querySelector(".plot");
     if (!table || !place || !window.uPlot || place.clientWidth === 0) return;
     const {names, days, series} = read(table);
     if (days.length < 2 || days.some(isNaN)) return;
-    const {axis, grid, series: palette} = colours();
+    const {axis, grid, series: palette} = colours(figure.dataset.colours);
     const bars = figure.dataset.chart === "bars";
-    const stacked = bars ? stack(series) : series;
     const day = new Intl.DateTimeFormat(language, {day: "numeric", month: "short", timeZone: "UTC"});
     const axes = {stroke: axis, grid: {stroke: grid, width: 1}, ticks: {stroke: grid, width: 1}};
+    const lines = names.map((name, at) => {
+      const colour = palette[at % palette.length];
+      return {
+        label: name, stroke: colour, width: bars ? 0 : 2, fill: bars ? colour : undefined, spanGaps: false,
+        points: {show: !bars}, paths: bars ? uPlot.paths.bars({size: [0.7, 40]}) : undefined,
+      };
+    });
+    const values = bars ? stack(series) : series;
+    if (bars) { lines.reverse(); values.reverse(); }  // the tallest first: the others stand before it
     place.replaceChildren();
     new uPlot({
       width: place.clientWidth, height: 200, tzDate: (s) => uPlot.tzDate(new Date(s * 1e3), "UTC"),
-      legend: {show: names.length > 1, live: false}, cursor: {show: false}, padding: [8, 8, 0, 0],
+      legend: {show: bars || names.length > 1, live: false}, cursor: {show: false}, padding: [8, 16, 0, 0],
       scales: {x: {range: (_, low, high) => [low - 43200, high + 43200]}, y: {range: (_, __, high) => [0, high * 1.08 || 1]}},
       axes: [
-        {...axes, values: (_, splits) => splits.map((s) => day.format(new Date(s * 1e3)))},
+        {...axes, incrs: [1, 2, 4, 7, 14, 28].map((days) => days * 86400), values: (_, splits) => splits.map((s) => day.format(new Date(s * 1e3)))},
         {...axes, size: 60, label: figure.dataset.unit || undefined, labelSize: 18},
       ],
-      series: [{}, ...names.map((name, at) => {
-        const colour = palette[at % palette.length];
-        return {
-          label: name, stroke: colour, width: bars ? 0 : 2, fill: bars ? colour : undefined, spanGaps: false,
-          points: {show: !bars}, paths: bars ? uPlot.paths.bars({size: [0.7, 40]}) : undefined,
-        };
-      })].map((one, at, all) => at && bars ? {...one, order: all.length - at} : one),
-    }, [days, ...stacked], place);
+      series: [{}, ...lines],
+    }, [days, ...values], place);
     figure.querySelector("details")?.removeAttribute("open");
     drawn.add(figure);
   }
 
-  // Bars stand on each other: the last series is drawn first, with the sum of all before it.
+  // Bars stand on each other: each series becomes the sum of itself and all before it.
   function stack(series) {
     const sums = new Array(series[0]?.length || 0).fill(0);
     return series.map((values) => values.map((value, at) => (sums[at] += value || 0)));
@@ -105,6 +107,12 @@
   addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(redraw, 200); });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
   document.addEventListener("click", (event) => { if (event.target.closest("[data-print]")) print(); });
+
+  for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
+
+  // The next step of a long act: after a moment in which a person can read what was done.
+  const next = document.querySelector("form[data-continue]");
+  if (next) setTimeout(() => next.requestSubmit(), 500);
 
   placeTimes(document);
   drawAll(document);

@@ -93,17 +93,31 @@ CREATE TRIGGER audit_is_not_emptied BEFORE TRUNCATE ON audit
     FOR EACH STATEMENT EXECUTE FUNCTION audit_is_append_only();
 
 CREATE TABLE erased (
-    learner  bytea PRIMARY KEY,
-    receipt  text NOT NULL UNIQUE,
+    learner  text COLLATE "C" PRIMARY KEY,
+    id       text COLLATE "C" NOT NULL,
+    receipt  text NOT NULL,
     asked_ms bigint NOT NULL,
     done_ms  bigint,
-    events   bigint NOT NULL
+    events   bigint NOT NULL,
+    rejected bigint NOT NULL
 );
 
+CREATE INDEX erased_by_id ON erased (id);
+CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
+
 CREATE TABLE secrets (
-    name  text PRIMARY KEY,
+    name  text COLLATE "C" PRIMARY KEY,
     value bytea NOT NULL
 );
+
+-- Keep erasures from changing anything until the commit (groups do not keep each other), and return the keys of the
+-- hashes of erased learners. The query inside sees every erasure that was committed while the lock was waited for.
+CREATE FUNCTION hold_erasures() RETURNS bytea[] LANGUAGE plpgsql VOLATILE AS
+'BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended(''pisync erasure'', 0));
+    RETURN (SELECT array_agg(value) FROM secrets
+            WHERE name >= ''erasure '' AND name < ''erasure!'' AND EXISTS (SELECT 1 FROM erased WHERE learner > ''''));
+END';
 
 -- The sums of what is stored already; those of events without an object are under '' until the last statement.
 INSERT INTO sums

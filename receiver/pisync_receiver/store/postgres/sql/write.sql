@@ -1,9 +1,11 @@
 -- name: bounds
 -- Limit the transaction's time. Every row it needs has a key, looked up for each; a planner with old statistics would
--- scan the table, or all of a device's rows, and join them.
+-- scan the table, or all of a device's rows, and join them. A group of events holds off erasures, and gets the keys of
+-- erased learners.
 SELECT set_config('statement_timeout', $1, true), set_config('lock_timeout', $1, true),
        set_config('idle_in_transaction_session_timeout', $1, true), set_config('enable_seqscan', 'off', true),
-       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true);
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true),
+       CASE WHEN $2::boolean THEN hold_erasures() END;
 
 -- name: lock_devices
 -- Lock devices until the commit, making those that are missing. They are sorted, so that two groups rarely deadlock; it
@@ -137,11 +139,6 @@ FROM json_to_recordset($1::json) AS r (what text, day bigint, site text, name te
 ORDER BY r.what COLLATE "C", r.day, r.site COLLATE "C", r.name COLLATE "C", added.key COLLATE "C"
 ON CONFLICT (what, day, site, name, object) DO UPDATE SET
     count = least(sums.count + excluded.count, 9007199254740991);
-
--- name: delete_event_keys
--- Keys of events that are deleted.
-DELETE FROM event_keys AS k USING unnest($1::text[], $2::text[], $3::bigint[]) AS r (device_id, stream, seq)
-WHERE k.stored_device_id = r.device_id AND k.stream = r.stream AND k.seq = r.seq;
 
 -- name: try_lock
 -- Take a named lock until the transaction ends; false while another receiver holds it.

@@ -111,14 +111,22 @@ BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 CREATE TRIGGER audit_is_not_deleted BEFORE DELETE ON audit
 BEGIN SELECT RAISE(ABORT, 'the audit log is append-only'); END;
 
--- Learners whose events were erased, by a keyed hash: what arrives of them later is accounted for and not stored.
+-- Learners whose events were erased, by keyed hashes (domain/erasure.py): what arrives of them later is accounted for
+-- and not stored.
 CREATE TABLE erased (
-    learner  BLOB PRIMARY KEY,
-    receipt  TEXT NOT NULL UNIQUE,
+    learner  TEXT PRIMARY KEY,  -- of home and id
+    id       TEXT NOT NULL,     -- of the id alone
+    receipt  TEXT NOT NULL,     -- one for all homes that were erased together
     asked_ms INTEGER NOT NULL,
     done_ms  INTEGER,           -- NULL while rows are being deleted
-    events   INTEGER NOT NULL   -- how many were deleted or refused
+    events   INTEGER NOT NULL,  -- how many were deleted
+    rejected INTEGER NOT NULL   -- how many bodies of rejected events and conflicting versions were emptied
 ) STRICT, WITHOUT ROWID;
+
+CREATE INDEX erased_by_id ON erased (id);
+
+-- Copies of an event go with it.
+CREATE INDEX carried_by_place ON carried (stored_device_id, stored_stream, stored_seq);
 
 -- Keys of this database's own.
 CREATE TABLE secrets (

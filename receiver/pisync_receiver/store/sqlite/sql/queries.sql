@@ -18,6 +18,22 @@ WHERE s.device_id = :device AND s.rejected + s.conflicts > 0
                   ORDER BY newest.received_ms DESC, newest.seq DESC, newest.content DESC LIMIT :each)
 ORDER BY r.received_ms DESC, r.seq DESC, r.content DESC LIMIT :limit;
 
+-- name: lock_erasures
+-- One process writes, one group at a time.
+SELECT 1;
+
+-- name: delete_keys_at
+-- Keys of events that are deleted: `places` is JSON text.
+DELETE FROM event_keys WHERE (stored_device_id, stream, seq) IN
+    (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+     FROM json_each(:places));
+
+-- name: delete_copies_of
+-- Accounts of copies of events that are deleted: their seqs stay accounted for.
+DELETE FROM carried WHERE (stored_device_id, stored_stream, stored_seq) IN
+    (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]'), json_extract(value, '$[2]')
+     FROM json_each(:places));
+
 -- name: missing_ranges
 -- The first missing ranges of each stream of some devices.
 SELECT s.device_id, g.stream, g.first, g.last

@@ -81,7 +81,3 @@ INSERT INTO sync_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- Add to the daily sums of some objects.
 INSERT INTO sums SELECT ?, ?, ?, ?, key, value FROM json_each(?) WHERE true
 ON CONFLICT (what, day, site, name, object) DO UPDATE SET count = min(count + excluded.count, 9007199254740991);
-
--- name: delete_keys
--- Forget the keys of a deleted event.
-DELETE FROM event_keys WHERE stored_device_id = ? AND stream = ? AND seq = ?;

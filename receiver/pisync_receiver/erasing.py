@@ -1,0 +1,367 @@
+"""Erasing learners: everything stored of them is deleted, and stays deleted.
+
+1. What is asked goes into the erasures file, outside the database: a restored backup does not bring a learner back.
+2. A row of `erased`, with the entry in the audit log: from its commit on, intake writes nothing of the learner.
+3. Events with their keys, copies and sums, then bodies of rejected events and conflicting versions, in bounded batches.
+
+Each step may be repeated after any failure. Streams keep their counters and gaps, as after retention.
+"""
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Final
+
+import msgspec
+from msgspec import Meta, Struct
+
+from pisync_common.errors import RuleError
+from pisync_common.times import format_ms, parse_ms
+from pisync_receiver.domain.erasure import ERASED_BODY, KEY_BYTES, Erased, hidden, id_hash, key_name, learner_hash
+from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
+from pisync_receiver.logs import fields
+from pisync_receiver.store import Store
+from pisync_receiver.store.learners import FIRST, NamingLearner, RejectedPlace
+from pisync_receiver.store.running import Query, Row, Sites
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 5_000
+"""Events deleted in one transaction."""
+BODIES: Final = 500
+"""Bodies emptied in one transaction."""
+CALL_S: Final = 2.0
+"""How long one call deletes events; then its caller asks again."""
+HOMES: Final = 1_000
+"""Homes of one id that a call erases."""
+_IDS: Final = 1_000
+"""Learners' ids looked at in one query."""
+
+Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]+$", max_length=128)]
+
+
+class Erasure(Struct, frozen=True, kw_only=True):
+    """What was erased of a learner until now, or would be; `more` if the call is to be repeated."""
+
+    receipt: str | None
+    """Names the erasure in the audit log; None for a dry run."""
+    homes: list[str | None]
+    """The homes that the learner's id is erased under."""
+    events: int
+    rejected: int
+    """Rejected events and conflicting versions whose bodies are emptied."""
+    more: bool
+
+
+class Line(Struct, frozen=True, kw_only=True):
+    """A line of the erasures file: one learner of one home."""
+
+    keys: list[Hex]
+    """The database's keys; `learner` and `id` are HMAC-SHA256 with the key of their database."""
+    learner: Hex
+    id: Hex
+    receipt: Hex
+    time: str
+
+
+class ErasuresFile:
+    """Every erasure, one JSON object a line, only ever appended to. Several receivers may share it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def read(self) -> list[Line] | None:
+        """Return its lines; None if there is no file. Damaged lines are left out. Raises ErasuresFileUnusable."""
+        try:
+            text = self.path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unusable("read", error) from error
+        given = [line for line in text.split(b"\n") if line]
+        found = [line for line in map(_line, given) if line is not None]
+        if given and not found:
+            raise ErasuresFileUnusable(
+                f"{self.path} is not an erasures file; nothing was changed; put back a copy of it, or name another "
+                "file as erasures_file"
+            )
+        if len(found) < len(given):  # a power cut tears the last line, before the erasure is answered
+            log.error("lines of the erasures file are damaged", extra=fields(lines=len(given) - len(found)))
+        return found
+
+    def append(self, keys: Iterable[bytes], rows: Iterable[Erased]) -> None:
+        """Add lines, durably. Raises ErasuresFileUnusable."""
+        names = [key.hex() for key in keys]
+        lines = [
+            Line(keys=names, learner=row.learner, id=row.id, receipt=row.receipt, time=format_ms(row.asked_ms))
+            for row in rows
+        ]
+        text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                size = os.fstat(descriptor).st_size
+                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
+                text = b"\n" + text if torn else text
+                if os.write(descriptor, text) != len(text):
+                    raise OSError("the disk is full")
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            if size == 0:
+                _sync_folder(self.path.parent)
+        except OSError as error:
+            raise self._unusable("written", error) from error
+
+    def _unusable(self, doing: str, error: OSError) -> ErasuresFileUnusable:
+        return ErasuresFileUnusable(
+            f"the erasures file {self.path} cannot be {doing}: {error.strerror or error}; nothing was erased; let the "
+            "receiver's user write there, or name another file as erasures_file"
+        )
+
+
+class Eraser:
+    """Erases learners from one store. Without the path of an erasures file a restored backup brings them back."""
+
+    def __init__(
+        self,
+        store: Store,
+        file: Path | None,
+        *,
+        now_ms: Callable[[], int],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store = store
+        self._file = None if file is None else ErasuresFile(file)
+        self._now_ms = now_ms
+        self._clock = clock
+
+    async def preview(self, learner_id: str, home: str | None, sites: Sites) -> Erasure:
+        """Count what `erase` would delete. Raises UnknownLearner."""
+        found = dict(await self._homes(learner_id, home, sites))
+        if not found:
+            raise UnknownLearner("nothing that is stored names this learner")
+        rejected = [each async for each in self._rejected(learner_id) if not found.keys().isdisjoint(each.homes)]
+        return Erasure(receipt=None, homes=list(found), events=sum(found.values()), rejected=len(rejected), more=False)
+
+    async def erase(self, learner_id: str, home: str | None, sites: Sites) -> Erasure:
+        """Delete what is stored of a learner: of one home, or of every home on `sites` that the id occurs under. Raises
+        UnknownLearner where it occurs under none; ErasuresFileUnusable, having deleted nothing."""
+        key = await self._key()
+        learners = {each: learner_hash(key, each, learner_id) for each, _ in await self._homes(learner_id, home, sites)}
+        ids = [id_hash(key, learner_id)]
+        seen = await self._store.erased(ids)
+        if home is not None or sites is not None:
+            given = (sites or ()) if home is None else (home,)
+            visible = {learner_hash(key, each, learner_id) for each in given}
+            seen = [row for row in seen if row.learner in visible]
+        if not learners and not seen:
+            raise UnknownLearner(
+                "nothing that is stored names this learner; with learner_home, what still arrives is not stored"
+            )
+        new = await self._remember({*learners.values()} - {row.learner for row in seen}, ids[0])
+        seen += new
+        pending = {*learners.values()} | {row.learner for row in seen if row.done_ms is None}
+        more = not await self._erase_all(learner_id, learners)
+        if not more:
+            await self._empty_rejected(
+                (each.place, hashes[0])
+                async for each in self._rejected(learner_id)
+                if (hashes := _known(pending, [key], each.homes, learner_id))
+            )
+            await self._end(pending)
+        receipt = max(seen, key=lambda row: row.asked_ms).receipt
+        rows = [row for row in await self._store.erased(ids) if row.receipt == receipt]
+        return Erasure(
+            receipt=receipt,
+            homes=list(learners),
+            events=sum(row.events for row in rows),
+            rejected=sum(row.rejected for row in rows),
+            more=more,
+        )
+
+    async def resume(self) -> None:
+        """Before anything is answered: erase again what a restored backup brought back, and finish what was
+        interrupted; write down what the file lacks. Raises ErasuresFileUnusable."""
+        known: dict[str, Erased] = {}
+        while rows := await self._store.all_erased(after=max(known, default="")):
+            known |= {row.learner: row for row in rows}
+        if self._file is not None:
+            lines = self._file.read() or []
+            lacking = {line.learner: line for line in lines if line.learner not in known}
+            if lacking:
+                await self._restore(list(lacking.values()))
+                log.warning(
+                    "learners that were erased are in this database; erasing", extra=fields(learners=len(lacking))
+                )
+            written = {line.learner for line in lines}
+            if unwritten := [row for learner, row in known.items() if learner not in written]:
+                self._file.append(await self._store.erasure_keys(), unwritten)
+            known |= {line.learner: _erased(line) for line in lacking.values()}
+        if pending := {row.learner: row for row in known.values() if row.done_ms is None}:
+            await self._finish(pending)
+
+    # Finding.
+
+    async def _homes(self, learner_id: str, home: str | None, sites: Sites) -> list[tuple[str | None, int]]:
+        """The homes to erase an id under, and the events of each."""
+        found = dict(await self._store.homes(learner_id, limit=HOMES))
+        if home is not None:
+            return [(home, found.get(home, 0))]
+        async for each in self._rejected(learner_id):
+            if found.keys().isdisjoint(each.homes):
+                found[each.homes[0]] = 0
+        return [(each, count) for each, count in found.items() if sites is None or each in sites]
+
+    async def _rejected(self, learner_id: str | None) -> AsyncIterator[NamingLearner]:
+        place: RejectedPlace | None = FIRST
+        while place is not None:
+            found, place = await self._store.rejected_naming(learner_id, place)
+            for each in found:
+                yield each
+
+    # Remembering.
+
+    async def _key(self) -> bytes:
+        keys = await self._store.erasure_keys()
+        if not keys:
+            key = secrets.token_bytes(KEY_BYTES)
+            await self._store.act([("lock_erasures", {}), ("all_erasure_keys", {})], lambda rows: _first(key, rows[1]))
+            keys = await self._store.erasure_keys()
+        return keys[0]
+
+    async def _remember(self, learners: Iterable[str], hashed_id: str) -> list[Erased]:
+        """Write down that learners of one id are erased, under one receipt; what arrives of them is not stored."""
+        receipt, now = secrets.token_hex(16), self._now_ms()
+        rows = [Erased(learner=learner, id=hashed_id, receipt=receipt, asked_ms=now) for learner in sorted(learners)]
+        if rows:
+            if self._file is not None:
+                await asyncio.to_thread(self._file.append, await self._store.erasure_keys(), rows)
+            added = [_added(row) for row in rows]
+            await self._store.act([("lock_erasures", {})], lambda _: added)
+        return rows
+
+    async def _restore(self, lines: Sequence[Line]) -> None:
+        """Take from the file what this database does not know."""
+        keys = {bytes.fromhex(key) for line in lines for key in line.keys}
+        writes: list[Query] = [("add_secret", {"name": key_name(key), "value": key}) for key in sorted(keys)]
+        writes += [_added(_erased(line)) for line in lines]
+        await self._store.act([("lock_erasures", {})], lambda _: writes)
+
+    # Deleting.
+
+    async def _erase_all(self, learner_id: str, learners: Mapping[str | None, str]) -> bool:
+        """Delete a learner's events of some homes; return whether none is left when it is time to answer."""
+        until = self._clock() + CALL_S
+        for home, learner in learners.items():
+            while await self._erase_batch(learner_id, home, learner) == BATCH:
+                if self._clock() >= until:
+                    return False
+        return True
+
+    async def _erase_batch(self, learner_id: str, home: str | None, learner: str) -> int:
+        found: list[Row] = []
+
+        def decide(rows: list[list[Row]]) -> list[Query]:
+            found[:] = rows[1]
+            if not found:
+                return []
+            places = json.dumps([row[1:4] for row in found])
+            return [
+                ("delete_keys_at", {"places": places}),
+                ("delete_copies_of", {"places": places}),
+                ("delete_events", {"ids": [row[0] for row in found]}),
+                ("count_erased", {"learner": learner, "events": len(found), "rejected": 0}),
+            ]
+
+        wanted = {"learner": learner_id, "home": home, "limit": BATCH}
+        await self._store.act([("lock_erasures", {}), ("events_to_erase", wanted)], decide)
+        return len(found)
+
+    async def _empty_rejected(self, places: AsyncIterable[tuple[RejectedPlace, str]]) -> None:
+        """Empty the bodies at some places, each of a learner by its hash."""
+        batch: list[tuple[RejectedPlace, str]] = []
+        async for each in places:
+            batch.append(each)
+            if len(batch) == BODIES:
+                await self._empty_batch(batch)
+                batch = []
+        if batch:
+            await self._empty_batch(batch)
+
+    async def _empty_batch(self, batch: Sequence[tuple[RejectedPlace, str]]) -> None:
+        key = await self._key()
+        writes: list[Query] = []
+        for (device_id, stream, seq, content), learner in batch:
+            place = {"device": device_id, "stream": stream, "seq": seq, "content": content}
+            writes.append(("empty_rejected", {**place, "body": ERASED_BODY, "hidden": hidden(key, content)}))
+            writes.append(("count_erased", {"learner": learner, "events": 0, "rejected": 1}))
+        await self._store.act([], lambda _: writes)
+
+    async def _end(self, learners: Iterable[str]) -> None:
+        ends: list[Query] = [("end_erasure", {"learner": learner, "now": self._now_ms()}) for learner in learners]
+        await self._store.act([], lambda _: ends)
+
+    async def _finish(self, pending: dict[str, Erased]) -> None:
+        """Erase learners of whom nothing is known but their hashes: look at all learners."""
+        keys = await self._store.erasure_keys()
+        ids = {row.id for row in pending.values()}
+        after, seen = "", 0
+        while names := await self._store.learner_ids(after=after, limit=_IDS):
+            for name in names:
+                if not ids.isdisjoint(id_hash(key, name) for key in keys):
+                    for home, _ in await self._store.homes(name, limit=HOMES):
+                        for learner in _known(pending, keys, [home], name):
+                            while await self._erase_batch(name, home, learner) == BATCH:
+                                pass
+            after, seen = names[-1], seen + len(names)
+            log.info("looking for learners to erase", extra=fields(looked_at=seen))
+        await self._empty_rejected(
+            (each.place, learner)
+            async for each in self._rejected(None)
+            for learner in _known(pending, keys, each.homes, each.learner_id)[:1]
+        )
+        await self._end(pending)
+        log.warning("learners are erased", extra=fields(learners=len(pending)))
+
+
+def _known(pending: Container[str], keys: Sequence[bytes], homes: Sequence[str | None], name: str) -> list[str]:
+    hashes = (learner_hash(key, home, name) for key in keys for home in homes)
+    return [learner for learner in hashes if learner in pending]
+
+
+def _first(key: bytes, known: Sequence[Row]) -> list[Query]:
+    return [] if known else [("add_secret", {"name": key_name(key), "value": key})]
+
+
+def _added(row: Erased) -> Query:
+    return "add_erased", {"learner": row.learner, "id": row.id, "receipt": row.receipt, "asked_ms": row.asked_ms}
+
+
+def _erased(line: Line) -> Erased:
+    return Erased(learner=line.learner, id=line.id, receipt=line.receipt, asked_ms=parse_ms(line.time))
+
+
+def _line(text: bytes) -> Line | None:
+    try:
+        line = msgspec.json.decode(text, type=Line)
+        parse_ms(line.time)
+        for key in line.keys:
+            bytes.fromhex(key)
+    except (ValueError, RuleError):  # msgspec's errors are ValueErrors
+        return None
+    return line
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
