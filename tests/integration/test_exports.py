@@ -153,7 +153,7 @@ def test_limit_and_cursor_bound_an_export(live: Live) -> None:
     assert [json.loads(line)["seq"] for line in rest] == [701, 702, 703]
 
 
-def test_the_number_of_rows_comes_before_them(tmp_path: Path) -> None:
+def test_the_number_of_rows_comes_before_the_rows(tmp_path: Path) -> None:
     with live_receiver(tmp_path) as live:
         # Beside the devices of the tokens.
         live.write(*(sync_event(NOW_MS, device=f"pibook-{n}") for n in range(1201)))

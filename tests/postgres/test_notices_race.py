@@ -1,4 +1,4 @@
-"""Two receivers on one PostgreSQL watch, make notices and send them at the same time: each change is told once."""
+"""Two receivers on one PostgreSQL watch, make notices and send them at the same time: each change is in one notice."""
 
 import asyncio
 from collections import Counter

@@ -11,7 +11,7 @@ import re
 import sys
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -19,6 +19,7 @@ from msgspec import Raw
 from pisync_common.times import format_ms
 from pisync_receiver.domain.submissions import AuditNote
 from pisync_receiver.http import params
+from pisync_receiver.http.formats import Writer, one_line
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import JSON, Answer, Reply, Stream, choose
 
@@ -32,16 +33,6 @@ _BOM: Final = "\ufeff"
 _rows = msgspec.json.Decoder(list[Raw]).decode
 _cells = msgspec.json.Decoder(list[dict[str, Raw]]).decode
 _text = msgspec.json.Decoder(str).decode
-
-
-class Writer(Protocol):
-    """Turns pages into an export's bytes. Not shared between exports."""
-
-    async def write(self, page: bytes) -> tuple[bytes, int]:
-        """Take a page as JSON; return what can be sent by now, and how many rows the page has."""
-
-    async def end(self) -> bytes:
-        """Return the rest."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +93,6 @@ class _Csv:
             return json.decode()
         text = _text(json) if json[:1] == b'"' else one_line(json).decode()
         return text if self._raw else _FORMULA.sub(r"\1\2'", text)
-
-
-def one_line(json: bytes) -> bytes:
-    """Return JSON without the line breaks that an event's data was sent with."""
-    return msgspec.json.format(json, indent=-1) if b"\n" in json or b"\r" in json else json
 
 
 async def _parquet(options: Options) -> Writer:

@@ -13,7 +13,7 @@ from msgspec import Raw, inspect
 from pisync_common.limits import MIB
 from pisync_common.times import parse_ms
 from pisync_receiver.errors import MissingExtra
-from pisync_receiver.http.exporting import Writer, one_line
+from pisync_receiver.http.formats import Writer, one_line
 
 _GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 16 * MIB
