@@ -326,15 +326,15 @@ def daily(
     """The digest of a fleet with these devices of each site in each state."""
     counts = []
     for site, by in sites.items():
-        failing, silent, new, retired = (by.get(state, 0) for state in STATES[1:])
-        counts.append(SiteCounts(site, None, sum(by.values()), failing, silent, new, retired, 0, 0, None))
+        _, failing, silent, new, retired = (by.get(state, 0) for state in STATES)
+        counts.append(SiteCounts(site, None, sum(by.values()), failing, silent, new, retired, 0, None))
     troubled = [
         TroubledDevice(site, STATES.index(state), MIDNIGHT, '{"tls": 1, "dns": 2}')
         for site, by in sites.items()
         for state in (F, S)
         for _ in range(by.get(state, 0))
     ]
-    records = site_records(counts, troubled)
+    records = site_records(counts, {}, troubled)
     overview = Overview(
         at="2026-11-24T00:00:00.000Z",
         devices=state_counts(records),
