@@ -1,5 +1,6 @@
 """One device: its state in a sentence, its runs, causes, speed, completeness, conflicts, dead letters and notes."""
 
+import asyncio
 from typing import Any, Final
 
 import pisync_receiver.window.series as series
@@ -23,8 +24,14 @@ async def device(view: View) -> Answer:
     of_device = path_of("/api/devices/{}", device_id)
     record = (await view.get(of_device)).value
     history = path_of("/api/sync-event/device/{}/sync-history", device_id)
-    runs = await view.get_all(history, most=RUNS, since=f"{series.DAYS}d")
-    completeness = (await view.get(f"{of_device}/completeness")).value
+    runs, complete, notes, transitions, stays = await asyncio.gather(
+        view.get_all(history, most=RUNS, since=f"{series.DAYS}d"),
+        view.get(f"{of_device}/completeness"),
+        view.get(f"{of_device}/notes", limit=NEWEST),
+        view.get("/api/transitions", device_id=device_id, limit=NEWEST),
+        view.get(f"{of_device}/sites"),
+    )
+    completeness = complete.value
     rejected = []
     if any(stream["rejected"] for stream in completeness["streams"]):
         rejected = (await view.get(f"{of_device}/rejected", limit=NEWEST)).value
@@ -42,9 +49,9 @@ async def device(view: View) -> Answer:
         streams=[stream | {"gaps": _gaps(stream)} for stream in completeness["streams"]],
         conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
         rejected=[row for row in rejected if row["code"] != "conflict"],
-        notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
-        transitions=(await view.get("/api/transitions", device_id=device_id, limit=NEWEST)).value,
-        stays=(await view.get(f"{of_device}/sites")).value,
+        notes=notes.value,
+        transitions=transitions.value,
+        stays=stays.value,
     )
 
 
