@@ -49,16 +49,16 @@ async def site(view: View) -> Answer:
         view.get_all("/api/speeds", most=SUMS_MAX, site=name),
         view.get_all("/api/activity", most=SUMS_MAX, site=name, by="type"),
     )
-    silent, failing, notes, transitions = await asyncio.gather(
-        view.get("/api/devices", site=name, state="silent", limit=TROUBLED),
-        view.get("/api/devices", site=name, state="failing", limit=TROUBLED),
+    states = [state for state in ("silent", "failing") if record[state]]
+    notes, transitions, *troubled = await asyncio.gather(
         view.get(path_of("/api/sites/{}/notes", name), limit=NOTES),
         view.get("/api/transitions", site=name, since="7d", limit=CHANGES),
+        *(view.get("/api/devices", site=name, state=state, limit=TROUBLED) for state in states),
     )
     return view.render(
         "site.html",
         site=record,
-        devices=[*silent.value, *failing.value][:TROUBLED],
+        devices=[device for found in troubled for device in found.value][:TROUBLED],
         notes=notes.value,
         transitions=transitions.value,
         causes=series.by_name(errors, days, name="code", value="errors", most=SERIES, other=_("other")),
