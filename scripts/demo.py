@@ -1,13 +1,14 @@
 """A school day of two PiBooks and a PiBox: offline in the morning, a bad link on Thursday, proof at the end.
 
     scripts/demo            the whole day, under a minute
-    scripts/demo --keep     leaves the receiver running and prints its address and an admin token
+    scripts/demo --keep     leaves the receiver running, with 60 more schools, and says how to open its pages
 
 Every part is the real program in a process of its own, in a new temporary folder; the link of each device is a
 small proxy whose faults change as the day goes on. The exit code is 1 unless every recorded event is stored once.
 """
 
 import argparse
+import asyncio
 import json
 import shutil
 import sys
@@ -24,7 +25,10 @@ from typing import Any
 
 from benchmark.lessons import Lesson, lessons
 from pisync_agent import Recorder
+from pisync_common.times import now_ms
+from pisync_receiver.store.opening import open_store
 from tests.support.fault_proxy import FaultProxy
+from tests.support.fleet_of_schools import fill
 from tests.support.processes import AgentProcess, ReceiverProcess, wait_until
 
 SITE = "Hillside School"
@@ -212,6 +216,20 @@ class Day:
         )
         return all(verdicts) and not missing and not duplicates and not changed and len(wanted) > 1000
 
+    def fill(self) -> None:
+        """Add a made-up fleet of schools beside the real devices, straight to the stopped receiver's database."""
+        chapter("60 more schools, made up, so that there is something to look at")
+        self.receiver.stop()
+        asyncio.run(self._filled())
+        self.receiver.start()
+
+    async def _filled(self) -> None:
+        store = await open_store(self.receiver.database)
+        try:
+            await fill(store, now_ms=now_ms(), days=14)
+        finally:
+            await store.aclose()
+
     def _is_complete(self, device: Device) -> bool:
         streams = json.load(self._get(f"/api/devices/{device.name}/completeness"))["streams"]
         for stream in streams:
@@ -273,9 +291,12 @@ def main() -> int:
         good = day.proof() and before == ["pibox-01"] and after == []
         print("\nEvery recorded event is stored once." if good else "\nTHE PROOF FAILED: see above.", flush=True)
         if keep:
-            print(f"\nThe receiver stays up at {day.receiver.url} (files in {folder}). Ctrl-C ends it.")
-            print(f"Admin token: {day.token}")
-            print(f"  curl -H 'Authorization: Bearer {day.token}' {day.receiver.url}/api/devices")
+            day.fill()
+            print(
+                f"\nOpen {day.receiver.url} in a browser on this machine, and sign in with this token:\n  {day.token}"
+            )
+            print(f"Files are in {folder}. Ctrl-C ends it. The same answers for programs:")
+            print(f"  curl -H 'Authorization: Bearer {day.token}' {day.receiver.url}/api/overview")
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

@@ -1,7 +1,9 @@
-"""The first hour: commands and the service mean one database, before the first start too, as any user."""
+"""The first hour: commands and the service mean one database, before the first start too, as any user; and its guide
+leads from an empty server to a page with a school on it."""
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +16,7 @@ import httpx
 import pytest
 
 from tests.support.postgres import fresh_database, needs_postgres
-from tests.support.processes import ReceiverProcess
+from tests.support.processes import AgentProcess, ReceiverProcess
 from tests.support.services import installed, missing, root
 
 ROOT = Path(__file__).parents[2]
@@ -168,3 +170,49 @@ def test_root_makes_no_folder(tmp_path: Path) -> None:
 
 def owners(school: School) -> set[int]:
     return {file.stat().st_uid for file in school.state.rglob("*")}
+
+
+# The guide
+
+
+GUIDE = ROOT / "docs/first-hour.md"
+ADDRESS = "https://pisync.example.org"
+
+
+def guided_lines() -> list[str]:
+    """Return each line of the guide's shell blocks."""
+    blocks = re.findall(r"^```sh\n(.*?)^```", GUIDE.read_text(), re.MULTILINE | re.DOTALL)
+    return [line for block in blocks for line in block.splitlines()]
+
+
+def test_the_guide_leads_to_a_page_with_a_school_on_it(tmp_path: Path) -> None:
+    printed: dict[str, str] = {"token": "", "enrollment": "CODE"}
+    with ReceiverProcess(tmp_path / "receiver") as receiver, AgentProcess(tmp_path / "device") as agent:
+        for line in guided_lines():
+            sudo, program, *arguments = shlex.split(
+                line.replace(ADDRESS, receiver.url).replace("CODE", printed["enrollment"])
+            )
+            assert sudo == "sudo"
+            if program == "apt":  # the packages start their services; their own tests are in tests/packaging
+                if "agent" in line:
+                    agent.start()
+            else:
+                called = receiver if program == "pisync-receiver" else agent
+                printed[arguments[0]] = called.command(*arguments).strip()
+        page = signed_in(receiver.url, printed["token"])
+        seen = {path: page.get(path).text for path in ("/", "/sites", "/sites/Hill%20School", "/devices/pibook-0001")}
+
+    assert "Hill School" in printed["sites"]
+    assert "complete" in printed["completeness"]
+    assert "No site needs help" in seen["/"]
+    assert "Hill School" in seen["/sites"]
+    assert "Every device is well" in seen["/sites/Hill%20School"]
+    assert "Complete: 1 event of 1" in seen["/devices/pibook-0001"]
+
+
+def signed_in(url: str, token: str) -> httpx.Client:
+    """Return a browser of sorts, signed in with a token."""
+    visitor = httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Accept": "text/html"})
+    answer = visitor.post("/sign-in", data={"token": token, "next": "/"})
+    assert (answer.status_code, answer.headers.get("Location")) == (303, "/"), answer.text
+    return visitor

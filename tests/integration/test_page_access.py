@@ -74,7 +74,7 @@ class Visitor:
 
 
 def path_of(row: Route, *, device: str = DEVICE, site: str = SITE, code: str = "1") -> str:
-    names = {"device_id": device, "site": site, "code_id": code, "act": "move", "list": "devices"}
+    names = {"device_id": device, "site": site, "code_id": code, "act": "move", "file": "app.css", "list": "devices"}
     return row.path.format_map(names)
 
 

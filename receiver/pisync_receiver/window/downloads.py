@@ -11,6 +11,7 @@ from pisync_receiver.window.view import View, field, page
 
 LISTS: Final[Mapping[str, str]] = {
     "activity": "/api/activity",
+    "audit": "/api/audit",
     "causes": "/api/causes",
     "devices": "/api/devices",
     "events": "/api/events",
@@ -26,7 +27,7 @@ LISTS: Final[Mapping[str, str]] = {
 FIELDS: Final = (
     "format", "raw", "bom", "search", "site", "without_site", "state", "incomplete", "cloned", "sort", "since", "until",
     "occurred_since", "occurred_until", "device_id", "stream", "type", "object_id", "by", "group", "mode",
-    "min_failures", "limit",
+    "min_failures", "act", "actor", "target", "limit",
 )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ async def learning(view: View) -> Answer:
     return view.render(
         "learning.html",
         wanted=wanted,
+        filter={name: value for name, value in wanted.items() if value is not None} | {"since": since},
         period=period,
         periods=PERIODS,
         total=sum(row["events"] for row in daily),

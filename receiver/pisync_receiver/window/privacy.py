@@ -14,7 +14,11 @@ from pisync_receiver.window.i18n import gettext as _
 from pisync_receiver.window.view import View, page
 
 DAYS_MAX: Final = 36_500
+DIGITS_MAX: Final = 18
+STEP_CALLS: Final = 10
+"""Batches that one step deletes."""
 _DAY_S: Final = 86_400
+_DELETED: Final = ("events", "sync_events")
 
 
 @page("GET", "/privacy", Access.ADMIN)
@@ -34,8 +38,10 @@ async def erase(view: View) -> Answer:
     if step not in ("erase", "continue"):
         plan = await view.send("POST", "/api/learners/erase", learner | {"dry_run": True})
         return view.render("erase.html", learner=learner, plan=plan, mistyped=step == "mistyped")
-    done = await view.send("POST", "/api/learners/erase", learner)
-    return view.render("erase_progress.html" if done["more"] else "erase_receipt.html", learner=learner, done=done)
+    erased = await view.send("POST", "/api/learners/erase", learner)
+    return view.render(
+        "erase_progress.html" if erased["more"] else "erase_receipt.html", learner=learner, erased=erased
+    )
 
 
 @page("POST", "/privacy/retention", Access.CHIEF)
@@ -43,23 +49,25 @@ async def retention(view: View) -> Answer:
     """Delete what arrived long ago: say how much it is, then do it step by step."""
     form = await view.form()
     days = whole(form, "days", _("Days"), low=1, high=DAYS_MAX)
-    wanted = {"older_than_s": days * _DAY_S, "type": text(form, "type")}
-    values: dict[str, Any] = {"days": days, "type": wanted["type"]}
+    wanted: dict[str, Any] = {"older_than_s": days * _DAY_S, "type": text(form, "type")}
     if form.get("step") not in ("delete", "continue"):
         plan = await view.send("POST", "/api/retention", wanted | {"dry_run": True})
-        return view.render("retention.html", plan=plan, **values)
-    done = await view.send("POST", "/api/retention", wanted)
-    return view.render("retention_done.html", counts=_added(form, done), more=done["more"], **values)
+        return view.render("retention.html", days=days, type=wanted["type"], plan=plan)
+    after, counts = _number(form, "after"), {name: _number(form, name) for name in _DELETED}
+    for _call in range(STEP_CALLS):
+        done = await view.send("POST", "/api/retention", wanted | {"after": after})
+        after, counts = done["after"], {name: count + done[name] for name, count in counts.items()}
+        if not done["more"]:
+            break
+    return view.render(
+        "retention_done.html", days=days, type=wanted["type"], counts=counts, after=after, unfinished=done["more"]
+    )
 
 
-def _added(form: Mapping[str, str], done: Mapping[str, Any]) -> dict[str, int]:
-    """Return what all steps so far did."""
-    before = {name: form.get(name, "") for name in done}
-    return {
-        name: count + (int(before[name]) if before[name].isascii() and before[name].isdigit() else 0)
-        for name, count in done.items()
-        if isinstance(count, int) and not isinstance(count, bool)
-    }
+def _number(form: Mapping[str, str], name: str) -> int:
+    """Return what the step before wrote into the form, 0 for the first."""
+    written = form.get(name, "")
+    return int(written) if written.isascii() and written.isdigit() and len(written) <= DIGITS_MAX else 0
 
 
 PAGES: Final = (privacy, erase, retention)
