@@ -15,6 +15,8 @@ RUNS: Final = 3_000
 """Sync runs that a page looks at; the newest of the last 30 days."""
 NEWEST: Final = 20
 """Rows of each list on the page."""
+ACTS_DONE: Final = 5
+"""Entries of the audit log on the page."""
 
 
 @page("GET", "/devices/{device_id}", Access.READER)
@@ -31,6 +33,9 @@ async def device(view: View) -> Answer:
         view.get("/api/transitions", device_id=device_id, limit=NEWEST),
         view.get(f"{of_device}/sites"),
     )
+    done = []
+    if view.is_chief:
+        done = (await view.get("/api/audit", target=f"device {device_id}", limit=ACTS_DONE)).value
     completeness = complete.value
     rejected = []
     if any(stream["rejected"] for stream in completeness["streams"]):
@@ -52,6 +57,7 @@ async def device(view: View) -> Answer:
         notes=notes.value,
         transitions=transitions.value,
         stays=stays.value,
+        acts_done=done,
     )
 
 
