@@ -150,6 +150,8 @@ def test_the_live_part_is_made_once_for_all_who_ask(fleet: Live, admin: Person) 
     assert part.text.startswith('<div id="live"')
     assert "<html" not in part.text
     assert 'name="csrf"' not in part.text, "it is shared by sessions"
+    in_french = admin.get("/", **{"HX-Request": "true", "Accept-Language": "fr"})
+    assert words(in_french.text) != words(part.text), "each language has its own"
     viewer = sign_in(fleet, "viewer")
     assert "Nakuru Secondary" in viewer.get("/", **{"HX-Request": "true"}).text
     limited = sign_in(fleet, "site viewer")
@@ -184,6 +186,10 @@ def test_names_are_text_everywhere(live: Live) -> None:
             assert " ".join(name.split()) in words(page), (path, name)
         assert page.count("<bdi>") >= len(HOSTILE)
     for name in HOSTILE:
+        for path in (f"/devices?search={quote(name)}", f"/sites/{quote(name, safe='')}", "/devices/pibook-0/move"):
+            page = person.get(path).text
+            assert "<script>alert" not in page
+            assert "<img" not in page
         assert re.search(f'href="/sites/{re.escape(quote(name, safe=""))}"', person.get("/sites").text)
 
 
