@@ -199,8 +199,9 @@ def test_the_guide_leads_to_a_page_with_a_school_on_it(tmp_path: Path) -> None:
             else:
                 called = receiver if program == "pisync-receiver" else agent
                 printed[arguments[0]] = called.command(*arguments).strip()
-        page = signed_in(receiver.url, printed["token"])
-        seen = {path: page.get(path).text for path in ("/", "/sites", "/sites/Hill%20School", "/devices/pibook-0001")}
+        with signed_in(receiver.url, printed["token"]) as visitor:
+            paths = ("/", "/sites", "/sites/Hill%20School", "/devices/pibook-0001")
+            seen = {path: visitor.get(path).text for path in paths}
 
     assert "Hill School" in printed["sites"]
     assert "complete" in printed["completeness"]
