@@ -18,10 +18,11 @@ from pisync_receiver import api, window
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
 from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.erasing import Eraser
-from pisync_receiver.errors import Overloaded, StoreUnusable
+from pisync_receiver.errors import MissingExtra, Overloaded, StoreUnusable
 from pisync_receiver.http.auth import EndedTokens, Gate, TokenDirectory
 from pisync_receiver.http.edge import Edge, Router, refuse_busy
 from pisync_receiver.http.forwarded import Networks
+from pisync_receiver.http.oidc import IdentityProvider, OidcSettings
 from pisync_receiver.http.openapi import make_documents
 from pisync_receiver.http.rates import device_rates
 from pisync_receiver.http.request import LOCAL, BodyLimits, BodyReader, Services, announcement
@@ -58,6 +59,8 @@ class AppSettings:
     """Gateways that may name the caller's address."""
     announce_url: str | None = None
     """The address that devices are asked to use."""
+    oidc: OidcSettings | None = None
+    """The identity provider whose accounts sign in to the pages."""
     erasures_file: Path | None = None
     """Where erasures are remembered outside the database."""
     public_url: str | None = None
@@ -107,6 +110,7 @@ class Receiver:
             intake=intake,
             tokens=tokens,
             sessions=Sessions(tokens, intake, required=settings.auth, now_ms=now_ms, clock=clock, random=random),
+            identity_provider=_identity_provider(settings.oidc, now_ms, clock),
             bodies=BodyReader(settings.body),
             cache=_cache(settings, clock),
             metrics=metrics,
@@ -192,6 +196,18 @@ def _retrieve(task: asyncio.Task[None]) -> None:
     """Keep asyncio from logging an error as lost that came after all callers had given up."""
     if not task.cancelled():
         task.exception()
+
+
+def _identity_provider(
+    settings: OidcSettings | None, now_ms: Callable[[], int], clock: Callable[[], float]
+) -> IdentityProvider | None:
+    if settings is None:
+        return None
+    try:
+        from pisync_receiver.http.openid import OpenIdConnect  # libraries that only this needs
+    except ImportError as error:
+        raise MissingExtra("oidc", error) from error
+    return OpenIdConnect(settings, now_ms=now_ms, clock=clock)
 
 
 def _cache(settings: AppSettings, clock: Callable[[], float]) -> Cache:

@@ -31,6 +31,7 @@ from pisync_common.settings import (
 from pisync_receiver.alerts.rules import time_zone
 from pisync_receiver.cache import redis_url
 from pisync_receiver.http.forwarded import networks
+from pisync_receiver.http.oidc import SETTINGS as OIDC
 from pisync_receiver.store.address import SQLITE, Address, address
 
 PREFIX: Final = "PISYNC_RECEIVER_"
@@ -355,6 +356,7 @@ SETTINGS: Final[tuple[Setting[Any], ...]] = (
     QUIET_HOURS,
     TIME_ZONE,
     DIGEST_HOUR,
+    *OIDC,
     *PUBLISHING,
 )
 ASKING: Final = (DATABASE, SOCKET, ERASURES_FILE, URL, TOKEN_FILE)

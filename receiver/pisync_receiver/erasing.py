@@ -22,12 +22,17 @@ from msgspec import Meta, Struct
 
 from pisync_common.errors import RuleError
 from pisync_common.times import format_ms, parse_ms
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.erasure import ERASED_BODY, KEY_BYTES, Erased, hidden, id_hash, key_name, learner_hash
+from pisync_receiver.domain.rows import EarlierEvent
+from pisync_receiver.domain.submissions import Actor
+from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
+from pisync_receiver.store.audit import audit_statement
 from pisync_receiver.store.learners import FIRST, NamingLearner, RejectedPlace
-from pisync_receiver.store.running import Query, Row, Sites
+from pisync_receiver.store.running import Query, Row, Sites, build
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +46,8 @@ HOMES: Final = 1_000
 """Homes of one id that a call erases."""
 _IDS: Final = 1_000
 """Learners' ids looked at in one query."""
+
+_RECEIVER: Final = Actor(name="the receiver, at its start")
 
 Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]+$", max_length=128)]
 
@@ -150,7 +157,7 @@ class Eraser:
         rejected = [each async for each in self._rejected(learner_id) if not found.keys().isdisjoint(each.homes)]
         return Erasure(receipt=None, homes=list(found), events=sum(found.values()), rejected=len(rejected), more=False)
 
-    async def erase(self, learner_id: str, home: str | None, sites: Sites) -> Erasure:
+    async def erase(self, learner_id: str, home: str | None, sites: Sites, by: Actor) -> Erasure:
         """Delete what is stored of a learner: of one home, or of every home on `sites` that the id occurs under. Raises
         UnknownLearner where it occurs under none; ErasuresFileUnusable, having deleted nothing."""
         key = await self._key()
@@ -165,7 +172,7 @@ class Eraser:
             raise UnknownLearner(
                 "nothing that is stored names this learner; with learner_home, what still arrives is not stored"
             )
-        new = await self._remember({*learners.values()} - {row.learner for row in seen}, ids[0])
+        new = await self._remember({*learners.values()} - {row.learner for row in seen}, ids[0], by)
         seen += new
         pending = {*learners.values()} | {row.learner for row in seen if row.done_ms is None}
         more = not await self._erase_all(learner_id, learners)
@@ -175,7 +182,7 @@ class Eraser:
                 async for each in self._rejected(learner_id)
                 if (hashes := _known(pending, [key], each.homes, learner_id))
             )
-            await self._end(pending)
+            await self._end(pending, by)
         receipt = max(seen, key=lambda row: row.asked_ms).receipt
         rows = [row for row in await self._store.erased(ids) if row.receipt == receipt]
         return Erasure(
@@ -236,14 +243,15 @@ class Eraser:
             keys = await self._store.erasure_keys()
         return keys[0]
 
-    async def _remember(self, learners: Iterable[str], hashed_id: str) -> list[Erased]:
+    async def _remember(self, learners: Iterable[str], hashed_id: str, by: Actor) -> list[Erased]:
         """Write down that learners of one id are erased, under one receipt; what arrives of them is not stored."""
         receipt, now = secrets.token_hex(16), self._now_ms()
         rows = [Erased(learner=learner, id=hashed_id, receipt=receipt, asked_ms=now) for learner in sorted(learners)]
         if rows:
             if self._file is not None:
                 await asyncio.to_thread(self._file.append, await self._store.erasure_keys(), rows)
-            added = [_added(row) for row in rows]
+            entry = audited(by, "learner.erase", f"erasure {receipt}", now, {"homes": len(rows)})
+            added = [*(_added(row) for row in rows), audit_statement(entry)]
             await self._store.act([("lock_erasures", {})], lambda _: added)
         return rows
 
@@ -252,6 +260,10 @@ class Eraser:
         keys = {bytes.fromhex(key) for line in lines for key in line.keys}
         writes: list[Query] = [("add_secret", {"name": key_name(key), "value": key}) for key in sorted(keys)]
         writes += [_added(_erased(line)) for line in lines]
+        for receipt in sorted({line.receipt for line in lines}):
+            told = {"cause": "the erasures file knows it, and the database did not"}
+            entry = audited(_RECEIVER, "learner.erase", f"erasure {receipt}", self._now_ms(), told)
+            writes.append(audit_statement(entry))
         await self._store.act([("lock_erasures", {})], lambda _: writes)
 
     # Deleting.
@@ -278,6 +290,7 @@ class Eraser:
                 ("delete_copies_of", {"places": places}),
                 ("delete_events", {"ids": [row[0] for row in found]}),
                 ("count_erased", {"learner": learner, "events": len(found), "rejected": 0}),
+                *_uncounted(EarlierEvent(*row[3:]) for row in found),
             ]
 
         wanted = {"learner": learner_id, "home": home, "limit": BATCH}
@@ -304,9 +317,20 @@ class Eraser:
             writes.append(("count_erased", {"learner": learner, "events": 0, "rejected": 1}))
         await self._store.act([], lambda _: writes)
 
-    async def _end(self, learners: Iterable[str]) -> None:
-        ends: list[Query] = [("end_erasure", {"learner": learner, "now": self._now_ms()}) for learner in learners]
-        await self._store.act([], lambda _: ends)
+    async def _end(self, learners: Container[str], by: Actor) -> None:
+        """Note that nothing is left of learners, and how much it was."""
+        now = self._now_ms()
+
+        def decide(rows: list[list[Row]]) -> list[Query]:
+            ended = [row for row in (build(Erased, each) for each in rows[0]) if row.learner in learners]
+            statements: list[Query] = [("end_erasure", {"learner": row.learner, "now": now}) for row in ended]
+            for receipt in sorted({row.receipt for row in ended}):
+                mine = [row for row in ended if row.receipt == receipt]
+                told = {"events": sum(row.events for row in mine), "rejected": sum(row.rejected for row in mine)}
+                statements.append(audit_statement(audited(by, "learner.erased", f"erasure {receipt}", now, told)))
+            return statements
+
+        await self._store.act([("unfinished_erasures", {})], decide)
 
     async def _finish(self, pending: dict[str, Erased]) -> None:
         """Erase learners of whom nothing is known but their hashes: look at all learners."""
@@ -327,8 +351,21 @@ class Eraser:
             async for each in self._rejected(None)
             for learner in _known(pending, keys, each.homes, each.learner_id)[:1]
         )
-        await self._end(pending)
+        await self._end(pending, _RECEIVER)
         log.warning("learners are erased", extra=fields(learners=len(pending)))
+
+
+def _uncounted(events: Iterable[EarlierEvent]) -> list[Query]:
+    """Return what takes events from the daily sums."""
+    sums = DailySums()
+    for event in events:
+        sums.take_event(event)
+    statements: list[Query] = []
+    for row in sums.rows():
+        for about, count in row.counts.items():
+            place = {"what": row.what, "day": row.day, "site": row.site, "name": row.name, "object": about}
+            statements += [("take_from_sum", {**place, "count": count}), ("drop_empty_sum", place)]
+    return statements
 
 
 def _known(pending: Container[str], keys: Sequence[bytes], homes: Sequence[str | None], name: str) -> list[str]:

@@ -36,6 +36,7 @@ from pisync_receiver import config, logs
 from pisync_receiver.alerts.alerts import Alerts
 from pisync_receiver.app import AppSettings, Receiver
 from pisync_receiver.errors import CannotListen
+from pisync_receiver.http.oidc import oidc_settings
 from pisync_receiver.http.protocol import TOO_MANY, bounded
 from pisync_receiver.intake import IntakeLimits
 from pisync_receiver.store import Store, opening
@@ -128,6 +129,7 @@ def app_settings(settings: Settings) -> AppSettings:
         announce_url=settings[config.ANNOUNCE_URL],
         erasures_file=config.erasures_path(settings),
         public_url=settings[config.PUBLIC_URL],
+        oidc=oidc_settings(settings, settings[config.PUBLIC_URL]),
         silent_after_s=settings[config.SILENT_AFTER],
     )
 

@@ -9,14 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pisync_receiver.domain.submissions import DeviceChange, EventBatch
+from pisync_receiver.domain.submissions import Actor, DeviceChange, EventBatch
 from pisync_receiver.erasing import Eraser, Erasure
 from pisync_receiver.errors import UnknownLearner
 from tests.conformance.properties import SHARED_STORE
+from tests.conformance.sums import recount
 from tests.conformance.tables import Tables
 from tests.support.blocking import BlockingStore, counts, send, stored_seqs, streams, written
-from tests.support.submissions import NOON, batch, event, invalid
+from tests.support.submissions import DAY, NOON, batch, event, invalid
 
+BY: Final = Actor(name="ann")
 SECRET: Final = "pupil-§-7"
 TEXTS: Final = ("events", "rejected", "event_keys", "carried", "sums", "audit", "erased", "secrets", "streams")
 _numbers = itertools.count()
@@ -24,9 +26,9 @@ _numbers = itertools.count()
 
 def erase(store: BlockingStore, learner: str, home: str | None = None, *, file: Path | None = None) -> Erasure:
     eraser = Eraser(store.store, file, now_ms=lambda: NOON)
-    done: Erasure = store.run(eraser.erase(learner, home, None))
+    done: Erasure = store.run(eraser.erase(learner, home, None, BY))
     while done.more:
-        done = store.run(eraser.erase(learner, home, None))
+        done = store.run(eraser.erase(learner, home, None, BY))
     return done
 
 
@@ -58,6 +60,8 @@ class ErasureConformance:
         assert (planned.events, planned.rejected, set(planned.homes)) == (2, 2, {None, "club"})
         done = erase(store, SECRET)
         assert (done.events, done.rejected, done.more) == (2, 2, False)
+        acts = [(row.act, row.actor, row.target) for row in store.audit(limit=2).rows]
+        assert acts == [(act, "ann", f"erasure {done.receipt}") for act in ("learner.erased", "learner.erase")]
         assert not traces(tables, SECRET)
         assert stored_seqs(store, device=device) == [2, 5]
         after = streams(store, device)
@@ -112,7 +116,7 @@ class ErasureConformance:
         send(store, batch([event(1, learner_home="north"), event(2, learner_home="south")], device=device))
         eraser = Eraser(store.store, None, now_ms=lambda: NOON)
         assert preview(store, "s-17", sites=("south",)).homes == ["south"]
-        done = store.run(eraser.erase("s-17", None, ("south",)))
+        done = store.run(eraser.erase("s-17", None, ("south",), BY))
         assert (done.homes, done.events) == (["south"], 1)
         assert stored_seqs(store, device=device) == [1]
 
@@ -149,8 +153,9 @@ class ErasureConformance:
     @settings(max_examples=25, deadline=None, suppress_health_check=SHARED_STORE)
     @given(data=st.data())
     def test_property_no_trace_and_receipts_unchanged(
-        self, store: BlockingStore, tables: Tables, data: st.DataObject
+        self, store: BlockingStore, tables: Tables, tmp_path: Path, data: st.DataObject
     ) -> None:
+        """Some of the objects bear a learner's id, and are in the daily sums."""
         prefix = f"p{next(_numbers)}"
         learners = [f"{prefix}-é{n}" for n in range(3)]
         fields = st.fixed_dictionaries(
@@ -160,8 +165,10 @@ class ErasureConformance:
                 "event_id": st.sampled_from(["quiz", "test"]),
                 "origin": st.tuples(st.just("stream-1"), st.integers(1, 8)),
                 "learner_home": st.sampled_from(["club", "team"]),
+                "occurred_ms": st.integers(0, 3).map(lambda days: NOON - days * DAY),
+                "object_id": st.just("their own"),
             },
-        )
+        ).map(_with_own_object)
         bad = st.builds(naming, st.integers(1, 8), st.sampled_from(learners))
         batches = st.builds(
             lambda events, bad, device, stream: batch(
@@ -177,12 +184,14 @@ class ErasureConformance:
             send(store, each)
         gone = data.draw(st.sets(st.sampled_from(learners), min_size=1))
         before = {device: streams(store, device) for device in (f"{prefix}-a", f"{prefix}-b")}
+        file = tmp_path / prefix
         for learner in sorted(gone):
             try:
-                erase(store, learner)
+                erase(store, learner, file=file)
             except UnknownLearner:
                 for home in ("club", "team"):
-                    erase(store, learner, home)
+                    erase(store, learner, home, file=file)
+        assert tables.sums() == recount(tables)
         for device, rows in before.items():
             assert [plain(row) for row in streams(store, device)] == [plain(row) for row in rows]
         for each in data.draw(st.permutations(sent)):
@@ -192,6 +201,17 @@ class ErasureConformance:
             assert [row.watermark for row in streams(store, device)] == [row.watermark for row in rows]
             assert [row.missing for row in streams(store, device)] == [row.missing for row in rows]
         assert not traces(tables, *gone)
+        if data.draw(st.booleans()):
+            forget(tables)
+            for each in sent:
+                send(store, with_device(each, f"{each.device_id}-restored"))
+            store.run(Eraser(store.store, file, now_ms=lambda: NOON).resume())
+            assert not traces(tables, *gone)
+            assert tables.sums() == recount(tables)
+
+
+def _with_own_object(fields: dict[str, Any]) -> dict[str, Any]:
+    return fields | {"object_id": f"of {fields['learner_id']}"} if "object_id" in fields else fields
 
 
 def erase_all(store: BlockingStore, history: list[EventBatch]) -> None:
@@ -223,7 +243,7 @@ def preview_fails(store: BlockingStore, learner: str) -> bool:
 
 def traces(tables: Tables, *learners: str) -> list[str]:
     """Return which tables hold a learner's id, as it is or as JSON writes it."""
-    texts = {table: repr(tables.execute(f"SELECT * FROM {table}")) for table in TEXTS}
+    texts = {table: repr(tables.all(("*",), table)) for table in TEXTS}
     names = {name for learner in learners for name in (learner, json.dumps(learner)[1:-1])}
     return [table for table, text in texts.items() if any(name in text for name in names)]
 

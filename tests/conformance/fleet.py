@@ -219,8 +219,10 @@ class FleetConformance:
             for turn in range(15):
                 sync(store, sync_event(NOON + turn, device=f"d4-{turn % 5}", failed=True, received_ms=NOON - 1000))
         elif how == "loses":
-            written(store, DeviceChange(device_id="d3-0", at_ms=NOON, site="School 4", site_since_ms=NOON - 9 * DAY))
-            for turn in range(1, 5):
+            for device in ("d3-0", "d2-0", "d2-1"):
+                move = DeviceChange(device_id=device, at_ms=NOON, site="School 4", site_since_ms=NOON - 9 * DAY)
+                written(store, move)
+            for turn in range(5):
                 written(store, DeviceChange(device_id=f"d4-{turn}", at_ms=NOON, retire=True))
         else:
             tables.insert("sites", SiteRow(site="School 4", silent_after_ms=HOUR))

@@ -15,7 +15,7 @@ from pisync_receiver.alerts.notices import Links
 from pisync_receiver.alerts.rules import Rules
 from pisync_receiver.alerts.services import Service, ServiceUnavailable
 from pisync_receiver.background import AGAIN
-from pisync_receiver.domain.submissions import DeviceChange
+from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll
 from tests.support.blocking import BlockingStore, sync, written
 from tests.support.submissions import DAY, HOUR, MINUTE, NOON, sync_event
 
@@ -217,6 +217,16 @@ class NoticeConformance:
         for moment in (NOON + DAY, NOON - 400 * DAY, NOON + 8 * DAY, NOON + 8 * DAY + HOUR):
             receiver.step(moment)
         assert hook.titles == before
+
+    def test_a_first_report_is_a_transition_and_no_notice(self, store: BlockingStore, hook: Hook) -> None:
+        receiver = Receiver(store, hook)
+        written(store, CodeCreate(code_hash="c", at_ms=NOON, expires_ms=NOON + DAY, uses=1))
+        written(store, Enroll(code_hash="c", device_id="b", fallback_device_id="x", token_hash="u", at_ms=NOON))
+        receiver.step(NOON)
+        succeeds(store, "b", NOON + HOUR)
+        receiver.step(NOON + 2 * HOUR)
+        assert (transitions(store), hook.titles) == ([("b", "new", "well")], [])
+        assert receiver.gauge("pisync_alerts_pending") == 0
 
     def test_a_retired_device_is_no_notice(self, store: BlockingStore, hook: Hook) -> None:
         receiver = Receiver(store, hook)

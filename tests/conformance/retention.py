@@ -1,9 +1,15 @@
 """Retention: old events and sync events are deleted in bounded batches, and stay accounted for."""
 
+from collections.abc import Mapping
+
 import pytest
 
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.records import EventFilter
+from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.store import RETAIN_BATCH, Retained
+from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.running import Query
 from tests.support.blocking import BlockingStore, counts, send, stored, streams, sync
 from tests.support.submissions import HOUR, NOON, batch, event, invalid, sync_event
 
@@ -46,6 +52,18 @@ class RetentionConformance:
         send(store, batch([event(1, event_id="quiz")], received_ms=NOON))
         store.retain(NOON + 1, dry_run=False)
         assert counts(send(store, batch([event(2, event_id="quiz")])))[:2] == (1, 0)
+
+    def test_what_was_deleted_is_in_the_audit_log(self, store: BlockingStore) -> None:
+        self._history(store)
+        by = Actor(name="ann")
+
+        def audit(deleted: Mapping[str, object]) -> Query:
+            return audit_statement(audited(by, "retention.delete", None, NOON, deleted))
+
+        for _ in range(2):  # the second finds nothing
+            store.retain(NOON + HOUR, dry_run=False, audit=audit)
+        entries = [(row.actor, row.detail) for row in store.audit(act="retention.delete").rows]
+        assert entries == [("ann", '{"events":3,"sync_events":2}')]
 
     def test_rejections_are_kept(self, store: BlockingStore) -> None:
         send(store, batch([1, invalid(2)], received_ms=NOON))

@@ -22,6 +22,7 @@ from pisync_receiver.domain.records import EventRecord
 from pisync_receiver.http.routing import Route
 from pisync_receiver.store.reading import PAGE_BYTES
 from tests.support.live_receiver import DEVICE, NOW_MS, SITE, Live, live_receiver
+from tests.support.processes import ReceiverProcess
 from tests.support.services import installed
 from tests.support.submissions import sync_event
 
@@ -29,6 +30,7 @@ pyarrow: Any = import_module("pyarrow")
 parquet: Any = import_module("pyarrow.parquet")
 TABLE: Final = "urn:oasis:names:tc:opendocument:xmlns:table:1.0"
 TEXT: Final = "urn:oasis:names:tc:opendocument:xmlns:text:1.0"
+LEARNER: Final = "s-17"
 LISTS: Final = [row for row in table() if row.rows is not None]
 
 
@@ -56,7 +58,13 @@ def fill(live: Live) -> None:
 
 
 def event(seq: int, **fields: Any) -> dict[str, Any]:
-    return {"seq": seq, "type": "a.b", "occurred_at": "2026-11-23T08:00:00.250Z", "data": {"n": [seq]}} | fields
+    return {
+        "seq": seq,
+        "type": "a.b",
+        "occurred_at": "2026-11-23T08:00:00.250Z",
+        "data": {"n": [seq]},
+        "learner_id": LEARNER,
+    } | fields
 
 
 def send(live: Live, *events: dict[str, Any], stream: str = "s1") -> None:
@@ -65,11 +73,12 @@ def send(live: Live, *events: dict[str, Any], stream: str = "s1") -> None:
 
 
 def path_of(row: Route) -> str:
-    return row.path.format(device_id=DEVICE, site=SITE)
+    query = f"?learner_id={LEARNER}" if row.path.startswith("/api/learners") else ""
+    return row.path.format(device_id=DEVICE, site=SITE) + query
 
 
 def get(live: Live, path: str, **query: Any) -> httpx.Response:
-    answer = live.client("admin").get(path, params=query)
+    answer = live.client("admin").get(httpx.URL(path).copy_merge_params(query))
     assert answer.status_code == 200, answer.text
     return answer
 
@@ -92,7 +101,7 @@ def test_each_list_is_exported_whole_in_each_format(live: Live, row: Route) -> N
     columns = list(row.rows.__struct_encode_fields__)  # type: ignore[union-attr]
     assert [json.loads(line) for line in get(live, path, format="ndjson").text.splitlines()] == rows
     answer = get(live, path, format="csv")
-    name = path.rpartition("/")[2]
+    name = httpx.URL(path).path.rpartition("/")[2]
     assert answer.headers["Content-Disposition"] == f'attachment; filename="{name}-2026-11-23.csv"'
     head, *cells = csv.reader(io.StringIO(answer.text, newline=""), strict=True)
     assert head == columns
@@ -107,7 +116,7 @@ def test_parquet_keeps_types(live: Live) -> None:
     assert found.schema.field("clock_synced").type == pyarrow.bool_()
     first = found.slice(0, 1).to_pylist()[0]
     assert first["occurred_at"] == datetime(2026, 11, 23, 8, 0, 0, 250_000, UTC)
-    assert (first["id"], first["seq"], first["learner_id"], json.loads(first["data"])) == (1, 1, None, {"n": [1]})
+    assert (first["id"], first["seq"], first["object_id"], json.loads(first["data"])) == (1, 1, None, {"n": [1]})
     history = get(live, f"/api/sync-event/device/{DEVICE}/sync-history", format="parquet").content
     run = parquet.read_table(io.BytesIO(history)).to_pylist()[0]
     assert (run["internet_speed"], json.loads(run["errors"])) == (1.5, {"dns": 1, "tls": 1})
@@ -115,7 +124,7 @@ def test_parquet_keeps_types(live: Live) -> None:
 
 def test_csv_has_values_as_in_json(live: Live) -> None:
     row = next(csv.DictReader(io.StringIO(get(live, "/api/events", format="csv").text)))
-    assert (row["clock_synced"], row["learner_id"], row["data"]) == ("false", "", '{"n":[1]}')
+    assert (row["clock_synced"], row["object_id"], row["data"]) == ("false", "", '{"n":[1]}')
 
 
 @pytest.mark.parametrize(("query", "text"), [({}, "'=1+1"), ({"raw": "true"}, "=1+1"), ({"raw": "false"}, "'=1+1")])
@@ -191,6 +200,21 @@ def test_large_rows_make_several_row_groups(tmp_path: Path) -> None:
         found = parquet.ParquetFile(io.BytesIO(get(live, "/api/events", format="parquet").content))
         assert found.num_row_groups > 1
         assert found.read(["seq"]).column("seq").to_pylist() == list(range(1, found.metadata.num_rows + 1))
+
+
+def test_commands_export_into_a_file_or_to_standard_output(tmp_path: Path) -> None:
+    with ReceiverProcess(tmp_path / "receiver") as receiver:
+        receiver.enrollment_code("--site", SITE)
+        file = tmp_path / "codes.csv"
+        shown = receiver.run("enrollment", "list", "--output", str(file))
+        assert (shown.returncode, shown.stdout) == (0, "")
+        assert f"{file}: {file.stat().st_size} bytes" in shown.stderr
+        assert [row["site"] for row in csv.DictReader(io.StringIO(file.read_text()))] == [SITE]
+        printed = receiver.command("enrollment", "list", "--format", "ndjson")
+        assert json.loads(printed)["site"] == SITE
+        assert receiver.run("devices", "--output", str(tmp_path / "devices.xlsx")).returncode == 2
+        refused = receiver.run("events", "--cursor", "nonsense", "--output", str(tmp_path / "events.parquet"))
+        assert (refused.returncode, [path.name for path in tmp_path.glob("events*")]) == (2, [])
 
 
 TEXTS: Final = (

@@ -70,21 +70,21 @@ def test_a_dead_site_is_one_message(fleet: Fleet) -> None:
     for receiver in fleet.receivers:
         wait_until(partial(has_looked, receiver, pending=0), "nothing is left to tell")
         receiver.kill()
-    store = BlockingStore(partial(open_store, address(fleet.receivers[0].database_url)))
+    receiver = fleet.receivers[0]
+    store = BlockingStore(partial(open_store, address(receiver.database_url)))
     fails(store, "pibook-1", now_ms() - HOUR)
     store.close()
-    for receiver in fleet.receivers:
-        receiver.start()
-    for receiver in fleet.receivers:
-        wait_until(partial(has_looked, receiver, pending=1), "the change after the restart is noticed")
+    receiver.start()
+    wait_until(partial(has_looked, receiver, pending=1), "what changed is noticed after a restart")
+    changed = httpx.get(f"{receiver.url}/api/transitions?device_id=pibook-1").json()
+    assert [(row["before"], row["state"]) for row in changed] == [("new", "failing")]
+
     assert fleet.webhook.titles() == [TITLE]
     body = fleet.webhook.received[0]["message"].splitlines()
     assert body[0].startswith(f"{TITLE} since ")
     assert body[1:] == ["https://pisync.example/sites/Nakuru%20%3Cscript%3E"]
     lines = [json.loads(line) for each in fleet.receivers for line in each.log().splitlines() if TITLE in line]
     assert [(line["level"], line["message"]) for line in lines] == [("WARNING", TITLE)]
-    shown = fleet.receivers[0].json("notices")
+    shown = receiver.json("notices")
     assert {row["title"] for row in shown} == {TITLE}
     assert sorted(row["target"] for row in shown) == ["JSON (number 1 of alert_urls)", "log"]
-    changed = fleet.receivers[0].json("transitions", "--device-id", "pibook-1")
-    assert [(row["before"], row["state"]) for row in changed] == [("new", "failing")]

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 import psycopg
 
 from pisync_receiver.domain.erasure import id_hash, learner_hash
+from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.erasing import Eraser
 from pisync_receiver.store.postgres import PostgresStore
 from tests.support.postgres import fresh_database, needs_postgres, on_a_loop, opened, send
@@ -24,7 +25,7 @@ async def database() -> AsyncIterator[tuple[str, PostgresStore, Eraser, psycopg.
     with fresh_database() as url:
         async with opened(url) as store, await psycopg.AsyncConnection.connect(url) as connection:
             eraser = Eraser(store, None, now_ms=lambda: NOON)
-            await eraser.erase("another", HOME, None)
+            await eraser.erase("another", HOME, None, Actor(name="ann"))
             yield url, store, eraser, connection
 
 
@@ -39,7 +40,7 @@ async def test_erasing_waits_for_a_group_that_began_before() -> None:
     async with database() as (url, store, eraser, connection):
         await send(store, batch([event(1, learner_home=HOME)]))
         await connection.execute("SELECT hold_erasures()")  # as a group does at its beginning
-        erasing = asyncio.create_task(eraser.erase("s-17", HOME, None))
+        erasing = asyncio.create_task(eraser.erase("s-17", HOME, None, Actor(name="ann")))
         await until_a_lock_is_awaited(url)
         copied = "id + 1, device_id, stream, seq + 1, type, site, learner_home, learner_id, object_id, event_id, "
         copied += "occurred_at, recorded_at, boot_id, boottime_ms, clock_synced, data, received_ms, best_ms, quality"

@@ -26,6 +26,9 @@ ROWS = (
     "FROM generate_series(1, 20000) AS n",
     "INSERT INTO carried SELECT 'd' || n % 50, 't', n, '', 'd' || n % 50, 's', n FROM generate_series(1, 20000) AS n",
     "INSERT INTO erased SELECT n::text, n::text, '', 0, 0, 0, 0 FROM generate_series(1, 20000) AS n",
+    "INSERT INTO streams SELECT 'd' || n, 's', 3, 3, 3, 0, 0, 0, 0, 0, 0, '' FROM generate_series(1, 2000) AS n",
+    "INSERT INTO transitions (device_id, before, state, at_ms) SELECT 'd' || n % 2000, 'well', 'failing', n "
+    "FROM generate_series(1, 20000) AS n",
     "ANALYZE",
 )
 VALUES = {
@@ -36,6 +39,9 @@ VALUES = {
     "least": 3, "failing_since": 0, "started": 39_000, "mode": "consecutive", "received": -1,
     "seq": -1, "content": b"", "silent_since": None, "seqs": [7, 2007], "first": 7, "before": 100, "hour": 0,
     "ids": [1, 2, 3], "newest": 100, "upto": 2**62, "home": None, "best": 2**62, "places": '[["d7", "s", 7]]',
+    "now": 2**62, "silent_after": 0, "alarm": 3, "state": None, "search": None, "search_title": None,
+    "search_upper": None, "incomplete": None, "cloned": None, "without_site": None, "sort": "failures", "name": "",
+    "number": 0, "devices": ["d7"], "each": 20,
     "count": 100, "limit": 100,
 }  # fmt: skip
 
@@ -75,6 +81,14 @@ def plan(connection: psycopg.Connection, query: str, **values: object) -> str:
         ("events_of_device", "events_by_device", {}),
         ("rejected", "rejected_by_arrival", {"stream": ""}),
         ("devices", "devices_pkey", {"after": "d7"}),
+        ("devices", "devices_by_site", {"after": "d7", "site": "site7"}),
+        ("devices_risen", "sync_events_by_arrival", {"after": ""}),
+        ("restless_sites", "sync_events_by_arrival", {}),
+        ("device_shown", "devices_pkey", {}),
+        ("site_counts", "devices_by_site", {"site": "site7"}),
+        ("troubled_devices", "devices_by_site", {"site": "site7"}),
+        ("missing_ranges", "gaps_pkey", {}),
+        ("net_changes", "transitions_by_time", {"since": 19_900}),
         ("versions", "events_pkey", {"stream": "s"}),
         ("neighbours", "events_pkey", {"stream": "s"}),
         ("failures_after", "sync_events_failed", {"at": 0}),
@@ -109,3 +123,13 @@ def test_query_uses_its_index(
 )
 def test_page_needs_no_sorting(connection: psycopg.Connection, query: str, device: str | None) -> None:
     assert "Sort" not in plan(connection, query, device=device)
+
+
+def test_page_of_devices_reads_the_streams_of_those_alone(connection: psycopg.Connection) -> None:
+    for query in ("devices", "device_shown", "devices_ranked"):
+        assert "Seq Scan on streams" not in plan(connection, query, after="d7")
+
+
+def test_devices_are_grouped_without_sorting(connection: psycopg.Connection) -> None:
+    """PostgreSQL would sort all devices if it were to group them by their state."""
+    assert "Sort" not in plan(connection, "site_counts")

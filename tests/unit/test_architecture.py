@@ -17,7 +17,7 @@ PACKAGES = {
     "pisync_agent": ROOT / "agent/pisync_agent",
     "pisync_receiver": ROOT / "receiver/pisync_receiver",
 }
-EXTRAS = {"aio_pika", "apprise", "psycopg", "psycopg_pool", "redis"}
+EXTRAS = {"aio_pika", "apprise", "authlib", "joserfc", "psycopg", "psycopg_pool", "redis"}
 THIRD_PARTY = {
     "pisync_common": set(),
     "pisync_agent": {"h11", "httpcore", "httpx", "platformdirs", "tenacity"},

@@ -16,7 +16,7 @@ from pisync_receiver.store.reading import DETAILS_SHOWN
 from pisync_receiver.store.sqlite import store as module
 from tests.conformance.costs import SIZES, CostConformance, Costs, alive, history
 from tests.support.blocking import BlockingStore, send, stream_row, streams, sync
-from tests.support.submissions import DAY, NOON, batch, event, sync_event
+from tests.support.submissions import DAY, NOON, batch, event, stamp, sync_event
 
 
 class Counting:
@@ -162,3 +162,31 @@ def test_repeated_sync_event_is_read_by_its_key(store: BlockingStore, counted: l
     counted[:] = [0, 0]
     sync(store, sync_event(NOON, key="key-50"))
     assert counted[1] <= 4
+
+
+def test_first_event_of_a_boot_reads_none_of_another(tmp_path: Path) -> None:
+    """Of what its stream holds already; on SQLite, a condition that never holds can still read every row."""
+    steps = 0
+
+    def step() -> None:
+        nonlocal steps
+        steps += 1
+
+    def connect(path: Path, *, readonly: bool) -> Connection:
+        inner = module.connect(path, readonly=readonly)
+        inner.set_progress_handler(step, 10)
+        return inner
+
+    async def opening() -> module.SqliteStore:
+        return module.open_store(tmp_path / "receiver.db", create=True, connect=connect)
+
+    store = BlockingStore(opening)
+    for first in range(1, 3001, 1000):
+        send(store, batch(range(first, first + 1000)))
+    found = []
+    for sent in (batch([3001]), batch([event(3002, boot=("b", 5))], sent=stamp("b", 9))):
+        steps = 0
+        send(store, sent)
+        found.append(steps)
+    store.close()
+    assert found[1] <= found[0] + 100, "tens of instructions"

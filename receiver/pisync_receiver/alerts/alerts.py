@@ -27,8 +27,8 @@ from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.domain.notices import ChangedState, Transition, observe
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
-from pisync_receiver.store.notices import Backlog, changed_states
-from pisync_receiver.store.running import Query, Row
+from pisync_receiver.store.notices import changed_states
+from pisync_receiver.store.running import Query, Row, build
 
 log = logging.getLogger("pisync_receiver.alerts")
 
@@ -140,10 +140,15 @@ class Alerts:
         """Put what changed into notices, and make the daily digest, if they are due; measure the backlog."""
         now = self._now_ms()
         targets = [service.target for service in self.services]
-        backlog = await self._store.alert_backlog(targets, self._since(now))
-        if self._is_due(backlog, now):
-            await self._tell_changes(now, targets)
-        if self._watched and self._rules.is_daily_due(now_ms=now, last_daily_ms=await self._store.last_daily()):
+        backlog = await self._store.alert_backlog(targets, now - round(self._rules.every * 1000))
+        if self._rules.is_due(
+            first_ms=backlog.first_ms,
+            first_silent_ms=backlog.first_silent_ms,
+            now_ms=now,
+            last_notice_ms=backlog.last_notice_ms,
+        ):
+            await self._tell_changes(now)
+        if self._watched and self._rules.is_daily_due(now_ms=now, last_daily_ms=backlog.last_daily_ms):
             await self._tell_day(now)
         self._metrics.alerts_pending.set(backlog.pending)
         self._metrics.notices_pending.set(backlog.unsent)
@@ -205,37 +210,19 @@ class Alerts:
     def _criteria(self, now: int) -> Criteria:
         return Criteria(now_ms=now, silent_after_ms=self._silent_after_ms)
 
-    def _since(self, now: int) -> int:
-        return now - round(self._rules.every * 1000)
-
-    def _is_due(self, backlog: Backlog, now: int) -> bool:
-        return self._rules.is_due(
-            first_ms=backlog.first_ms,
-            first_silent_ms=backlog.first_silent_ms,
-            now_ms=now,
-            last_notice_ms=backlog.last_notice_ms,
-        )
-
-    async def _tell_changes(self, now: int, targets: Sequence[str]) -> None:
+    async def _tell_changes(self, now: int) -> None:
         sites = await self._store.sites(criteria=self._criteria(now))
         active = {each.site: each.devices - each.retired for each in sites}
-        reads: list[Query] = [
-            ("alert_backlog", {"targets": list(targets), "since": self._since(now)}),
-            ("pending_transitions", {"limit": TOLD_AT_ONCE}),
-        ]
 
         def decide(found: list[list[Row]]) -> Sequence[Query]:
-            (row,), rows = found
-            if not self._is_due(Backlog(*row), now):
-                return []  # another receiver was faster
-            pending = [Transition(**dict(zip(Transition.__struct_fields__, row, strict=True))) for row in rows]
+            pending = [build(Transition, row) for row in found[0]]
             parts = parts_of(pending, active)
             digest = self._rules.is_digest(pending, len(parts))
             made = notices(parts, digest=digest, zone=self._rules.zone, links=self._links) if parts else []
             covered: Query = ("cover_transitions", {"now": now, "ids": [each.id for each in pending]})
-            return [*self._additions(made, now), covered]
+            return [*self._additions(made, now), covered] if pending else []  # or another receiver was faster
 
-        await self._store.act(reads, decide, lock="notices")
+        await self._store.act([("pending_transitions", {"limit": TOLD_AT_ONCE})], decide, lock="notices")
 
     async def _tell_day(self, now: int) -> None:
         criteria = self._criteria(now)

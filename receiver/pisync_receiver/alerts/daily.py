@@ -39,12 +39,11 @@ def _need(sites: int) -> str:
 
 
 def _in_words(site: SiteRecord, zone: tzinfo) -> str:
-    active = number(site.devices - site.retired, "device")
-    parts = [
-        f"{count:,} of {active} {one if count == 1 else more}"
-        for state, one, more in _WORDS
-        if (count := getattr(site, state))
-    ]
+    """Return a line such as `Nakuru: 30 of 34 devices are silent, 1 keeps failing since 2026-11-24 03:00 EAT (dns)`."""
+    found = [(count, one if count == 1 else more) for state, one, more in _WORDS if (count := getattr(site, state))]
+    (first, verb), *others = found
+    parts = [f"{first:,} of {number(site.devices - site.retired, 'device')} {verb}"]
+    parts += [f"{count:,} {verb}" for count, verb in others]
     begun = since([None if site.since is None else parse_ms(site.since)], zone)
     return f"{site_name(site.site)}: {', '.join(parts)}{begun}{mostly([cause.code for cause in site.causes])}"
 
@@ -60,4 +59,6 @@ def _changed(changes: Iterable[Change]) -> str:
 def _what(before: State, state: State) -> str | None:
     if state == "well":
         return "recovered" if before in TROUBLE else "reported for the first time"
+    if state in TROUBLE and before == "new":
+        return None  # watched for the first time, and so already
     return {"failing": "began to fail", "silent": "fell silent", "retired": "retired"}.get(state)

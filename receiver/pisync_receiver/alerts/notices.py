@@ -16,7 +16,8 @@ from pisync_receiver.domain.records import errors_of
 from pisync_receiver.text import one_line
 
 NO_SITE: Final = "no site"
-_MAX_SITES: Final = 30
+_MAX_SITES: Final = 20
+"""With them a message stays below 4,096 characters, which is all that some services take."""
 _MAX_DEVICES: Final = 5
 _MAX_CODES: Final = 3
 

@@ -1,5 +1,7 @@
 """The table of routes: every call the receiver answers, one module a resource."""
 
+from dataclasses import replace
+
 from pisync_receiver.api import (
     audit,
     device_acts,
@@ -15,6 +17,7 @@ from pisync_receiver.api import (
     sync_events,
     tokens,
 )
+from pisync_receiver.api.examples import BODIES
 from pisync_receiver.http.routing import Route
 
 
@@ -24,4 +27,5 @@ def table() -> list[Route]:
         *(sync_events, events, learners, enrollment, fleet, devices, device_acts, notes, notices, sums, tokens, audit),
         operations,
     )
-    return [row for module in modules for row in module.ROUTES]
+    rows = [row for module in modules for row in module.ROUTES]
+    return [row if row.request_body is None else replace(row, example=BODIES.get(row.request_body)) for row in rows]

@@ -52,8 +52,10 @@ async def erase_learner(request: Request) -> Answer:
     sites = request.caller.sites
     if wanted.learner_home is not None and not request.caller.sees(wanted.learner_home):
         raise UnknownLearner("no learner of this home is known to this token")
-    act = request.services.eraser.preview if wanted.dry_run else request.services.eraser.erase
-    return json_answer(await act(wanted.learner_id, wanted.learner_home, sites))
+    eraser = request.services.eraser
+    if wanted.dry_run:
+        return json_answer(await eraser.preview(wanted.learner_id, wanted.learner_home, sites))
+    return json_answer(await eraser.erase(wanted.learner_id, wanted.learner_home, sites, request.caller.actor))
 
 
 ROUTES: Final = (get_timeline, erase_learner)

@@ -1,16 +1,21 @@
 """Operating the receiver: liveness, readiness, metrics, retention, and its documentation."""
 
+from collections.abc import Mapping
 from typing import Final
 
 from pisync_common import __version__
 from pisync_receiver import metrics
 from pisync_receiver.api.decoding import decode_body
 from pisync_receiver.api.schemas import Health, RetentionRequest
+from pisync_receiver.domain.audit import audited
+from pisync_receiver.domain.times import shown
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, json_answer
 from pisync_receiver.http.routing import route
 from pisync_receiver.store import Retained
+from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.running import Query
 
 
 @route("GET", "/healthz", Access.PUBLIC, answer=Health)
@@ -38,10 +43,16 @@ async def retain(request: Request) -> Answer:
     """Delete one bounded batch of events and sync events that arrived long ago, or of events of one type; repeat with
     its `after` while `more`."""
     wanted = decode_body(RetentionRequest, await request.body())
-    before_ms = request.services.now_ms() - wanted.older_than_s * 1000
+    now, by = request.services.now_ms(), request.caller.actor
+    before_ms = now - wanted.older_than_s * 1000
+
+    def audit(deleted: Mapping[str, object]) -> Query:
+        told = {"arrived_before": shown(before_ms), "type": wanted.type, **deleted}
+        return audit_statement(audited(by, "retention.delete", None, now, told))
+
     return json_answer(
         await request.services.store.retain(
-            before_ms, dry_run=wanted.dry_run, event_type=wanted.type, after=wanted.after
+            before_ms, dry_run=wanted.dry_run, event_type=wanted.type, after=wanted.after, audit=audit
         )
     )
 

@@ -12,11 +12,11 @@ from pisync_receiver.api.schemas import CODES_MAX
 from pisync_receiver.api.sums import ACTIVITY, SUMS
 from pisync_receiver.api.sync_events import FAILURES, HISTORY
 from pisync_receiver.api.tokens import TOKENS
-from pisync_receiver.commands.client import flags_of, query_of
 from pisync_receiver.commands.console import to_the_minute
 from pisync_receiver.commands.context import JSON, Context, arg, checked, command, rows_of
 from pisync_receiver.commands.device_acts import DEVICE, device_path, quoted_id
 from pisync_receiver.errors import ReceiverError, WrongUsage
+from pisync_receiver.http.params import NO_QUERY
 
 ID: Final = arg("id", metavar="ID", help="its number, as the list shows it")
 
@@ -53,17 +53,13 @@ def token_create(context: Context) -> None:
 
 @command(
     "token list --scope viewer",
-    *flags_of(TOKENS),
-    JSON,
+    *rows_of(TOKENS),
     words=2,
 )
 def token_list(context: Context) -> None:
     """Show every token, without the secrets, which are not kept."""
-    with context.api() as api:
-        rows, _ = api.page("/api/tokens", query_of(context.arguments, TOKENS))
-    context.rows(
-        rows, ("id", "scope", "label", "sites", "device_id", "created_at", "expires_at", "revoked_at", "last_refused")
-    )
+    columns = ("id", "scope", "label", "sites", "device_id", "created_at", "expires_at", "revoked_at", "last_refused")
+    context.pages("/api/tokens", TOKENS, columns)
 
 
 @command(
@@ -137,15 +133,24 @@ def enrollment_create(context: Context) -> None:
 
 @command(
     "enrollment list --json",
-    JSON,
+    *rows_of(NO_QUERY),
     words=2,
 )
 def enrollment_list(context: Context) -> None:
     """Show every enrollment code and the devices it let in."""
-    context.rows(
-        context.call("GET", "/api/enrollment-codes"),
-        ("id", "label", "site", "device_id", "uses", "uses_left", "created_at", "expires_at", "ended_at", "devices"),
+    columns = (
+        "id",
+        "label",
+        "site",
+        "device_id",
+        "uses",
+        "uses_left",
+        "created_at",
+        "expires_at",
+        "ended_at",
+        "devices",
     )
+    context.pages("/api/enrollment-codes", NO_QUERY, columns)
 
 
 @command(

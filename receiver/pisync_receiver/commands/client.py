@@ -47,6 +47,38 @@ class Api:
         link = _NEXT_CURSOR.search(answer.headers.get("link", ""))
         return answer.json(), unquote(link[1]) if link else None
 
+    def export(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        begin: Callable[[int | None], None],
+        write: Callable[[bytes], None],
+    ) -> None:
+        """Hand an export to `write`, a part at a time, after `begin` got the number of its rows, if that is known.
+        Raises as `call`; ReceiverError also where the export ends early."""
+        self._runner.run(self._export(path, query, begin, write))
+
+    async def _export(
+        self,
+        path: str,
+        query: Mapping[str, str],
+        begin: Callable[[int | None], None],
+        write: Callable[[bytes], None],
+    ) -> None:
+        try:
+            async with self._client.stream("GET", path, params=query) as answer:
+                if not answer.is_success:
+                    await answer.aread()
+                    raise _problem(answer)
+                total = answer.headers.get("pisync-total", "")
+                begin(int(total) if total.isdecimal() else None)
+                async for chunk in answer.aiter_bytes():
+                    write(chunk)
+        except UnicodeEncodeError as error:
+            raise WrongUsage("an argument is not text in UTF-8; nothing was asked") from error
+        except httpx.HTTPError as error:
+            raise ReceiverError(f"the export ended early: {error or type(error).__name__}; start it again") from error
+
     def _answer(
         self, method: str, path: str, body: Mapping[str, Any] | None, query: Mapping[str, str]
     ) -> httpx.Response:
@@ -61,11 +93,15 @@ class Api:
             ) from error
         if answer.is_success:
             return answer
-        try:
-            detail = str(answer.json()["detail"])
-        except (ValueError, KeyError, TypeError):
-            detail = f"{self._client.base_url} answered {answer.status_code}; is it a PiSync receiver?"
-        raise _ERRORS.get(answer.status_code, ReceiverError)(detail)
+        raise _problem(answer)
+
+
+def _problem(answer: httpx.Response) -> ReceiverError:
+    try:
+        detail = str(answer.json()["detail"])
+    except (ValueError, KeyError, TypeError):
+        detail = f"{answer.url.copy_with(path='/', query=None)} answered {answer.status_code}; is it a PiSync receiver?"
+    return _ERRORS.get(answer.status_code, ReceiverError)(detail)
 
 
 _ERRORS: Final[dict[int, type[ReceiverError]]] = {400: WrongUsage, 404: NotFound}

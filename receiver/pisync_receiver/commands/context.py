@@ -7,11 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Final, TextIO, TypeVar
 
 from pisync_common import settings as values
 from pisync_common.settings import Setting, Settings
 from pisync_receiver import config
+from pisync_receiver.commands import exporting
 from pisync_receiver.commands.client import Api, connected, flags_of, query_of
 from pisync_receiver.commands.console import table
 from pisync_receiver.errors import WrongUsage
@@ -73,19 +75,34 @@ class Context:
     def pages(
         self, path: str, query: Query, columns: Sequence[str], shown: Callable[[Row], Row] = lambda row: row
     ) -> None:
-        """Print a page of the API's answer, or all with `--all`."""
+        """Print a page of the API's answer, or all with `--all`; with `--format` or `--output` export all of it."""
         given = query_of(self.arguments, query)
+        if (form := exporting.format_of(self.arguments.format, self.arguments.output)) is not None:
+            self._export(path, {**given, "format": form, **({"raw": "true"} if self.arguments.raw else {})}, form)
+            return
         rows: list[dict[str, Any]] = []
         with self.api() as api:
             while True:
                 page, cursor = api.page(path, given)
                 rows += page
-                if cursor is None or not self.arguments.all:
+                if cursor is None or not getattr(self.arguments, "all", False):
                     break
                 given["cursor"] = cursor
         self.rows(rows, columns, shown)
         if cursor is not None:
             self.remark(f"There are more: --cursor {cursor} shows the next page, --all every one.")
+
+    def _export(self, path: str, given: Mapping[str, str], form: str) -> None:
+        output: Path | None = self.arguments.output
+        progress = exporting.progress_of(form, self.err)
+        with self.api() as api:
+            if output is not None:
+                exporting.save(api, path, given, output, progress)
+                self.remark(f"{output}: {progress.bytes:,} bytes")
+            elif form == "parquet" and self.out.isatty():
+                raise WrongUsage("Parquet is not for a terminal; say --output FILE")
+            else:
+                exporting.print_to(api, path, given, self.out, progress)
 
     def seconds(self, flag: str, value: str) -> int:
         """Return a flag's time as whole seconds. Raises WrongUsage."""
@@ -148,8 +165,15 @@ def command(
 
 
 def rows_of(query: Query) -> tuple[Argument, ...]:
-    """The flags of a question: each query parameter of the API, and how to print the answer."""
-    return (*flags_of(query), arg("--all", action="store_true", help="follow to the last page"), JSON)
+    """The flags of a list: each query parameter of the API, and how to print or export the answer."""
+    pages = any(param.name == "cursor" for param in query.params)
+    every = (arg("--all", action="store_true", help="follow to the last page"),) if pages else ()
+    return (*flags_of(query), *every, JSON, *_EXPORT)
 
 
+_EXPORT: Final = (
+    arg("--format", choices=exporting.FORMATS, help="export every row, or the first --limit of them"),
+    arg("--output", metavar="FILE", type=Path, help="export into a file; its name may say the format"),
+    arg("--raw", action="store_true", help="in CSV: no apostrophe before what a spreadsheet would run as a formula"),
+)
 JSON: Final = arg("--json", action="store_true", help="for scripts: JSON")

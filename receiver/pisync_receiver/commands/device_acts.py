@@ -7,8 +7,9 @@ from pisync_common.errors import RuleError
 from pisync_common.rules import check_id
 from pisync_receiver.api.device_acts import ROWS
 from pisync_receiver.api.notes import NOTES
-from pisync_receiver.commands.context import JSON, Context, arg, command, rows_of
+from pisync_receiver.commands.context import Context, arg, command, rows_of
 from pisync_receiver.errors import WrongUsage
+from pisync_receiver.http.params import NO_QUERY
 
 DEVICE: Final = arg("device", metavar="DEVICE", help="the device's id")
 SITE: Final = arg("site", metavar="SITE", help="the name of the site")
@@ -85,10 +86,10 @@ def device_rejected(context: Context) -> None:
     context.pages(f"{device_path(context)}/rejected", ROWS, ("stream", "seq", "code", "detail", "received_at"))
 
 
-@command("device sites pibook-0042", DEVICE, JSON, words=2)
+@command("device sites pibook-0042", DEVICE, *rows_of(NO_QUERY), words=2)
 def device_sites(context: Context) -> None:
     """Show where a device is and was, newest first."""
-    context.rows(context.call("GET", f"{device_path(context)}/sites"), ("site", "since", "until"))
+    context.pages(f"{device_path(context)}/sites", NO_QUERY, ("site", "since", "until"))
 
 
 @command("suspicious", *rows_of(ROWS))

@@ -6,7 +6,7 @@ Whether something of it is missing (`incomplete`) is a flag beside the state. Th
 store/sql/parts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Literal
 
 from msgspec import Struct
@@ -213,7 +213,6 @@ class SiteCounts(Struct, frozen=True):
     silent: int
     new: int
     retired: int
-    incomplete: int
     cloned: int
     last_contact_ms: int | None
 
@@ -296,16 +295,18 @@ def in_need(counts: SiteCounts) -> bool:
     return counts.site is not None and trouble > 0 and active <= 2 * trouble and whole
 
 
-def site_records(counted: Iterable[SiteCounts], troubled: Iterable[TroubledDevice]) -> list[SiteRecord]:
+def site_records(
+    counted: Iterable[SiteCounts], incomplete: Mapping[str | None, int], troubled: Iterable[TroubledDevice]
+) -> list[SiteRecord]:
     """Return the sites, those in most need first, then by name."""
     by_site: dict[str | None, list[TroubledDevice]] = {}
     for device in troubled:
         by_site.setdefault(device.site, []).append(device)
-    records = [_site_record(counts, by_site.get(counts.site, ())) for counts in counted]
+    records = [_site_record(counts, incomplete.get(counts.site, 0), by_site.get(counts.site, ())) for counts in counted]
     return sorted(records, key=lambda record: (-record.need, record.site or ""))
 
 
-def _site_record(counts: SiteCounts, troubled: Sequence[TroubledDevice]) -> SiteRecord:
+def _site_record(counts: SiteCounts, incomplete: int, troubled: Sequence[TroubledDevice]) -> SiteRecord:
     begun = sorted(device.since_ms for device in troubled if device.since_ms is not None)
     codes: dict[str, int] = {}
     for device in troubled:
@@ -320,7 +321,7 @@ def _site_record(counts: SiteCounts, troubled: Sequence[TroubledDevice]) -> Site
         silent=counts.silent,
         new=counts.new,
         retired=counts.retired,
-        incomplete=counts.incomplete,
+        incomplete=incomplete,
         cloned=counts.cloned,
         need=need(counts),
         in_need=in_need(counts),

@@ -1,11 +1,8 @@
-"""The OpenAPI 3.1 document, made from the table of routes and the wire's types, and the page that shows it."""
+"""The OpenAPI 3.1 document, made from the table of routes and the wire's types."""
 
-import base64
-import hashlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from html import escape
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -17,6 +14,7 @@ from pisync_common.problems import CONTENT_TYPE
 from pisync_common.rules import ID_PATTERN
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Param, text_schema
+from pisync_receiver.http.reference import make_page
 from pisync_receiver.http.responses import JSON, Answer, ProblemBody
 from pisync_receiver.http.routing import Response, Route
 
@@ -56,14 +54,7 @@ _IF_NONE_MATCH: Final = Param(
 def make_documents(routes: Sequence[Route], *, auth: bool) -> tuple[Answer, Answer]:
     """Return the document, and the page that shows it. `auth` says whether tokens are asked for."""
     document = make_document(routes, auth=auth)
-    style = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{style}'; base-uri 'none'; frame-ancestors 'none'"
-    page = Answer(
-        body=_page(document).encode(),
-        content_type="text/html; charset=utf-8",
-        headers=((b"content-security-policy", policy.encode()), (b"x-content-type-options", b"nosniff")),
-    )
-    return Answer(body=msgspec.json.encode(document)), page
+    return Answer(body=msgspec.json.encode(document)), make_page(document, auth=auth)
 
 
 def make_document(routes: Sequence[Route], *, auth: bool) -> dict[str, Any]:
@@ -139,6 +130,8 @@ def _operation(route: Route, schema_of: Mapping[str, Any], *, auth: bool) -> dic
         operation["responses"]["304"] = {"description": "The answer that If-None-Match names still holds."}
     if route.request_body is not None:
         content = {JSON: {"schema": schema_of[_key(route.request_body)]}}
+        if route.example is not None:
+            content[JSON]["example"] = route.example
         operation["requestBody"] = {"required": True, "content": content}
     operation["security"] = [{"token": []}] if auth and route.access is not Access.PUBLIC else []
     for status in _problem_statuses(route, auth=auth):
@@ -197,38 +190,3 @@ def _problem(status: int, schema_of: Mapping[str, Any]) -> dict[str, Any]:
     if status in (429, 503):
         response["headers"] = {"Retry-After": {"description": "Seconds.", "schema": {"type": "integer"}}}
     return response
-
-
-_STYLE: Final = (
-    "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}"
-    "pre{font:14px/1.4 ui-monospace,monospace;overflow:auto}section{border-top:1px solid;padding:.5rem 0}"
-)
-
-
-def _page(document: Mapping[str, Any]) -> str:
-    info = document["info"]
-    calls = "".join(
-        _section("", f"{method.upper()} {path}", f"{operation['summary']} {operation['description']}", operation)
-        for path, methods in document["paths"].items()
-        for method, operation in methods.items()
-    )
-    types = "".join(_section(name, name, "", schema) for name, schema in document["components"]["schemas"].items())
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(info["title"])}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<main><h1>{escape(info['title'])} {escape(info['version'])}</h1><p>{escape(info['description'])} "
-        "Send the header <code>Authorization: Bearer TOKEN</code>. "
-        f'The same for programs: <a href="/openapi.json">/openapi.json</a>.</p>\n<h2>Calls</h2>\n{calls}'
-        f"<h2>Types</h2>\n{types}</main></body></html>\n"
-    )
-
-
-def _section(name: str, title: str, summary: str, described: object) -> str:
-    """A call or a type: its title, what it is for, and its description in JSON, whose references are links."""
-    text = escape(msgspec.json.format(msgspec.json.encode(described), indent=2).decode())
-    linked = re.sub(r"#/components/schemas/(\w+)", r'<a href="#\1">\1</a>', text)
-    anchor = f' id="{escape(name)}"' if name else ""
-    return (
-        f"<section{anchor}><h3>{escape(title)}</h3><p>{escape(summary)}</p>"
-        f"<details><summary>JSON</summary><pre>{linked}</pre></details></section>\n"
-    )

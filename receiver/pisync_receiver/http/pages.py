@@ -10,6 +10,7 @@ from pisync_receiver.http.auth import Access, Caller, caller_of, check_allowed
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import JSON, Answer, Headers, choose
 from pisync_receiver.http.routing import Route
+from pisync_receiver.http.sessions import COOKIE, SECURE_COOKIE, cookie_of
 
 SIGN_IN: Final = "/sign-in"
 HTML: Final = "text/html; charset=utf-8"
@@ -82,6 +83,19 @@ def local_path(wanted: str | None) -> str:
     return wanted if wanted.isascii() and " " not in wanted else quote(wanted, safe="/?&=%+-_.~:@!$'()*,;")
 
 
+def lead_on(path: str, *headers: tuple[bytes, bytes]) -> Answer:
+    """Return a page that leads to `path` at once.
+
+    Browsers send no strict cookie where another site leads here, a link in a mail or an identity provider. They do
+    where a page of ours leads on.
+    """
+    return page_answer(
+        f'<!DOCTYPE html><html lang="en"><title>PiSync</title>'
+        f'<meta http-equiv="refresh" content="0; url={escape(path)}"><a href="{escape(path)}">PiSync</a></html>',
+        headers=headers,
+    )
+
+
 def _sign_in_first(request: Request) -> Answer:
     headers = request.headers
     if request.scope["method"] not in _SAFE:
@@ -94,12 +108,9 @@ def _sign_in_first(request: Request) -> Answer:
         where = shown.path + (f"?{shown.query}" if shown.query else "")
         location = f"{SIGN_IN}?next={quote(where, safe='')}"
         return Answer(status=200, content_type=HTML, headers=((b"hx-redirect", location.encode()),))
-    if headers.get(b"sec-fetch-site") == b"cross-site" and b"cookie" not in headers:
-        # A link elsewhere, in a mail say: browsers send no strict cookie then. They do once our own page leads on.
-        return page_answer(
-            f'<!DOCTYPE html><html lang="en"><title>PiSync</title>'
-            f'<meta http-equiv="refresh" content="0; url={escape(path)}"><a href="{escape(path)}">PiSync</a></html>'
-        )
+    name = SECURE_COOKIE if request.secure else COOKIE
+    if headers.get(b"sec-fetch-site") == b"cross-site" and cookie_of(headers, name) is None:
+        return lead_on(path)
     return see_other(SIGN_IN if path == "/" else f"{SIGN_IN}?next={quote(path, safe='')}")
 
 

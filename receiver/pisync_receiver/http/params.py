@@ -37,6 +37,8 @@ class Query:
     """The parameters of one route."""
 
     params: Sequence[Param] = field(default=())
+    others: bool = False
+    """Whether unknown parameters are ignored: another program chooses them."""
 
     def read(self, query: bytes, now_ms: int) -> dict[str, Any]:
         """Return every parameter's value, or its default. Raises Problem 400, also for an unknown parameter: a filter
@@ -44,7 +46,7 @@ class Query:
         given = _given(query) if query else {}
         known = {param.name for param in self.params}
         for name in given:
-            if name not in known:
+            if name not in known and not self.others:
                 raise Problem(400, "unknown_parameter", f"{name[:100]!r}: unknown parameter; {self._nearest(name)}")
         return {param.name: _value(param, given.get(param.name, ()), now_ms) for param in self.params}
 

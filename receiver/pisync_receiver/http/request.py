@@ -27,6 +27,7 @@ from pisync_receiver.errors import Overloaded, Problem
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import NO_CALLER, Caller, TokenDirectory
 from pisync_receiver.http.forwarded import Networks, client_address, is_loopback_host, says_https
+from pisync_receiver.http.oidc import IdentityProvider
 from pisync_receiver.http.responses import Answer, Disconnected, Headers, json_answer
 from pisync_receiver.http.sessions import Session, Sessions
 from pisync_receiver.intake import Intake
@@ -220,6 +221,8 @@ class Services:
     intake: Intake
     tokens: TokenDirectory
     sessions: Sessions
+    identity_provider: IdentityProvider | None
+    """Signs people in with an organisation's own accounts."""
     bodies: BodyReader
     cache: Cache
     metrics: Metrics

@@ -44,6 +44,8 @@ class Route:
     request_body: type | None = None
     extra_schemas: Sequence[type] = ()
     """Further types that the schema of `request_body` refers to by name."""
+    example: Mapping[str, Any] | None = None
+    """A body, for the document."""
     query: Query = field(default=NO_QUERY)
     rows: type | None = None
     """Of a list: what its rows are; it can be exported (see `exporting`)."""

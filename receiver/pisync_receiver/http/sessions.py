@@ -15,7 +15,15 @@ import msgspec
 
 from pisync_receiver.domain.rows import Token
 from pisync_receiver.domain.sessions import LASTS_MS, has_ended, idle_end, is_session
-from pisync_receiver.domain.submissions import Actor, AuditNote, SessionClose, SessionOpen, SessionUse, Submission
+from pisync_receiver.domain.submissions import (
+    Actor,
+    AuditNote,
+    Scope,
+    SessionClose,
+    SessionOpen,
+    SessionUse,
+    Submission,
+)
 from pisync_receiver.errors import Overloaded, Problem, SignInRefused
 from pisync_receiver.http.auth import Caller, TokenDirectory, token_hash
 from pisync_receiver.http.rates import Rates
@@ -34,6 +42,7 @@ _PREFIX: Final = "pss_"
 _SECRET_CHARS: Final = len(_PREFIX) + 43
 _MINUTE_S: Final = 60.0
 _ALL: Final = "all"
+_AWAY: Final = "-away"
 
 
 class Session(msgspec.Struct, frozen=True, kw_only=True):
@@ -72,7 +81,7 @@ class Sessions:
 
     async def find(self, headers: Mapping[bytes, bytes], *, secure: bool) -> Session | None:
         """Return the session that the request's cookie names, and note that it is used. Raises StoreUnusable."""
-        secret = _cookie(headers, SECURE_COOKIE if secure else COOKIE)
+        secret = cookie_of(headers, SECURE_COOKIE if secure else COOKIE)
         if secret is None or len(secret) != _SECRET_CHARS or not secret.startswith(_PREFIX):
             return None
         token = await self._tokens.look_up(secret)
@@ -92,6 +101,10 @@ class Sessions:
         self.count_try(address)
         parent = token_hash(token.strip())
         return await self._open(SessionOpen(token_hash="", at_ms=0, parent_hash=parent, address=address))
+
+    async def sign_in_as(self, name: str, scope: Scope, address: str | None) -> Session:
+        """Open a session for a person whom an identity provider vouches for. Raises Overloaded, StoreUnusable."""
+        return await self._open(SessionOpen(token_hash="", at_ms=0, scope=scope, label=name, address=address))
 
     def count_try(self, address: str | None) -> None:
         """Count a sign-in. Raises Problem 429 when there were too many, from there or from everywhere."""
@@ -164,11 +177,28 @@ class Sessions:
 def cookie_header(secret: str, *, secure: bool) -> tuple[bytes, bytes]:
     """Return the header that gives a browser its session; an empty `secret` takes it away."""
     name = SECURE_COOKIE if secure else COOKIE
-    age = LASTS_MS // 1000 if secret else 0
-    value = f"{name}={secret}; Path=/; Max-Age={age}; HttpOnly; SameSite=Strict{'; Secure' if secure else ''}"
-    return b"set-cookie", value.encode()
+    return _set_cookie(name, secret, LASTS_MS // 1000, "Strict", secure=secure)
 
 
-def _cookie(headers: Mapping[bytes, bytes], name: str) -> str | None:
+def away_cookie_header(value: str, age_s: int, *, secure: bool) -> tuple[bytes, bytes]:
+    """Return the header with what a browser must bring back from an identity provider; an empty `value` takes it
+    away. Browsers send it when another site leads here, which they do not with a session."""
+    name = (SECURE_COOKIE if secure else COOKIE) + _AWAY
+    return _set_cookie(name, value, age_s, "Lax", secure=secure)
+
+
+def away_cookie(headers: Mapping[bytes, bytes], *, secure: bool) -> str:
+    """Return what a browser brought back from an identity provider; empty if it is nothing."""
+    return cookie_of(headers, (SECURE_COOKIE if secure else COOKIE) + _AWAY) or ""
+
+
+def _set_cookie(name: str, value: str, age_s: int, same_site: str, *, secure: bool) -> tuple[bytes, bytes]:
+    age = age_s if value else 0
+    text = f"{name}={value}; Path=/; Max-Age={age}; HttpOnly; SameSite={same_site}{'; Secure' if secure else ''}"
+    return b"set-cookie", text.encode()
+
+
+def cookie_of(headers: Mapping[bytes, bytes], name: str) -> str | None:
+    """Return the value of a cookie; None if it was not sent."""
     pairs = (part.strip().partition("=") for part in headers.get(b"cookie", b"").decode("latin-1").split(";"))
     return next((value for key, _, value in pairs if key == name), None)

@@ -22,6 +22,8 @@ from pisync_receiver.store.running import Query, Row, Values
 
 Decide = Callable[[list[list[Row]]], Sequence[Query]]
 """From the rows of each query that was asked to the statements to run: a name, and values by name."""
+Audit = Callable[[Mapping[str, object]], Query]
+"""From the details of an act to the statement that adds it to the audit log."""
 RETAIN_BATCH: Final = 5_000
 """Events, and sync events, that `retain` deletes in one transaction."""
 WINDOW: Final = 50_000
@@ -87,10 +89,18 @@ class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
         await self.act([("insert_note", values)], decide)
         return note_of(ids[0], at_ms, by.name, text)
 
-    async def retain(self, before_ms: int, *, dry_run: bool, event_type: str | None = None, after: int = 0) -> Retained:
+    async def retain(
+        self,
+        before_ms: int,
+        *,
+        dry_run: bool,
+        event_type: str | None = None,
+        after: int = 0,
+        audit: Audit | None = None,
+    ) -> Retained:
         """Delete events and sync events that arrived before a moment, RETAIN_BATCH rows of each at most; of one type,
         events alone. With `dry_run` count all of them. Streams keep their counters and gaps: deleted events stay
-        accounted for. `after` is where the call before ended."""
+        accounted for. `after` is where the call before ended; `audit` gets what was deleted, if anything was."""
         hour = before_ms // HOUR_MS
         old = {"before": before_ms, "hour": hour, "type": event_type}
         if dry_run:
@@ -98,18 +108,18 @@ class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
             events, sync_events = counts
             return Retained(events=events, sync_events=sync_events, by_type=dict(types), more=False)
         if event_type is None:
-            events, sync_events = await self._delete_old(old, 0, _LARGEST)
+            events, sync_events = await self._delete_old(old, 0, _LARGEST, audit)
             return Retained(events=events, sync_events=sync_events, more=RETAIN_BATCH in (events, sync_events))
         ((_, last),) = await self._rows("arrived", first=-_LARGEST, last=hour)
         for _ in range(WINDOWS):  # rows of other types are read too: a bounded number in each transaction
-            events, _ = await self._delete_old(old, after, after + WINDOW)
+            events, _ = await self._delete_old(old, after, after + WINDOW, audit)
             if events < RETAIN_BATCH:
                 after += WINDOW
             if events or after >= (last or 0):
                 break
         return Retained(events=events, sync_events=0, more=after < (last or 0), after=after)
 
-    async def _delete_old(self, old: Values, after: int, upto: int) -> tuple[int, int]:
+    async def _delete_old(self, old: Values, after: int, upto: int, audit: Audit | None) -> tuple[int, int]:
         """Delete one batch of old rows, events only with ids from `after` to `upto`; return how many of each."""
         counts = (0, 0)
 
@@ -124,6 +134,8 @@ class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
             if sync_events:
                 ids, newest = [number for number, _ in sync_events], sync_events[-1][1]
                 deletes.append(("delete_sync_events", {"ids": ids, "newest": newest}))
+            if deletes and audit is not None:
+                deletes.append(audit({"events": counts[0], "sync_events": counts[1]}))
             return deletes
 
         wanted = {**old, "after": after, "upto": upto, "limit": RETAIN_BATCH}

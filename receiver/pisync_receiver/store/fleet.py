@@ -109,8 +109,8 @@ class FleetQueries(QueryRunner):
 
     async def sites(self, *, criteria: Criteria, site: str | None = None, sites: Sites = None) -> list[SiteRecord]:
         """Return every site with a device, those in most need first; or one."""
-        counted, troubled = await self._read(*_of_sites(criteria, sites, site))
-        return site_records([SiteCounts(*row) for row in counted], [TroubledDevice(*row) for row in troubled])
+        counted, lacks, troubled = await self._read(*_of_sites(criteria, sites, site))
+        return _site_records(counted, lacks, troubled)
 
     async def sites_page(
         self,
@@ -165,22 +165,22 @@ class FleetQueries(QueryRunner):
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
         seen = {"sites": listed(sites)}
-        (counts, _), today = _of_sites(criteria, sites), day_of(criteria.now_ms)
-        counted, missing, changes, sums, delays = await self._read(
+        (counts, lacks, _), today = _of_sites(criteria, sites), day_of(criteria.now_ms)
+        counted, lacking, changes, sums, delays = await self._read(
             counts,
-            ("events_missing", seen),
+            lacks,
             ("net_changes", {**seen, "since": criteria.now_ms - DAY_MS, "limit": CHANGES_SHOWN}),
             ("day_sums", {**seen, "day": today}),
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
-        records = site_records([SiteCounts(*row) for row in counted], ())
+        records = _site_records(counted, lacking)
         of_today = {"runs": 0, "failed": 0, "events": 0} | {name: int(count) for name, count in sums}
         return Overview(
             at=shown(criteria.now_ms),
             devices=state_counts(records),
             incomplete=sum(record.incomplete for record in records),
             cloned=sum(record.cloned for record in records),
-            events_missing=min(int(missing[0][0]), SEQ_MAX),
+            events_missing=min(int(sum(missing for *_, missing in lacking)), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
             today=Today(**{name: of_today.get(name, 0) for name in Today.__struct_fields__}),
@@ -193,9 +193,9 @@ class FleetQueries(QueryRunner):
 
     async def fleet(self, *, criteria: Criteria) -> Fleet:
         """Count every device and stream; reads all of both, so not for every request."""
-        counts, _ = _of_sites(criteria, None)
-        counted, streams = await self._read(counts, ("stream_counts", {}))
-        records = site_records([SiteCounts(*row) for row in counted], ())
+        counts, lacks, _ = _of_sites(criteria, None)
+        counted, lacking, streams = await self._read(counts, lacks, ("stream_counts", {}))
+        records = _site_records(counted, lacking)
         ((behind, missing),) = streams
         return Fleet(
             devices=state_counts(records),
@@ -226,9 +226,14 @@ def judged(criteria: Criteria) -> dict[str, object]:
     return {"now": criteria.now_ms, "silent_after": criteria.silent_after_ms, "alarm": ALARM}
 
 
-def _of_sites(criteria: Criteria, sites: Sites, site: str | None = None) -> tuple[Query, Query]:
+def _of_sites(criteria: Criteria, sites: Sites, site: str | None = None) -> tuple[Query, Query, Query]:
     values = {**judged(criteria), "site": site, "sites": listed(sites)}
-    return ("site_counts", values), ("troubled_devices", values)
+    return ("site_counts", values), ("site_lacks", values), ("troubled_devices", values)
+
+
+def _site_records(counted: Sequence[Row], lacking: Sequence[Row], troubled: Sequence[Row] = ()) -> list[SiteRecord]:
+    incomplete = {site: devices for site, devices, _ in lacking}
+    return site_records([SiteCounts(*row) for row in counted], incomplete, [TroubledDevice(*row) for row in troubled])
 
 
 def _filter(wanted: DeviceFilter, criteria: Criteria) -> dict[str, object]:

@@ -25,6 +25,8 @@ class Backlog(Struct, frozen=True):
     first_silent_ms: int | None
     last_notice_ms: int | None
     """When the newest notice of transitions was made, if that was within the time asked about."""
+    last_daily_ms: int | None
+    """When the newest daily digest was made."""
     unsent: int
 
 
@@ -43,11 +45,6 @@ class NoticeQueries(QueryRunner):
     async def has_unsent(self, target: str) -> bool:
         """Return whether a service has yet to accept a notice."""
         return bool(await self._rows("has_unsent", target=target))
-
-    async def last_daily(self) -> int | None:
-        """Return when the newest daily digest was made."""
-        ((made_ms,),) = await self._rows("last_daily")
-        return None if made_ms is None else int(made_ms)
 
     async def lags(self) -> Mapping[str, int]:
         """Return how many events each consumer has yet to publish; empty where no worker can run."""

@@ -65,7 +65,10 @@ async def create(view: View) -> Answer:
 @page("GET", "/enrollment/{code_id}/end", Access.ADMIN)
 async def confirm_end(view: View) -> Answer:
     """Ask before a code is ended."""
-    return view.render("enrollment_end.html", code_id=view.path["code_id"])
+    code_id = view.path["code_id"]
+    if all(str(code["id"]) != code_id for code in (await view.get("/api/enrollment-codes")).value):
+        raise Problem(404, "unknown_code", f"unknown enrollment code {code_id[:20]}")
+    return view.render("enrollment_end.html", code_id=code_id)
 
 
 @page("POST", "/enrollment/{code_id}/end", Access.ADMIN)

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Final
 
 import msgspec
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from pisync_common.times import parse_ms
 from pisync_receiver.window.i18n import CURRENT, _, ngettext
@@ -24,13 +24,19 @@ def when(time: str | None) -> Markup:
     if time is None:
         return Markup('<span class="none">{}</span>').format(_("never"))
     seconds = (NOW_MS.get() - parse_ms(time)) // 1000
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(time, exact(time), _ago(seconds))
+    return _element(time, _ago(seconds))
 
 
 def lasting(time: str) -> Markup:
     """Write how long ago an RFC 3339 time was as a length of time: it fits after "for"."""
     seconds = max(NOW_MS.get() - parse_ms(time), 0) // 1000
-    return Markup('<time datetime="{}" title="{}">{}</time>').format(time, exact(time), duration(seconds))
+    return _element(time, duration(seconds))
+
+
+def _element(time: str, text: str) -> Markup:
+    # Pages write thousands of times and names: joining escaped text takes a third of the time of Markup.format.
+    shown = f'<time datetime="{escape(time)}" title="{escape(exact(time))}">{escape(text)}</time>'
+    return Markup(shown)  # noqa: S704
 
 
 def exact(time: str) -> str:
@@ -77,7 +83,7 @@ def size(value: int) -> str:
 def bidi(text: str | None) -> Markup:
     """Write a text from outside so that its direction stays its own: a name in Arabic, or with a bidi override in it,
     leaves its neighbours in their places."""
-    return Markup('<span class="none">–</span>') if text is None else Markup("<bdi>{}</bdi>").format(text)
+    return Markup('<span class="none">–</span>') if text is None else Markup(f"<bdi>{escape(text)}</bdi>")  # noqa: S704
 
 
 def ranges(missing: list[list[int]]) -> str:

@@ -11,7 +11,7 @@ from pisync_receiver.window.calls import path_of
 from pisync_receiver.window.i18n import gettext as _
 from pisync_receiver.window.view import View, field, page
 
-ROWS: Final = 100
+ROWS: Final = 50
 SERIES: Final = 5
 """Causes or types that a chart tells apart."""
 SUMS_MAX: Final = 5_000

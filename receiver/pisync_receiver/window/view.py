@@ -1,7 +1,7 @@
 """One visit of a page: what was asked, calls of the API, and the page or redirection that answers."""
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
@@ -225,7 +225,7 @@ def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
         on_problem=on_problem,
         summary=" ".join((row.handler.__doc__ or "").split()),
         responses={200: Response(summary="OK", media=(HTML,))},
-        query=Query(params=(*row.query.params, *_OWN)),
+        query=replace(row.query, params=(*row.query.params, *_OWN)),
     )
 
 

@@ -1,11 +1,11 @@
 -- name: device_shown
 -- A device, and what its state is judged by.
-SELECT d.*, s.silent_after_ms, d.device_id IN ({incomplete_streams} AND device_id = :device)
+SELECT d.*, s.silent_after_ms, {is_incomplete}
 FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE d.device_id = :device;
 
 -- name: devices
 -- Devices by id.
-SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id)
+SELECT d.*, s.silent_after_ms, {is_incomplete}
 FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
 WHERE d.device_id > :after AND {device_filter}
 ORDER BY d.device_id LIMIT :limit;
@@ -13,7 +13,7 @@ ORDER BY d.device_id LIMIT :limit;
 -- name: devices_ranked
 -- Devices by a rank: a number, then a name, then the id. A contact later than the moment of the first page counts as one
 -- at it, so that the last pages end.
-SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id), r.number, r.name
+SELECT d.*, s.silent_after_ms, {is_incomplete}, r.number, r.name
 FROM (SELECT ranked.* FROM (
         SELECT d.device_id AS ranked_id,
                CASE CAST(:sort AS TEXT) WHEN 'failures' THEN -d.consecutive_failures WHEN 'last_contact' THEN
@@ -29,7 +29,7 @@ ORDER BY r.number, r.name, r.ranked_id;
 
 -- name: devices_risen
 -- Devices whose rank may have risen since a moment, by id: those that failed again, or were changed by an admin.
-SELECT d.*, s.silent_after_ms, EXISTS ({incomplete_streams} AND device_id = d.device_id)
+SELECT d.*, s.silent_after_ms, {is_incomplete}
 FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
 WHERE d.device_id > :after AND {device_filter}
   AND CASE CAST(:sort AS TEXT) WHEN 'site' THEN d.changed_ms >= :started
@@ -42,10 +42,10 @@ ORDER BY d.device_id LIMIT :limit;
 SELECT count(*) FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site WHERE {device_filter};
 
 -- name: site_counts
--- The devices of each site, counted by state and flag; those that are well are the rest.
+-- The devices of each site, counted by state; those that are well are the rest.
 SELECT d.site, s.silent_after_ms, count(*), count(*) FILTER (WHERE {device_state} = 1),
        count(*) FILTER (WHERE {device_state} = 2), count(*) FILTER (WHERE {device_state} = 3), count(d.retired_ms),
-       count(*) FILTER (WHERE d.device_id IN ({incomplete_streams})), count(d.cloned_since_ms), max(d.last_contact_ms)
+       count(d.cloned_since_ms), max(d.last_contact_ms)
 FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 GROUP BY 1, 2;
@@ -67,22 +67,23 @@ FROM (SELECT d.site, d.last_contact_ms, d.failing_since_ms, d.last_errors, {devi
         AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)) AS judged
 WHERE state IN (1, 2);
 
--- name: events_missing
--- How many events are missing; a sum of floats cannot overflow.
-SELECT coalesce(sum(CAST(t.highest - t.stored - t.carried - t.rejected AS DOUBLE PRECISION)), 0)
-FROM streams AS t
-WHERE t.highest > t.watermark
-  AND (t.device_id IN (SELECT d.device_id FROM devices AS d WHERE d.site IN (SELECT value FROM json_each(:sites)))
-       OR :sites IS NULL);
+-- name: site_lacks
+-- The devices of each site of which something is missing, was rejected or conflicts, and how many events are missing; a
+-- sum of floats cannot overflow.
+SELECT d.site, count(DISTINCT t.device_id),
+       sum(CAST(t.highest - t.stored - t.carried - t.rejected AS DOUBLE PRECISION))
+FROM streams AS t JOIN devices AS d ON d.device_id = t.device_id
+WHERE {incomplete}
+  AND (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
+GROUP BY d.site;
 
 -- name: incomplete_devices
 -- Devices of which something is missing, was rejected or conflicts, by id.
-SELECT d.device_id, d.site, d.label, t.missing, t.rejected, t.conflicts, d.cloned_since_ms
-FROM (SELECT device_id AS lacking, 
-             sum(CAST(highest - stored - carried - rejected AS DOUBLE PRECISION)) AS missing, sum(rejected) AS rejected,
-             sum(conflicts) AS conflicts
-      FROM streams WHERE device_id > :after AND device_id IN ({incomplete_streams}) GROUP BY device_id) AS t
-     JOIN devices AS d ON d.device_id = t.lacking
+SELECT d.device_id, d.site, d.label, l.missing, l.rejected, l.conflicts, d.cloned_since_ms
+FROM (SELECT t.device_id AS lacking, sum(t.rejected) AS rejected, sum(t.conflicts) AS conflicts,
+             sum(CAST(t.highest - t.stored - t.carried - t.rejected AS DOUBLE PRECISION)) AS missing
+      FROM streams AS t WHERE t.device_id > :after AND {incomplete} GROUP BY t.device_id) AS l
+     JOIN devices AS d ON d.device_id = l.lacking
 WHERE (d.site = :site OR :site IS NULL) AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
 ORDER BY d.device_id LIMIT :limit;
 

@@ -5,23 +5,24 @@ SELECT device_id, site, before, state,
        CASE state WHEN 'silent' THEN last_contact_ms WHEN 'failing' THEN failing_since_ms WHEN 'new' THEN enrolled_ms
                   WHEN 'retired' THEN retired_ms ELSE last_success_ms END,
        last_errors, silent_at_ms, last_contact_ms > noted_ms
-FROM (SELECT judged.*, CASE place WHEN 0 THEN 'well' WHEN 1 THEN 'failing' WHEN 2 THEN 'silent' WHEN 3 THEN 'new'
-                                  ELSE 'retired' END AS state
-      FROM (SELECT d.*, {device_state} AS place, w.state AS before, w.silent_at_ms AS noted_ms,
-                   d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms
-            FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
-            WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS judged) AS named
+FROM (SELECT d.*, w.state AS before, w.silent_at_ms AS noted_ms,
+             CASE {device_state} WHEN 0 THEN 'well' WHEN 1 THEN 'failing' WHEN 2 THEN 'silent' WHEN 3 THEN 'new'
+                  ELSE 'retired' END AS state,
+             d.last_contact_ms + coalesce(s.silent_after_ms, :silent_after) AS silent_at_ms
+      FROM devices AS d LEFT JOIN sites AS s ON s.site = d.site LEFT JOIN watched AS w ON w.device_id = d.device_id
+      WHERE d.device_id IN (SELECT value FROM json_each(:devices)) OR :devices IS NULL) AS judged
 WHERE before IS NULL
    OR (before <> state AND (before <> 'silent' OR state = 'retired' OR silent_at_ms <> coalesce(noted_ms, 0)))
 ORDER BY device_id LIMIT :limit;
 
 -- name: alert_backlog
--- Transitions that no notice has covered, when the first of them and the first to silence were noticed, when the newest
--- notice of such was made, and how many notices their services have yet to accept.
+-- How many transitions no notice has covered, when the first of them and the first to silence were noticed, when the
+-- newest notice of such and the newest daily digest were made, and how many notices their services have yet to accept.
 SELECT (SELECT count(*) FROM transitions WHERE notified_ms IS NULL),
        (SELECT min(at_ms) FROM transitions WHERE notified_ms IS NULL AND state <> 'silent'),
        (SELECT min(at_ms) FROM transitions WHERE notified_ms IS NULL AND state = 'silent'),
        (SELECT max(made_ms) FROM notices WHERE target = 'log' AND kind <> 'daily' AND made_ms > :since),
+       (SELECT max(made_ms) FROM notices WHERE target = 'log' AND kind = 'daily'),
        (SELECT count(*) FROM notices WHERE sent_ms IS NULL AND target IN (SELECT value FROM json_each(:targets)));
 
 -- name: pending_transitions

@@ -41,6 +41,10 @@ VALUES (:learner, :id, :receipt, :asked_ms, NULL, 0, 0) ON CONFLICT (learner) DO
 -- Count what was erased of a learner.
 UPDATE erased SET events = events + :events, rejected = rejected + :rejected WHERE learner = :learner;
 
+-- name: unfinished_erasures
+-- Learners who are being erased.
+SELECT learner, id, receipt, asked_ms, done_ms, events, rejected FROM erased WHERE done_ms IS NULL;
+
 -- name: end_erasure
 -- Nothing of a learner is left.
 UPDATE erased SET done_ms = :now WHERE learner = :learner AND done_ms IS NULL;
@@ -63,9 +67,21 @@ SELECT learner_id FROM found WHERE learner_id IS NOT NULL;
 
 -- name: events_to_erase
 -- Some events of a learner, in any order.
-SELECT id, device_id, stream, seq, type, site, object_id, received_ms, best_ms FROM events INDEXED BY events_by_learner
+SELECT id, device_id, stream, seq, type, site, object_id, occurred_at, recorded_at, boot_id, boottime_ms, received_ms,
+       best_ms, quality
+FROM events INDEXED BY events_by_learner
 WHERE learner_id = :learner AND (learner_home = :home OR (learner_home IS NULL AND :home IS NULL))
 LIMIT :limit;
+
+-- name: take_from_sum
+-- Count less in a daily sum.
+UPDATE sums SET count = count + :count
+WHERE what = :what AND day = :day AND site = :site AND name = :name AND object = :object;
+
+-- name: drop_empty_sum
+-- Forget a daily sum of nothing: its object may have been this learner's alone.
+DELETE FROM sums
+WHERE what = :what AND day = :day AND site = :site AND name = :name AND object = :object AND count <= 0;
 
 -- name: rejected_naming
 -- Of the next rejected events and conflicting versions, those whose text may name a learner: it has the id, or an

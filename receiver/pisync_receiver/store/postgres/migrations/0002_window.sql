@@ -9,8 +9,6 @@ ALTER TABLE tokens ADD COLUMN session_until_ms bigint;
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
-CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
-
 CREATE TABLE sites (
     site            text COLLATE "C" PRIMARY KEY,
     silent_after_ms bigint,

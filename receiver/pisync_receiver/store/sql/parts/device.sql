@@ -5,9 +5,18 @@ CASE WHEN d.retired_ms IS NOT NULL THEN 4 WHEN d.last_contact_ms IS NULL THEN 3
      WHEN d.last_contact_ms < :now - coalesce(s.silent_after_ms, :silent_after) THEN 2
      WHEN d.consecutive_failures >= :alarm THEN 1 ELSE 0 END
 
+-- name: incomplete
+-- Whether a stream `t` lacks something, or holds dead letters or conflicts. No index: each batch changes these columns, and
+-- PostgreSQL would then write the stream's other index entries again. A CASE, because it expects few rows of that.
+CASE WHEN t.highest > t.watermark OR t.rejected > 0 OR t.conflicts > 0 THEN 1 ELSE 0 END = 1
+
 -- name: incomplete_streams
--- Whose streams lack something, hold dead letters or conflicts.
-SELECT device_id FROM streams WHERE (highest > watermark OR rejected > 0 OR conflicts > 0)
+-- Whose streams lack something, or hold dead letters or conflicts.
+SELECT t.device_id FROM streams AS t WHERE {incomplete}
+
+-- name: is_incomplete
+-- Whether a device `d` is among them; a count keeps PostgreSQL from reading every stream.
+(SELECT count(*) FROM streams AS t WHERE t.device_id = d.device_id AND {incomplete}) > 0
 
 -- name: device_filter
 -- Whether a device `d` whose site's settings are `s` is wanted. Both engines fold the letters of ASCII alone.

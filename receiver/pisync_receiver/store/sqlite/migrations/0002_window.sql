@@ -10,9 +10,6 @@ ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends t
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
 CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
--- Streams that lack something, hold dead letters or conflicts: few, so that the fleet can be asked for them.
-CREATE INDEX streams_incomplete ON streams (device_id) WHERE highest > watermark OR rejected > 0 OR conflicts > 0;
-
 -- What an admin set for a site; a site is there as soon as a device is at it.
 CREATE TABLE sites (
     site            TEXT PRIMARY KEY,
