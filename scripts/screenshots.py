@@ -32,7 +32,7 @@ from tests.support.services import installed
 FOLDER: Final = Path(__file__).parents[1] / "docs/pictures/window"
 LONGEST: Final = 1_360
 """Pixels of a page that its picture shows."""
-QUALITY: Final = 72
+QUALITY: Final = 60
 SETTINGS: Final = AppSettings(cache_ttl_s=0, public_url="https://pisync.example.org")
 LEARNERS: Final = ("s-0417", "s-0418")
 SCHOOL: Final = "Turkana Primary"

@@ -211,9 +211,10 @@ def test_the_guide_leads_to_a_page_with_a_school_on_it(tmp_path: Path) -> None:
     assert "Complete: 1 event of 1" in seen["/devices/pibook-0001"]
 
 
-def signed_in(url: str, token: str) -> httpx.Client:
-    """Return a browser of sorts, signed in with a token."""
-    visitor = httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Accept": "text/html"})
-    answer = visitor.post("/sign-in", data={"token": token, "next": "/"})
-    assert (answer.status_code, answer.headers.get("Location")) == (303, "/"), answer.text
-    return visitor
+@contextmanager
+def signed_in(url: str, token: str) -> Iterator[httpx.Client]:
+    """A browser of sorts, signed in with a token."""
+    with httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Accept": "text/html"}) as visitor:
+        answer = visitor.post("/sign-in", data={"token": token, "next": "/"})
+        assert (answer.status_code, answer.headers.get("Location")) == (303, "/"), answer.text
+        yield visitor
