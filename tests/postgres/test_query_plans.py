@@ -100,7 +100,6 @@ def plan(connection: psycopg.Connection, query: str, **values: object) -> str:
         ("delete_events", "events_by_arrival", {}),
         ("timeline", "events_by_learner", {}),
         ("homes_of_learner", "events_by_learner", {}),
-        ("next_learners", "events_by_learner", {"after": ""}),
         ("events_to_erase", "events_by_learner", {}),
         ("rejected_naming", "rejected_pkey", {"device": "", "stream": ""}),
         ("delete_keys_at", "event_keys_by_place", {}),
@@ -133,3 +132,9 @@ def test_page_of_devices_reads_the_streams_of_those_alone(connection: psycopg.Co
 def test_devices_are_grouped_without_sorting(connection: psycopg.Connection) -> None:
     """PostgreSQL would sort all devices if it were to group them by their state."""
     assert "Sort" not in plan(connection, "site_counts")
+
+
+def test_first_event_of_a_boot_reads_none_of_another(connection: psycopg.Connection) -> None:
+    """The newest event bounds the search, whatever the statistics say."""
+    steps = plan(connection, "earlier", device="d7", stream="s", below=9_999, boot="b")
+    assert "(seq < $0)" in steps or "(seq < (InitPlan" in steps

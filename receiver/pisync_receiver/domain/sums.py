@@ -40,12 +40,10 @@ _SPEEDS: Final = tuple(bound / 1000 for bound in SPEEDS_KBIT)
 _SPEED_NAMES: Final = (*map(str, SPEEDS_KBIT), MORE)
 _DELAYS: Final = tuple(bound * 3_600_000 for bound in DELAYS_H)
 _DELAY_NAMES: Final = (*map(str, DELAYS_H), MORE)
-P = TypeVar("P", int, str)
+P = TypeVar("P")
 
 _error_counts: Final = msgspec.json.Decoder(dict[str, int]).decode
 _best_ms: Final = attrgetter("best_ms")
-_site: Final = attrgetter("site")
-_site_and_type: Final = attrgetter("site", "type")
 _site_type_and_object: Final = attrgetter("site", "type", "object_id")
 
 
@@ -63,16 +61,20 @@ class DailySums:
     def add_events(self, events: Sequence[StoredEvent]) -> None:
         """Count the events that a batch brought."""
         arrived_ms = events[0].received_ms
-        for day, group in _grouped(events, day_of).items():
-            for (site, name), count in Counter(map(_site_and_type, group)).items():
-                self._add(TYPE, day, site, name, count)
+        arrived = day_of(arrived_ms)
+        for (day, delay), group in _grouped(events, lambda ms: (day_of(ms), _delay(arrived_ms - ms))).items():
+            kinds: dict[tuple[str | None, str], dict[str, int]] = defaultdict(dict)
             for (site, name, about), count in Counter(map(_site_type_and_object, group)).items():
-                if about is not None:
-                    counts = self._of(OBJECT, day, site, name)
-                    counts[about] = counts.get(about, 0) + count
-        for delay, group in _grouped(events, lambda ms: _delay(arrived_ms - ms)).items():
-            for site, count in Counter(map(_site, group)).items():
-                self._add(DELAY, day_of(arrived_ms), site, delay, count)
+                kinds[site, name][about or ""] = count
+            for (site, name), counts in kinds.items():
+                count = sum(counts.values())
+                self._add(TYPE, day, site, name, count)
+                self._add(DELAY, arrived, site, delay, count)
+                counts.pop("", None)
+                if counts:
+                    added = self._of(OBJECT, day, site, name)
+                    for about, count in counts.items():
+                        added[about] = added.get(about, 0) + count
 
     def move_event(self, event: StoredEvent | EarlierEvent, best_ms: int) -> None:
         """Count an event as one with another best time."""
@@ -122,7 +124,7 @@ def _delay(ms: int) -> str:
 
 
 def _grouped(events: Sequence[StoredEvent], place: Callable[[int], P]) -> Mapping[P, Sequence[StoredEvent]]:
-    """Group events by a place that never goes back as best times go on: mostly, all of a batch have the same."""
+    """Group events by where their best time lies, in ranges: mostly, those of a batch lie in one."""
     times = [*map(_best_ms, events)]
     if (first := place(min(times))) == place(max(times)):
         return {first: events}

@@ -19,12 +19,13 @@ SELECT (SELECT best_ms FROM events WHERE device_id = :device AND stream = :strea
 
 -- name: earlier
 -- The events before a seq, the newest first; none unless the newest is of a boot.
-SELECT e.seq, e.type, e.site, e.object_id, e.occurred_at, e.recorded_at, e.boot_id, e.boottime_ms, e.received_ms,
-       e.best_ms, e.quality
-FROM (SELECT boot_id FROM events WHERE device_id = :device AND stream = :stream AND seq < :below
-      ORDER BY seq DESC LIMIT 1) AS newest CROSS JOIN events AS e
-WHERE newest.boot_id = :boot AND e.device_id = :device AND e.stream = :stream AND e.seq < :below
-ORDER BY e.seq DESC LIMIT :limit;
+SELECT seq, type, site, object_id, occurred_at, recorded_at, boot_id, boottime_ms, received_ms, best_ms, quality
+FROM events
+WHERE device_id = :device AND stream = :stream
+  AND seq < (SELECT CASE WHEN newest.boot_id = :boot THEN newest.seq + 1 ELSE 0 END FROM events AS newest
+             WHERE newest.device_id = :device AND newest.stream = :stream AND newest.seq < :below
+             ORDER BY newest.seq DESC LIMIT 1)
+ORDER BY seq DESC LIMIT :limit;
 
 -- name: failures_after
 -- A device's failures after a moment: how many, up to a limit, and the oldest.
