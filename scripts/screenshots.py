@@ -8,6 +8,7 @@ The pictures for README and docs are in docs/pictures/window. The fleet and the 
 
 import argparse
 import base64
+import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -17,16 +18,23 @@ from pathlib import Path
 from typing import Any, Final
 
 from playwright.sync_api import Browser, Page, sync_playwright
+from prometheus_client import CollectorRegistry
 
+from pisync_receiver.alerts.alerts import AlertMetrics, Alerts
+from pisync_receiver.alerts.notices import Links
+from pisync_receiver.alerts.rules import Rules
+from pisync_receiver.app import AppSettings
+from pisync_receiver.store import Store
 from tests.support.fleet_of_schools import FAILING, GAP, fill
 from tests.support.live_receiver import NOW_MS, Live, live_receiver
 from tests.support.services import installed
 
 FOLDER: Final = Path(__file__).parents[1] / "docs/pictures/window"
-LONGEST: Final = 1_500
+LONGEST: Final = 1_360
 """Pixels of a page that its picture shows."""
-QUALITY: Final = 82
-LEARNER: Final = "s-0417"
+QUALITY: Final = 60
+SETTINGS: Final = AppSettings(cache_ttl_s=0, public_url="https://pisync.example.org")
+LEARNERS: Final = ("s-0417", "s-0418")
 SCHOOL: Final = "Turkana Primary"
 
 
@@ -79,11 +87,11 @@ PAGES: Final[Mapping[str, Visit]] = {
     "devices": at("/devices?state=failing"),
     "device": at(f"/devices/{GAP}"),
     "learning": at("/learning"),
-    "learner": submit("/learners", "/learners", {"learner_id": LEARNER}),
+    "learner": submit("/learners", "/learners", {"learner_id": LEARNERS[0]}),
     "enrollment": at("/enrollment"),
     "sheet": submit("/enrollment", "/enrollment", {"site": "Kisumu Girls", "count": "6", "label": "Form 2"}),
     "privacy": at("/privacy"),
-    "erase": submit("/privacy", "/privacy/erase", {"learner_id": LEARNER}),
+    "erase": submit("/privacy", "/privacy/erase", {"learner_id": LEARNERS[0]}),
     "audit": at("/audit"),
     "sign-in": at("/sign-in"),
 }
@@ -100,8 +108,14 @@ def main() -> int:
     pages = options.only.split(",") if options.only else [*PAGES]
     looks = options.look.split(",") if options.look else [*LOOKS]
     options.to.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, live_receiver(Path(folder)) as live, sync_playwright() as playwright:
-        live.run(fill(live.store, now_ms=NOW_MS, days=30))
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        live_receiver(Path(folder), settings=SETTINGS) as live,
+        sync_playwright() as playwright,
+    ):
+        live.run(fill(live.store, now_ms=NOW_MS, days=14))
+        for hours in (72, 5):  # two schools fell silent in between
+            live.run(watch(live.store, NOW_MS - hours * 3_600_000))
         use(live)
         browser = playwright.chromium.launch(executable_path=installed("chromium"), args=["--no-sandbox"])
         for look in looks:
@@ -110,18 +124,32 @@ def main() -> int:
     return 0
 
 
+async def watch(store: Store, at_ms: int) -> None:
+    """Note which states had changed at a moment."""
+    alerts = Alerts(
+        store,
+        (),
+        rules=Rules(quiet_hours=None, zone=UTC),
+        silent_after_ms=7 * 86_400_000,
+        links=Links(None),
+        now_ms=lambda: at_ms,
+        uniform=random.uniform,
+        metrics=AlertMetrics(CollectorRegistry()),
+    )
+    await alerts.watch()
+
+
 def use(live: Live) -> None:
     """Do what people do, so that notes, codes and the audit log are not empty."""
     admin = live.client("admin")
-    device = {"Authorization": f"Bearer {live.secrets['device']}"}
     for path, body in ACTS:
         admin.post(path, json=body).raise_for_status()
     code = admin.post("/api/enrollment-codes", json={"site": "Kisumu Girls", "uses": 5, "label": "Form 1"}).json()
     for number in (1, 2):
         enrolled = {"code": code["code"], "device_id": f"pibook-21{number:02}"}
         given = live.client(None).post("/api/enroll", json=enrolled).json()
-        device = {"Authorization": f"Bearer {given['token']}"}
-        live.client(None, **device).post("/api/events", json=lesson(given["device_id"])).raise_for_status()
+        device = live.client(None, Authorization=f"Bearer {given['token']}")
+        device.post("/api/events", json=lesson(given["device_id"], LEARNERS[number - 1])).raise_for_status()
 
 
 ACTS: Final[Sequence[tuple[str, Any]]] = (
@@ -134,7 +162,7 @@ ACTS: Final[Sequence[tuple[str, Any]]] = (
 OBJECTS: Final = ("math/g5/ch02/v03", "math/g5/ch02/v04", "science/g5/water-cycle", "english/g5/story-07")
 
 
-def lesson(device_id: str) -> dict[str, Any]:
+def lesson(device_id: str, learner: str) -> dict[str, Any]:
     """Return what a learner did during a week."""
     types = ("video.watched", "note.taken", "assignment.completed")
     events = [
@@ -143,7 +171,7 @@ def lesson(device_id: str) -> dict[str, Any]:
             "type": types[seq % 3],
             "occurred_at": datetime.fromtimestamp(NOW_MS / 1000 - 86_400 * (8 - seq / 3), UTC).isoformat(),
             "clock_synced": True,
-            "learner_id": LEARNER,
+            "learner_id": learner,
             "object_id": OBJECTS[seq % 4],
             "data": {"seconds_watched": 120 + 13 * seq} if seq % 3 == 0 else {"progress": round(seq / 20, 2)},
         }

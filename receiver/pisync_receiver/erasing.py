@@ -10,24 +10,22 @@ Each step may be repeated after any failure. Streams keep their counters and gap
 import asyncio
 import json
 import logging
-import os
 import secrets
 import time
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Container, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Final
 
-import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from pisync_common.errors import RuleError
-from pisync_common.times import format_ms, parse_ms
+from pisync_common.times import parse_ms
 from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.erasure import ERASED_BODY, KEY_BYTES, Erased, hidden, id_hash, key_name, learner_hash
 from pisync_receiver.domain.rows import EarlierEvent
 from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.domain.sums import DailySums
-from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
+from pisync_receiver.erasures_file import ErasuresFile, Line
+from pisync_receiver.errors import UnknownLearner
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.audit import audit_statement
@@ -49,8 +47,6 @@ _IDS: Final = 1_000
 
 _RECEIVER: Final = Actor(name="the receiver, at its start")
 
-Hex = Annotated[str, Meta(pattern=r"^[0-9a-f]+$", max_length=128)]
-
 
 class Erasure(Struct, frozen=True, kw_only=True):
     """What was erased of a learner until now, or would be; `more` if the call is to be repeated."""
@@ -63,74 +59,6 @@ class Erasure(Struct, frozen=True, kw_only=True):
     rejected: int
     """Rejected events and conflicting versions whose bodies are emptied."""
     more: bool
-
-
-class Line(Struct, frozen=True, kw_only=True):
-    """A line of the erasures file: one learner of one home."""
-
-    keys: list[Hex]
-    """The database's keys; `learner` and `id` are HMAC-SHA256 with the key of their database."""
-    learner: Hex
-    id: Hex
-    receipt: Hex
-    time: str
-
-
-class ErasuresFile:
-    """Every erasure, one JSON object a line, only ever appended to. Several receivers may share it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def read(self) -> list[Line] | None:
-        """Return its lines; None if there is no file. Damaged lines are left out. Raises ErasuresFileUnusable."""
-        try:
-            text = self.path.read_bytes()
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unusable("read", error) from error
-        given = [line for line in text.split(b"\n") if line]
-        found = [line for line in map(_line, given) if line is not None]
-        if given and not found:
-            raise ErasuresFileUnusable(
-                f"{self.path} is not an erasures file; nothing was changed; put back a copy of it, or name another "
-                "file as erasures_file"
-            )
-        if len(found) < len(given):  # a power cut tears the last line, before the erasure is answered
-            log.error("lines of the erasures file are damaged", extra=fields(lines=len(given) - len(found)))
-        return found
-
-    def append(self, keys: Iterable[bytes], rows: Iterable[Erased]) -> None:
-        """Add lines, durably. Raises ErasuresFileUnusable."""
-        names = [key.hex() for key in keys]
-        lines = [
-            Line(keys=names, learner=row.learner, id=row.id, receipt=row.receipt, time=format_ms(row.asked_ms))
-            for row in rows
-        ]
-        text = b"".join(msgspec.json.encode(line) + b"\n" for line in lines)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                size = os.fstat(descriptor).st_size
-                torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-                text = b"\n" + text if torn else text
-                if os.write(descriptor, text) != len(text):
-                    raise OSError("the disk is full")
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-            if size == 0:
-                _sync_folder(self.path.parent)
-        except OSError as error:
-            raise self._unusable("written", error) from error
-
-    def _unusable(self, doing: str, error: OSError) -> ErasuresFileUnusable:
-        return ErasuresFileUnusable(
-            f"the erasures file {self.path} cannot be {doing}: {error.strerror or error}; nothing was erased; let the "
-            "receiver's user write there, or name another file as erasures_file"
-        )
 
 
 class Eraser:
@@ -162,29 +90,25 @@ class Eraser:
         UnknownLearner where it occurs under none; ErasuresFileUnusable, having deleted nothing."""
         key = await self._key()
         learners = {each: learner_hash(key, each, learner_id) for each, _ in await self._homes(learner_id, home, sites)}
-        ids = [id_hash(key, learner_id)]
-        seen = await self._store.erased(ids)
-        if home is not None or sites is not None:
-            given = (sites or ()) if home is None else (home,)
-            visible = {learner_hash(key, each, learner_id) for each in given}
-            seen = [row for row in seen if row.learner in visible]
-        if not learners and not seen:
+        known = await self._known(key, learner_id, home, sites)
+        if not learners and not known:
             raise UnknownLearner(
                 "nothing that is stored names this learner; with learner_home, what still arrives is not stored"
             )
-        new = await self._remember({*learners.values()} - {row.learner for row in seen}, ids[0], by)
-        seen += new
-        pending = {*learners.values()} | {row.learner for row in seen if row.done_ms is None}
+        if new := {*learners.values()} - {row.learner for row in known}:
+            await self._remember(new, id_hash(key, learner_id), by)
+            known = await self._known(key, learner_id, home, sites)
+        pending = {*learners.values()} | {row.learner for row in known if row.done_ms is None}
         more = not await self._erase_all(learner_id, learners)
         if not more:
             await self._empty_rejected(
                 (each.place, hashes[0])
                 async for each in self._rejected(learner_id)
-                if (hashes := _known(pending, [key], each.homes, learner_id))
+                if (hashes := _among(pending, [key], each.homes, learner_id))
             )
             await self._end(pending, by)
-        receipt = max(seen, key=lambda row: row.asked_ms).receipt
-        rows = [row for row in await self._store.erased(ids) if row.receipt == receipt]
+        receipt = max(known, key=lambda row: row.asked_ms).receipt
+        rows = [row for row in await self._known(key, learner_id, home, sites) if row.receipt == receipt]
         return Erasure(
             receipt=receipt,
             homes=list(learners),
@@ -200,7 +124,7 @@ class Eraser:
         while rows := await self._store.all_erased(after=max(known, default="")):
             known |= {row.learner: row for row in rows}
         if self._file is not None:
-            lines = self._file.read() or []
+            lines = self._file.read()
             lacking = {line.learner: line for line in lines if line.learner not in known}
             if lacking:
                 await self._restore(list(lacking.values()))
@@ -226,6 +150,14 @@ class Eraser:
                 found[each.homes[0]] = 0
         return [(each, count) for each, count in found.items() if sites is None or each in sites]
 
+    async def _known(self, key: bytes, learner_id: str, home: str | None, sites: Sites) -> list[Erased]:
+        """What was erased under an id: of one home, or of every home that the caller may see."""
+        rows = await self._store.erased([id_hash(key, learner_id)])
+        if home is None and sites is None:
+            return rows
+        visible = {learner_hash(key, each, learner_id) for each in ((home,) if home is not None else sites or ())}
+        return [row for row in rows if row.learner in visible]
+
     async def _rejected(self, learner_id: str | None) -> AsyncIterator[NamingLearner]:
         place: RejectedPlace | None = FIRST
         while place is not None:
@@ -243,17 +175,15 @@ class Eraser:
             keys = await self._store.erasure_keys()
         return keys[0]
 
-    async def _remember(self, learners: Iterable[str], hashed_id: str, by: Actor) -> list[Erased]:
+    async def _remember(self, learners: Iterable[str], hashed_id: str, by: Actor) -> None:
         """Write down that learners of one id are erased, under one receipt; what arrives of them is not stored."""
         receipt, now = secrets.token_hex(16), self._now_ms()
         rows = [Erased(learner=learner, id=hashed_id, receipt=receipt, asked_ms=now) for learner in sorted(learners)]
-        if rows:
-            if self._file is not None:
-                await asyncio.to_thread(self._file.append, await self._store.erasure_keys(), rows)
-            entry = audited(by, "learner.erase", f"erasure {receipt}", now, {"homes": len(rows)})
-            added = [*(_added(row) for row in rows), audit_statement(entry)]
-            await self._store.act([("lock_erasures", {})], lambda _: added)
-        return rows
+        if self._file is not None:
+            await asyncio.to_thread(self._file.append, await self._store.erasure_keys(), rows)
+        entry = audited(by, "learner.erase", f"erasure {receipt}", now, {"homes": len(rows)})
+        added = [*(_added(row) for row in rows), audit_statement(entry)]
+        await self._store.act([("lock_erasures", {})], lambda _: added)
 
     async def _restore(self, lines: Sequence[Line]) -> None:
         """Take from the file what this database does not know."""
@@ -341,7 +271,7 @@ class Eraser:
             for name in names:
                 if not ids.isdisjoint(id_hash(key, name) for key in keys):
                     for home, _ in await self._store.homes(name, limit=HOMES):
-                        for learner in _known(pending, keys, [home], name):
+                        for learner in _among(pending, keys, [home], name):
                             while await self._erase_batch(name, home, learner) == BATCH:
                                 pass
             after, seen = names[-1], seen + len(names)
@@ -349,7 +279,7 @@ class Eraser:
         await self._empty_rejected(
             (each.place, learner)
             async for each in self._rejected(None)
-            for learner in _known(pending, keys, each.homes, each.learner_id)[:1]
+            for learner in _among(pending, keys, each.homes, each.learner_id)[:1]
         )
         await self._end(pending, _RECEIVER)
         log.warning("learners are erased", extra=fields(learners=len(pending)))
@@ -368,7 +298,7 @@ def _uncounted(events: Iterable[EarlierEvent]) -> list[Query]:
     return statements
 
 
-def _known(pending: Container[str], keys: Sequence[bytes], homes: Sequence[str | None], name: str) -> list[str]:
+def _among(pending: Container[str], keys: Sequence[bytes], homes: Sequence[str | None], name: str) -> list[str]:
     hashes = (learner_hash(key, home, name) for key in keys for home in homes)
     return [learner for learner in hashes if learner in pending]
 
@@ -383,22 +313,3 @@ def _added(row: Erased) -> Query:
 
 def _erased(line: Line) -> Erased:
     return Erased(learner=line.learner, id=line.id, receipt=line.receipt, asked_ms=parse_ms(line.time))
-
-
-def _line(text: bytes) -> Line | None:
-    try:
-        line = msgspec.json.decode(text, type=Line)
-        parse_ms(line.time)
-        for key in line.keys:
-            bytes.fromhex(key)
-    except (ValueError, RuleError):  # msgspec's errors are ValueErrors
-        return None
-    return line
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

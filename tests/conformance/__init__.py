@@ -9,6 +9,7 @@ database past the store's code, and inherits:
                  EnrollmentConformance     codes and the devices they let in
                  DeviceConformance         move, rename
     acts         ActConformance            notes, conflicts, sites, suspicious devices, requests for a sync
+    sessions     SessionConformance        opened by a token, kept open by use, ended with their token
     audit        AuditConformance          what each act leaves in the audit log
                  TamperingConformance      a change of the log past the store is found
     fleet        FleetConformance         states, sites, filters, pages while devices change

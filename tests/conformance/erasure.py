@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pisync_receiver.domain.submissions import Actor, DeviceChange, EventBatch
 from pisync_receiver.erasing import Eraser, Erasure
-from pisync_receiver.errors import UnknownLearner
+from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
 from tests.conformance.properties import SHARED_STORE
 from tests.conformance.sums import recount
 from tests.conformance.tables import Tables
@@ -142,6 +142,29 @@ class ErasureConformance:
         assert not traces(tables, SECRET)
         send(store, batch([event(4, learner_id=SECRET)], device=again))
         assert stored_seqs(store, device=again) == [2]
+
+    def test_nothing_is_erased_where_the_file_cannot_be_written(self, store: BlockingStore, tmp_path: Path) -> None:
+        device = f"d{next(_numbers)}"
+        send(store, batch([event(1, learner_id="stays")], device=device))
+        with pytest.raises(ErasuresFileUnusable):
+            erase(store, "stays", file=tmp_path)
+        send(store, batch([event(2, learner_id="stays")], device=device))
+        assert stored_seqs(store, device=device) == [1, 2]
+
+    def test_interrupted_erasure_is_finished_at_the_next_start(
+        self, store: BlockingStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        device = f"d{next(_numbers)}"
+        send(store, batch([event(seq, learner_id="half") for seq in range(1, 6)], device=device))
+        monkeypatch.setattr("pisync_receiver.erasing.BATCH", 2)
+        monkeypatch.setattr("pisync_receiver.erasing.CALL_S", -1.0)
+        eraser = Eraser(store.store, None, now_ms=lambda: NOON)
+        assert store.run(eraser.erase("half", None, None, BY)).more
+        assert len(stored_seqs(store, device=device)) == 3
+        store.run(eraser.resume())
+        assert stored_seqs(store, device=device) == []
+        done = store.run(eraser.erase("half", None, None, BY))
+        assert (done.events, done.more) == (5, False)
 
     def test_lost_file_is_written_again(self, store: BlockingStore, tmp_path: Path) -> None:
         send(store, batch([event(1, learner_id="gone")], device=f"d{next(_numbers)}"))

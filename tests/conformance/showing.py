@@ -322,6 +322,7 @@ async def _messages_and_notices(store: BlockingStore, device: str) -> list[Event
         if (cursor := page.next) is None:
             break
     values = {"device": device, "after": -1, "last": 2**63 - 1, "since": -(2**63) + 1, "until": 2**63 - 1, "limit": 999}
+    values |= {"occurred_since": values["since"], "occurred_until": values["until"]}
     values |= dict.fromkeys(("stream", "type", "object", "site", "sites"))
     raw = await store.store._rows("events_of_device", **values)
     messages = [message for history in histories(render(raw), max_events=100) for message in history]

@@ -55,6 +55,9 @@ def test_restored_backup_brings_no_erased_learner_back(tmp_path: Path) -> None:
             before = receiver.json("completeness", "pibook-1")
             assert LEARNER in texts(receiver.database)
 
+            exported = receiver.command("learner", "export", "--learner-id", "-", stdin=f"{LEARNER}\n")
+            assert {json.loads(line)["learner_id"] for line in exported.splitlines()} == {LEARNER}
+            assert len(exported.splitlines()) == len(receiver.json("learner", "events", "--learner-id", LEARNER)) == 3
             refused = receiver.run("learner", "erase", "--learner-id", LEARNER)
             assert refused.returncode == 2
             planned = receiver.command("learner", "erase", "--learner-id", "-", "--dry-run", stdin=f"{LEARNER}\n")

@@ -199,8 +199,9 @@ def test_the_guide_leads_to_a_page_with_a_school_on_it(tmp_path: Path) -> None:
             else:
                 called = receiver if program == "pisync-receiver" else agent
                 printed[arguments[0]] = called.command(*arguments).strip()
-        page = signed_in(receiver.url, printed["token"])
-        seen = {path: page.get(path).text for path in ("/", "/sites", "/sites/Hill%20School", "/devices/pibook-0001")}
+        with signed_in(receiver.url, printed["token"]) as visitor:
+            paths = ("/", "/sites", "/sites/Hill%20School", "/devices/pibook-0001")
+            seen = {path: visitor.get(path).text for path in paths}
 
     assert "Hill School" in printed["sites"]
     assert "complete" in printed["completeness"]
@@ -210,9 +211,10 @@ def test_the_guide_leads_to_a_page_with_a_school_on_it(tmp_path: Path) -> None:
     assert "Complete: 1 event of 1" in seen["/devices/pibook-0001"]
 
 
-def signed_in(url: str, token: str) -> httpx.Client:
-    """Return a browser of sorts, signed in with a token."""
-    visitor = httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Accept": "text/html"})
-    answer = visitor.post("/sign-in", data={"token": token, "next": "/"})
-    assert (answer.status_code, answer.headers.get("Location")) == (303, "/"), answer.text
-    return visitor
+@contextmanager
+def signed_in(url: str, token: str) -> Iterator[httpx.Client]:
+    """A browser of sorts, signed in with a token."""
+    with httpx.Client(base_url=url, trust_env=False, timeout=60, headers={"Accept": "text/html"}) as visitor:
+        answer = visitor.post("/sign-in", data={"token": token, "next": "/"})
+        assert (answer.status_code, answer.headers.get("Location")) == (303, "/"), answer.text
+        yield visitor

@@ -114,26 +114,6 @@ def test_a_callers_trace_stands_on_the_lines_of_its_request(tmp_path: Path, line
     assert "trace_id" not in second
 
 
-def test_a_streak_of_failures_is_called_out_once_and_so_is_its_end(tmp_path: Path, lines: Lines) -> None:
-    with live_receiver(tmp_path, access_log=lines) as live:
-        client = live.client("device")
-        for hour, errors in enumerate((1, 1, 1, 1, 1, 0, 0)):
-            body = {
-                "device_id": DEVICE,
-                "timestamp": f"2026-11-23T0{hour}:00:00Z",
-                "total_files_synced": 0,
-                "total_errors": errors,
-                "internet_speed": 1,
-            }
-            assert client.post("/api/sync-event", json=body).status_code == 201
-    warnings = [found for text in lines if (found := json.loads(text))["level"] == "WARNING"]
-    assert [line["message"] for line in warnings] == [
-        "a device keeps failing: at least 3 sync events in a row",
-        "a device that kept failing has recovered",
-    ]
-    assert {line["device_id"] for line in warnings} == {DEVICE}
-
-
 def test_access_lines_are_written_within_a_second_or_256_at_once(
     tmp_path: Path, lines: Lines, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,6 +196,7 @@ class TestDevice:
     def test_retention_tells_what_there_is(self, served: ReceiverProcess, device: str) -> None:
         assert "would be deleted: 0 events" in served.command("retain", "--older-than", "30d", "--dry-run")
         assert "deleted: 0 events" in served.command("retain", "--older-than", "30d")
+        assert "deleted: 0 events" in served.command("retain", "--older-than", "30d", "--type", "video.watched")
 
     def test_too_short_an_age_is_refused_in_the_words_of_the_flag(self, served: ReceiverProcess) -> None:
         done = served.run("retain", "--older-than", "23h")

@@ -4,6 +4,7 @@ start never lays the old log over another file."""
 import json
 import os
 import shutil
+import signal
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -204,8 +205,11 @@ def test_checkpoint_by_another_program_is_no_loss(receiver: ReceiverProcess, kin
     assert watermark(receiver) == 1500
 
 
-def damage_events(database: Path) -> None:
-    """Overwrite leaves of the table of events, keeping size and time, as a failing disk does."""
+def damage_events(receiver: ReceiverProcess) -> None:
+    """Overwrite leaves of the table of events, keeping size and time, as a failing disk does; the receiver, which reads
+    the file in the background too, stands still meanwhile."""
+    database = receiver.database
+    os.kill(receiver.pid, signal.SIGSTOP)
     with closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True)) as connection:
         (root,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'events'").fetchone()
     before = database.stat()
@@ -214,6 +218,7 @@ def damage_events(database: Path) -> None:
             file.seek((page - 1) * 4096)
             file.write(b"\x0d" + bytes(4095))
     os.utime(database, ns=(before.st_atime_ns, before.st_mtime_ns))
+    os.kill(receiver.pid, signal.SIGCONT)
 
 
 @pytest.mark.parametrize(
@@ -228,7 +233,7 @@ def test_damaged_page_that_a_reader_meets_ends_acknowledgements(
     receiver: ReceiverProcess, path: str, accept: str
 ) -> None:
     receiver.restart()  # with nothing in memory
-    damage_events(receiver.database)
+    damage_events(receiver)
     headers = {"Accept": accept}
     with httpx.Client(base_url=receiver.url, headers=headers, trust_env=False, timeout=60) as client:
         wait_until(lambda: met(client, path), "the damaged page is met")
@@ -248,7 +253,7 @@ def met(client: httpx.Client, path: str) -> bool:
 
 def test_damaged_page_that_the_writer_meets_ends_acknowledgements(receiver: ReceiverProcess) -> None:
     receiver.restart()
-    damage_events(receiver.database)
+    damage_events(receiver)
     assert send(receiver, 0) == 503  # compared with what stands there
     assert send(receiver, 1200) == 503
     assert status(receiver, "/readyz") == 503
@@ -258,7 +263,7 @@ def test_damaged_page_that_the_writer_meets_ends_acknowledgements(receiver: Rece
 def test_damaged_database_is_not_backed_up(receiver: ReceiverProcess, tmp_path: Path) -> None:
     receiver.restart()
     before = (tmp_path / "backup.db").read_bytes()
-    damage_events(receiver.database)
+    damage_events(receiver)
     done = receiver.run("backup", str(tmp_path / "backup.db"))
     assert done.returncode == 1
     assert "damaged" in done.stderr

@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from pisync_receiver.app import AppSettings
-from pisync_receiver.domain.sessions import IDLE_MS, LASTS_MS, MOVE_MS, OPEN_AT_ONCE
+from pisync_receiver.domain.sessions import IDLE_MS, LASTS_MS, MOVE_MS
 from pisync_receiver.http.auth import Access, token_hash
 from pisync_receiver.http.forwarded import networks
 from pisync_receiver.http.pages import page_answer
@@ -219,18 +219,6 @@ class TestEnds:
         assert (answer.status_code, answer.headers["Location"]) == (303, "/sign-in")
         assert f"{COOKIE}=; Path=/; Max-Age=0" in answer.headers["Set-Cookie"]
         assert live.client(None, Cookie=f"{COOKIE}={kept}").get("/try").status_code == 303
-
-    def test_a_token_has_a_bounded_number_of_sessions(self, live: Live) -> None:
-        clients = [browser(live, via=f"10.0.{n}.1") for n in range(OPEN_AT_ONCE + 1)]
-        forget(live)
-        assert [client.get("/try").status_code for client in clients[:2]] == [303, 200]
-
-    def test_rows_of_ended_sessions_are_deleted_in_the_end(self, live: Live, clock: Clock) -> None:
-        browser(live)
-        clock.now_ms += 8 * 24 * IDLE_MS
-        browser(live)
-        sessions = [each for each in live.run(live.store.tokens(sessions=True)) if each.session_until]
-        assert len(sessions) == 1
 
 
 class TestForms:

@@ -100,7 +100,6 @@ def plan(connection: psycopg.Connection, query: str, **values: object) -> str:
         ("delete_events", "events_by_arrival", {}),
         ("timeline", "events_by_learner", {}),
         ("homes_of_learner", "events_by_learner", {}),
-        ("next_learners", "events_by_learner", {"after": ""}),
         ("events_to_erase", "events_by_learner", {}),
         ("rejected_naming", "rejected_pkey", {"device": "", "stream": ""}),
         ("delete_keys_at", "event_keys_by_place", {}),

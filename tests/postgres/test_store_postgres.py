@@ -19,6 +19,7 @@ from tests.conformance.notices import NoticeConformance
 from tests.conformance.properties import PropertyConformance
 from tests.conformance.queries import QueryConformance
 from tests.conformance.retention import RetentionConformance
+from tests.conformance.sessions import SessionConformance
 from tests.conformance.showing import ShowingConformance
 from tests.conformance.sums import SumConformance, SumQueryConformance, schools  # noqa: F401 - a fixture
 from tests.conformance.sync_events import SyncEventConformance
@@ -59,6 +60,10 @@ class TestSyncEvents(SyncEventConformance):
 
 
 class TestTokens(TokenConformance):
+    pass
+
+
+class TestSessions(SessionConformance):
     pass
 
 

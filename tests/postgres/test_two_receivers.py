@@ -1,5 +1,6 @@
 """Two receivers on one PostgreSQL give the same answers."""
 
+import re
 import threading
 import uuid
 from collections.abc import Iterator
@@ -44,6 +45,25 @@ def enroll(receiver: ReceiverProcess, device_id: str) -> str:
     answer = httpx.post(receiver.url + "/api/enroll", json={"code": code, "device_id": device_id})
     assert answer.status_code == 201, answer.text
     return str(answer.json()["token"])
+
+
+def test_revoked_token_ends_its_sessions_on_every_receiver(pair: tuple[ReceiverProcess, ReceiverProcess]) -> None:
+    one, other = pair
+    made = one.run("token", "create", "--scope", "viewer")
+    signed_in = httpx.post(other.url + "/sign-in", data={"token": made.stdout.strip()})
+    assert signed_in.status_code == 303
+
+    def status_of_page(receiver: ReceiverProcess) -> int:
+        return httpx.get(receiver.url + "/devices", cookies=signed_in.cookies).status_code
+
+    def is_closed(receiver: ReceiverProcess) -> bool:
+        return status_of_page(receiver) == 303
+
+    assert [status_of_page(one), status_of_page(other)] == [200, 200]
+    (number,) = re.findall(r" token (\d+)\.", made.stderr)
+    one.command("token", "revoke", number)
+    for receiver in pair:
+        wait_until(partial(is_closed, receiver), "the session ends", seconds=KEEP_S + 30)
 
 
 def test_revoked_token_ends_on_every_receiver(

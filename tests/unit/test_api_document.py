@@ -4,19 +4,24 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 
+from pisync_receiver import errors
 from pisync_receiver.api import table
 from pisync_receiver.api.decoding import decode_body
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.edge import Router
 from pisync_receiver.http.openapi import make_document, make_documents
 from pisync_receiver.http.request import Request
-from pisync_receiver.http.responses import Answer, json_answer
+from pisync_receiver.http.responses import Answer, as_problem, json_answer
 from pisync_receiver.http.routing import Response, Route
+
+ROOT = Path(__file__).parents[2]
+RECEIVER = ROOT / "receiver/pisync_receiver"
 
 
 async def handler(request: Request) -> Answer:
@@ -206,3 +211,29 @@ def test_what_the_page_shows_is_escaped() -> None:
     page = make_documents([planted], auth=True)[1].body.decode()
     assert "<script" not in page
     assert "<b>" not in page
+
+
+def test_the_table_of_problems_has_each_code_with_its_status() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", (ROOT / "docs/api.md").read_text(), re.MULTILINE)
+    table = {(code, int(status)) for code, status in rows}
+    assert len(table) == len(rows)
+    assert table == written_problems() | raised_problems() | {("token_revoked", 401), ("token_expired", 401)}
+
+
+def written_problems() -> set[tuple[str, int]]:
+    """Return what the sources of the API say."""
+    sources = [*(RECEIVER / "api").glob("*.py"), *(RECEIVER / "http").glob("*.py")]
+    text = "".join(source.read_text() for source in sources if source.name != "pages.py")  # pages are for people
+    return {(code, int(status)) for status, code in re.findall(r'Problem\(\s*(\d+),\s*"(\w+)"', text)}
+
+
+def raised_problems() -> set[tuple[str, int]]:
+    """Return what the receiver's own errors become."""
+    found = set()
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.ReceiverError) and kind is not errors.Problem:
+            error = kind.__new__(kind)
+            error.retry_after = 1  # type: ignore[attr-defined]
+            problem = as_problem(error)
+            found.add((problem.problem_code, problem.status))
+    return found

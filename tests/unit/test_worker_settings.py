@@ -66,6 +66,8 @@ def test_alert_urls_are_no_flag_because_other_users_can_read_flags() -> None:
         ("ALERT_URLS", "ops@example.org", "not Apprise URLs"),
         ("QUIET_HOURS", "at night", "not two times of day"),
         ("TIME_ZONE", "Nairobi", "not a time zone"),
+        ("DIGEST_HOUR", "24", "from 0 to 23"),
+        ("PUBLIC_URL", "pisync.example", "not the address of a receiver"),
     ],
 )
 def test_an_invalid_value_is_refused(variable: str, value: str, text: str) -> None:
@@ -74,5 +76,5 @@ def test_an_invalid_value_is_refused(variable: str, value: str, text: str) -> No
 
 
 def test_serve_takes_the_settings_of_alerts_and_not_the_workers() -> None:
-    assert {config.ALERT_URLS, config.QUIET_HOURS, config.TIME_ZONE} <= set(config.SERVING)
+    assert {config.ALERT_URLS, config.QUIET_HOURS, config.TIME_ZONE, config.DIGEST_HOUR} <= set(config.SERVING)
     assert not set(config.PUBLISHING) & set(config.SERVING)

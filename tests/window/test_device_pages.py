@@ -101,6 +101,8 @@ def test_move_and_rename(live: Live, admin: Person) -> None:
     assert (device(live)["site"], device(live)["label"]) == ("Kisumu", "The librarian's")
     page = admin.text(f"/devices/{DEVICE}")
     assert "The librarian's" in page
+    assert "Audit log device.change admin token" in page, "who did it, and when"
+    assert "Audit log" not in words(sign_in(live, "site admin").get(f"/devices/{DEVICE}").text)
 
 
 def test_an_act_that_the_api_refuses_says_why(live: Live, admin: Person) -> None:

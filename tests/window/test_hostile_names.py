@@ -12,6 +12,7 @@ import pytest
 from playwright.sync_api import Browser, Page
 
 from pisync_receiver.window.calls import path_of
+from tests.support.accessibility import violations
 from tests.support.live_receiver import Live, live_receiver
 
 WIDTH: Final = 390
@@ -92,7 +93,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 @pytest.fixture
 def visitor(live: Live, browser: Browser) -> Iterator[Visitor]:
-    page = browser.new_page(viewport={"width": WIDTH, "height": 844})
+    page = browser.new_page(viewport={"width": WIDTH, "height": 844}, reduced_motion="reduce")
     page.set_default_timeout(20_000)
     visitor = Visitor(page=page, url=live.url)
     visitor.sign_in(created(live.client("admin"), "/api/tokens", scope="admin", label=ATTACKS[0])["token"])
@@ -112,17 +113,19 @@ def test_no_text_runs_or_breaks_a_page(visitor: Visitor) -> None:
 
 def test_no_text_runs_in_answers_to_forms(visitor: Visitor) -> None:
     page = visitor.page
-    for attack in (ATTACKS[0], ATTACKS[6], ATTACKS[7]):
+    for attack in (ATTACKS[6], ATTACKS[7]):
         page.goto(f"{visitor.url}/learners")
         page.get_by_label("Learner").fill(attack)
         visitor.press("Show")
         visitor.check("a learner's events")
+        assert violations(page) == []
         assert page.get_by_role("row").count() == 2, page.inner_text("main")
 
         page.goto(f"{visitor.url}/privacy")
         page.get_by_label("Learner").first.fill(attack)
         visitor.press("Show what would be deleted")
         visitor.check("an erasure")
+        assert violations(page) == []
 
         page.goto(f"{visitor.url}/enrollment")
         page.get_by_label("Site").fill(attack)
@@ -130,6 +133,7 @@ def test_no_text_runs_in_answers_to_forms(visitor: Visitor) -> None:
         page.get_by_label("How many codes").fill("2")
         visitor.press("Make the codes")
         visitor.check("a sheet")
+        assert violations(page) == []
 
 
 @pytest.mark.parametrize("path", LISTS)

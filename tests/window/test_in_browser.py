@@ -3,27 +3,31 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import quote
 
 import pytest
-from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, ViewportSize
 
 from pisync_receiver.domain.submissions import DeviceChange
+from pisync_receiver.http.auth import Access
 from pisync_receiver.http.sessions import COOKIE
 from pisync_receiver.window import PAGES
+from tests.support.accessibility import violations
 from tests.support.fleet_of_schools import GAP
 from tests.support.live_receiver import NOW_MS, Live, live_receiver
 from tests.support.people import Person, sign_in
 from tests.support.submissions import DAY, HOUR, MINUTE, batch, event, invalid, sync_event
 
-TAGS: Final = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 TROUBLED: Final = "troubled"
 NAMES: Final = {"device_id": TROUBLED, "site": quote("A school"), "act": "replace", "code_id": "1"}
 LOOKED_AT: Final = sorted(
-    {row.path.format_map(NAMES) for row in PAGES if row.method == "GET" and not row.path.startswith("/download/")}
-    | {"/devices?state=failing", "/devices/failing-0", f"/devices/{TROUBLED}/move", "/devices/unknown"}
+    {
+        row.path.format_map(NAMES)
+        for row in PAGES
+        if row.method == "GET" and row.access is not Access.PUBLIC and not row.path.startswith("/download/")
+    }
+    | {"/sign-in", "/devices?state=failing", "/devices/failing-0", f"/devices/{TROUBLED}/move", "/devices/unknown"}
 )
 """Every page of the table: what is added later is looked at too."""
 PHONE: Final[ViewportSize] = {"width": 390, "height": 844}
@@ -59,18 +63,6 @@ def complaints(page: Page) -> list[str]:
     page.on("console", heard)
     page.on("pageerror", lambda error: found.append(str(error)))
     return found
-
-
-def violations(page: Page) -> list[Any]:
-    """Return what axe-core finds in light, and which colours it finds too weak in dark."""
-    found = (
-        Axe().run(page, options={"resultTypes": ["violations"], "runOnly": {"type": "tag", "values": TAGS}}).response
-    )
-    page.emulate_media(color_scheme="dark")
-    dark = page.evaluate("axe.run({resultTypes: ['violations'], runOnly: ['color-contrast']})")
-    page.emulate_media(color_scheme="light")
-    rules = found["violations"] + dark["violations"]
-    return [(rule["id"], [node["html"][:200] for node in rule["nodes"][:3]]) for rule in rules]
 
 
 def small_fleet(live: Live) -> None:

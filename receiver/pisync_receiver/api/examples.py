@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, Final
 
-from pisync_receiver.api import schemas
+import pisync_receiver.api.schemas as schemas
 
 BODIES: Final[Mapping[type, Mapping[str, Any]]] = {
     schemas.Batch: {

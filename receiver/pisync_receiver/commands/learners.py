@@ -1,60 +1,48 @@
 """One learner: events, export, erasure. With `-` the id comes from standard input, and so stands in no list of
 processes."""
 
-import json
 import sys
 from typing import Any, Final
 
 from pisync_receiver.api.learners import TIMELINE
-from pisync_receiver.commands.client import Api, flags_of, query_of
-from pisync_receiver.commands.context import JSON, Context, arg, command
+from pisync_receiver.commands.client import Api
+from pisync_receiver.commands.context import Context, arg, command, rows_of
 from pisync_receiver.errors import WrongUsage
 
 _ID: Final = "learner_id"
-_PAGE: Final = "1000"
 _WHOSE: Final = arg(
     "--learner-id", required=True, metavar="ID", help="the learner's id; - reads it from standard input"
 )
-_FLAGS: Final = tuple(flag for flag in flags_of(TIMELINE) if flag[1]["dest"] != _ID)
+_FLAGS: Final = tuple(flag for flag in rows_of(TIMELINE) if flag[0] != ("--learner-id",))
+_ONE_PAGE: Final = {"--limit", "--cursor", "--all", "--json"}
+_COLUMNS: Final = ("estimated_at", "quality", "type", "object_id", "site", "device_id", "received_at")
 
 
 @command(
     'learner events --learner-id s-17 --learner-home "Nakuru Primary"',
     _WHOSE,
     *_FLAGS,
-    arg("--all", action="store_true", help="follow to the last page"),
-    JSON,
     words=2,
 )
 def learner_events(context: Context) -> None:
     """List one learner's events by the time they happened, newest first."""
     context.arguments.learner_id = _learner(context)
-    columns = ("estimated_at", "quality", "type", "object_id", "site", "device_id", "received_at")
-    context.pages("/api/learners/events", TIMELINE, columns)
+    context.pages("/api/learners/events", TIMELINE, _COLUMNS)
 
 
 @command(
-    'learner export --learner-id s-17 --learner-home "Nakuru Primary"',
+    'learner export --learner-id s-17 --learner-home "Nakuru Primary" --output learner.csv',
     _WHOSE,
-    *(flag for flag in _FLAGS if flag[1]["dest"] not in ("limit", "cursor")),
+    *(flag for flag in _FLAGS if not _ONE_PAGE.intersection(flag[0])),
     words=2,
 )
 def learner_export(context: Context) -> None:
-    """Write everything stored of one learner, an event as JSON on each line."""
+    """Write every event of one learner, by default as JSON on a line of its own."""
     arguments = context.arguments
-    arguments.learner_id, arguments.limit, arguments.cursor = _learner(context), _PAGE, None
-    given, count = query_of(arguments, TIMELINE), 0
-    with context.api() as api:
-        cursor: str | None = None
-        while True:
-            rows, cursor = api.page("/api/learners/events", given)
-            for row in rows:
-                context.result(json.dumps(row, ensure_ascii=False))
-            count += len(rows)
-            if cursor is None:
-                break
-            given["cursor"] = cursor
-    context.remark(f"{count:,} events")
+    arguments.learner_id, arguments.limit, arguments.cursor = _learner(context), None, None
+    if arguments.output is None:
+        arguments.format = arguments.format or "ndjson"
+    context.pages("/api/learners/events", TIMELINE, _COLUMNS)
 
 
 @command(

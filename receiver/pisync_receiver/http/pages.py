@@ -118,7 +118,7 @@ def _check_origin(request: Request) -> None:
     """Refuse a form that another site sent. Programs that are no browsers send neither header."""
     headers = request.headers
     if (site := headers.get(b"sec-fetch-site")) is not None:
-        ours = site == b"same-origin"
+        ours = site in (b"same-origin", b"none")  # none: a person sends it again, after a restart of the browser say
     elif (origin := headers.get(b"origin")) is not None:
         public = request.services.public_url
         hosts = {request.host, urlsplit(public).netloc if public is not None else request.host}

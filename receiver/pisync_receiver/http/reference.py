@@ -14,6 +14,8 @@ from urllib.parse import urlencode
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from pisync_common.rules import ID_PATTERN
+from pisync_receiver.http.params import DURATION_PATTERN
 from pisync_receiver.http.responses import JSON, Answer
 
 _TEMPLATE: Final = Path(__file__).with_name("reference.html")
@@ -43,7 +45,10 @@ CLIENT: Final = (
 _IN_PATH: Final = {"device_id": "pibook-0042", "site": "Hill%20School"}
 _GIVEN: Final = {"limit": 2, "learner_id": "s-17"}
 """Values of parameters in examples: of `limit`, and of those that are required."""
-_SHOWN_CHARS: Final = 60
+_PATTERNS: Final = {
+    DURATION_PATTERN: "a length of time such as 30m, 12h, 3d",
+    ID_PATTERN: "up to 128 of A-Z a-z 0-9 . _ : @ + -",
+}
 
 
 def make_page(document: Mapping[str, Any], *, auth: bool) -> Answer:
@@ -159,8 +164,8 @@ def _allowed(schema: Mapping[str, Any]) -> str:
         )
     if "maxLength" in schema:
         parts.append(f"up to {schema['maxLength']:,} characters")
-    elif len(pattern := schema.get("pattern", "")) in range(1, _SHOWN_CHARS):
-        parts.append(pattern)
+    elif (pattern := schema.get("pattern")) in _PATTERNS:
+        parts.append(_PATTERNS[pattern])
     if "maxItems" in schema:
         parts.append(f"up to {schema['maxItems']:,}")
     if inner := _allowed(schema["items"]) if isinstance(schema.get("items"), Mapping) else "":

@@ -14,15 +14,17 @@ A page is a function that takes a `View` and is a row of its module's `PAGES`:
 
 - `view.get` and `view.send` call the API as the person who is signed in: what the API refuses, the page refuses. A
   Problem that is raised becomes a page with its words. The path of a call is percent-encoded: `path_of`.
-- `view.render` makes a page of a template, which extends `layout.html` and imports its parts from `macros.html`. With
-  `live=True` the template has a block `live`, which the page asks for again every 5 seconds (`macros.html: live`).
-  The answer is kept for a few seconds for all who ask: that block must not depend on more than the address, the
+  `view.download` answers with an export of the API.
+- `view.render` makes a page of a template, which extends `layout.html` and calls the parts in `macros.html` as `m.…`.
+- With `live=True` the template has a block `live` around `m.live`, which the page asks for again every few seconds.
+  The answer is kept for a few seconds for all who ask: the block must not depend on more than the address, the
   language, and the role and sites of the person, so it has no form.
+- A page's parameters are made by `field` where a form may leave them empty; the API checks what is in them.
 - A form is `<form method="post">{{ m.csrf_field(csrf) }}…</form>`; `await view.form()` gives its fields.
 - `view.redirect(…, done="retired")` shows the words of `words.done("retired")` on the page that follows.
 - Every visible word is in `{% trans %}` or `_()`. Names and texts from outside go through `|bidi`, times through
   `|when`, numbers through `|number`.
-- A chart is a `<table>` in `macros.chart`: the script draws what the table says.
+- A chart is a `<table>` in `m.chart`: the script draws what the table says.
 """
 
 from collections.abc import Sequence

@@ -15,7 +15,7 @@ from pisync_receiver.window.view import View, field, page
 NUMBER_MAX: Final = 999_999_999
 ROWS_MAX: Final = 1_000
 STEP_PAGES: Final = 20
-"""Pages of entries that one step checks: some two seconds' worth."""
+"""Pages of entries that a step checks: some two seconds' worth."""
 FILTERS: Final = ("act", "actor", "target", "since", "until")
 
 

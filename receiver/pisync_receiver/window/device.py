@@ -1,5 +1,6 @@
 """One device: its state in a sentence, its runs, causes, speed, completeness, conflicts, dead letters and notes."""
 
+import asyncio
 from typing import Any, Final
 
 import pisync_receiver.window.series as series
@@ -14,6 +15,8 @@ RUNS: Final = 3_000
 """Sync runs that a page looks at; the newest of the last 30 days."""
 NEWEST: Final = 20
 """Rows of each list on the page."""
+ACTS_DONE: Final = 5
+"""Entries of the audit log on the page."""
 
 
 @page("GET", "/devices/{device_id}", Access.READER)
@@ -23,8 +26,17 @@ async def device(view: View) -> Answer:
     of_device = path_of("/api/devices/{}", device_id)
     record = (await view.get(of_device)).value
     history = path_of("/api/sync-event/device/{}/sync-history", device_id)
-    runs = await view.get_all(history, most=RUNS, since=f"{series.DAYS}d")
-    completeness = (await view.get(f"{of_device}/completeness")).value
+    runs, complete, notes, transitions, stays = await asyncio.gather(
+        view.get_all(history, most=RUNS, since=f"{series.DAYS}d"),
+        view.get(f"{of_device}/completeness"),
+        view.get(f"{of_device}/notes", limit=NEWEST),
+        view.get("/api/transitions", device_id=device_id, limit=NEWEST),
+        view.get(f"{of_device}/sites"),
+    )
+    done = []
+    if view.is_chief:
+        done = (await view.get("/api/audit", target=f"device {device_id}", limit=ACTS_DONE)).value
+    completeness = complete.value
     rejected = []
     if any(stream["rejected"] for stream in completeness["streams"]):
         rejected = (await view.get(f"{of_device}/rejected", limit=NEWEST)).value
@@ -42,9 +54,10 @@ async def device(view: View) -> Answer:
         streams=[stream | {"gaps": _gaps(stream)} for stream in completeness["streams"]],
         conflicts=(await view.get(f"{of_device}/conflicts", limit=NEWEST)).value if record["conflicts"] else [],
         rejected=[row for row in rejected if row["code"] != "conflict"],
-        notes=(await view.get(f"{of_device}/notes", limit=NEWEST)).value,
-        transitions=(await view.get("/api/transitions", device_id=device_id, limit=NEWEST)).value,
-        stays=(await view.get(f"{of_device}/sites")).value,
+        notes=notes.value,
+        transitions=transitions.value,
+        stays=stays.value,
+        acts_done=done,
     )
 
 

@@ -16,6 +16,8 @@ from pisync_receiver.window.view import View, page
 CODES_MAX: Final = 200
 """Codes of one sheet."""
 USES_MAX: Final = 1_000
+SHOWN_MAX: Final = 200
+"""Codes that the page lists: the newest."""
 DAYS: Final = (1, 7, 30, 90, 365)
 _DAY_S: Final = 86_400
 
@@ -29,7 +31,8 @@ async def enrollment(view: View) -> Answer:
     suspicious = (await view.get("/api/suspicious")).value
     return view.render(
         "enrollment.html",
-        codes=[code | {"ended": _ended(code, now)} for code in codes],
+        codes=[code | {"ended": _ended(code, now)} for code in codes[: -SHOWN_MAX - 1 : -1]],
+        total=len(codes),
         days=DAYS,
         sites=[row["site"] for row in sites if row["site"] is not None],
         suspicious=suspicious,

@@ -111,9 +111,20 @@ def json_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2)
 
 
+def detail(text: str) -> Markup:
+    """Write the JSON object of an audit entry as names and values."""
+    given: dict[str, object] = json.loads(text)
+    shown = (
+        (name, value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+        for name, value in given.items()
+    )
+    return Markup(" · ").join(Markup("<span>{}: <bdi>{}</bdi></span>").format(name, value) for name, value in shown)
+
+
 FILTERS: Final = {
     "bidi": bidi,
     "data": data,
+    "detail": detail,
     "duration": duration,
     "exact": exact,
     "lasting": lasting,

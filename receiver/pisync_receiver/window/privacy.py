@@ -16,7 +16,7 @@ from pisync_receiver.window.view import View, page
 DAYS_MAX: Final = 36_500
 DIGITS_MAX: Final = 18
 STEP_CALLS: Final = 10
-"""Batches that one step deletes."""
+"""Batches that a step deletes."""
 _DAY_S: Final = 86_400
 _DELETED: Final = ("events", "sync_events")
 

@@ -1,5 +1,6 @@
 """Sites: all of them, and one with its causes, speeds, activity, notes and devices in trouble."""
 
+import asyncio
 from typing import Any, Final
 
 import pisync_receiver.window.series as series
@@ -42,20 +43,24 @@ async def site(view: View) -> Answer:
     name = view.path["site"]
     record = (await view.get(path_of("/api/sites/{}", name))).value
     days = series.days_until(view.request.services.now_ms())
-    errors = await view.get_all("/api/causes", most=SUMS_MAX, site=name)
-    runs = await view.get_all("/api/runs", most=SUMS_MAX, site=name)
-    speeds = await view.get_all("/api/speeds", most=SUMS_MAX, site=name)
-    activity = await view.get_all("/api/activity", most=SUMS_MAX, site=name, by="type")
-    troubled = []
-    for state in ("silent", "failing"):
-        troubled += (await view.get("/api/devices", site=name, state=state, limit=TROUBLED)).value
-    notes = (await view.get(path_of("/api/sites/{}/notes", name), limit=NOTES)).value
+    errors, runs, speeds, activity = await asyncio.gather(
+        view.get_all("/api/causes", most=SUMS_MAX, site=name),
+        view.get_all("/api/runs", most=SUMS_MAX, site=name),
+        view.get_all("/api/speeds", most=SUMS_MAX, site=name),
+        view.get_all("/api/activity", most=SUMS_MAX, site=name, by="type"),
+    )
+    states = [state for state in ("silent", "failing") if record[state]]
+    notes, transitions, *troubled = await asyncio.gather(
+        view.get(path_of("/api/sites/{}/notes", name), limit=NOTES),
+        view.get("/api/transitions", site=name, since="7d", limit=CHANGES),
+        *(view.get("/api/devices", site=name, state=state, limit=TROUBLED) for state in states),
+    )
     return view.render(
         "site.html",
         site=record,
-        devices=troubled[:TROUBLED],
-        notes=notes,
-        transitions=(await view.get("/api/transitions", site=name, since="7d", limit=CHANGES)).value,
+        devices=[device for found in troubled for device in found.value][:TROUBLED],
+        notes=notes.value,
+        transitions=transitions.value,
         causes=series.by_name(errors, days, name="code", value="errors", most=SERIES, other=_("other")),
         runs=series.by_day([_split(row) for row in runs], days, "succeeded", "failed"),
         speeds=series.by_day(speeds, days, "median_mbit_s", empty=None),
