@@ -30,7 +30,7 @@ from tests.support.live_receiver import NOW_MS, Live, live_receiver
 from tests.support.services import installed
 
 FOLDER: Final = Path(__file__).parents[1] / "docs/pictures/window"
-LONGEST: Final = 1_360
+LONGEST: Final = 1_240
 """Pixels of a page that its picture shows."""
 QUALITY: Final = 60
 SETTINGS: Final = AppSettings(cache_ttl_s=0, public_url="https://pisync.example.org")

@@ -25,7 +25,7 @@ from pisync_receiver.domain.rows import EarlierEvent
 from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.domain.sums import DailySums
 from pisync_receiver.erasures_file import ErasuresFile, Line
-from pisync_receiver.errors import UnknownLearner
+from pisync_receiver.errors import ErasuresFileUnusable, UnknownLearner
 from pisync_receiver.logs import fields
 from pisync_receiver.store import Store
 from pisync_receiver.store.audit import audit_statement
@@ -133,7 +133,7 @@ class Eraser:
                 )
             written = {line.learner for line in lines}
             if unwritten := [row for learner, row in known.items() if learner not in written]:
-                self._file.append(await self._store.erasure_keys(), unwritten)
+                await self._write_again(unwritten)
             known |= {line.learner: _erased(line) for line in lacking.values()}
         if pending := {row.learner: row for row in known.values() if row.done_ms is None}:
             await self._finish(pending)
@@ -184,6 +184,14 @@ class Eraser:
         entry = audited(by, "learner.erase", f"erasure {receipt}", now, {"homes": len(rows)})
         added = [*(_added(row) for row in rows), audit_statement(entry)]
         await self._store.act([("lock_erasures", {})], lambda _: added)
+
+    async def _write_again(self, rows: Sequence[Erased]) -> None:
+        """Write to the file what the database knows. Without it the receiver serves: the database keeps them erased."""
+        assert self._file is not None
+        try:
+            self._file.append(await self._store.erasure_keys(), rows)
+        except ErasuresFileUnusable as error:
+            log.error("a restored backup would bring erased learners back: %s", error)
 
     async def _restore(self, lines: Sequence[Line]) -> None:
         """Take from the file what this database does not know."""

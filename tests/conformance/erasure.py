@@ -173,6 +173,14 @@ class ErasureConformance:
         line = (tmp_path / "first").read_text()
         assert line in (tmp_path / "second").read_text()
 
+    def test_receiver_serves_where_the_lost_file_cannot_be_written(
+        self, store: BlockingStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        erase(store, "gone too", "club")
+        (tmp_path / "link").symlink_to(tmp_path / "missing/erasures")
+        store.run(Eraser(store.store, tmp_path / "link", now_ms=lambda: NOON).resume())
+        assert "a restored backup would bring erased learners back" in caplog.text
+
     @settings(max_examples=25, deadline=None, suppress_health_check=SHARED_STORE)
     @given(data=st.data())
     def test_property_no_trace_and_receipts_unchanged(

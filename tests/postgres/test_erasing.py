@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import psycopg
 
@@ -64,3 +65,26 @@ async def test_group_that_waited_for_an_erasure_stores_nothing_of_the_learner() 
         await connection.commit()
         assert (await writing).stored == 2
         assert [row.seq for row in (await store.timeline("s-17")).rows] == [2]
+
+
+@on_a_loop
+async def test_group_after_an_erasure_sends_no_more_exchanges_than_before() -> None:
+    with fresh_database() as url:
+        async with opened(url) as store:
+            exchanges, exchange = [0], store._exchange
+
+            async def counted(connection: Any, statements: Any) -> Any:
+                exchanges[0] += 1
+                return await exchange(connection, statements)
+
+            async def cost(seq: int) -> int:
+                exchanges[0] = 0
+                await send(store, batch([event(seq, learner_home=HOME)]))
+                return exchanges[0]
+
+            await cost(1)
+            store._exchange = counted  # type: ignore[method-assign]
+            before = await cost(2)
+            await Eraser(store, None, now_ms=lambda: NOON).erase("another", HOME, None, Actor(name="ann"))
+            first, later = await cost(3), await cost(4)
+            assert (first, later) == (before + 1, before)

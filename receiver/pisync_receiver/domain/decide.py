@@ -83,7 +83,8 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
         else:
             acts.append(submission)
     earlier = repairs.wanted(facts, _batches(submissions))
-    learners = erasure.asked(facts.erasure_keys, _batches(submissions)) if facts.erasure_keys else ()
+    keys = [key for key in facts.erasure_keys if key not in facts.keys_asked]
+    learners = erasure.asked(keys, _batches(submissions)) if keys else ()
     if not (batches or late or acts or earlier or learners):
         return None
     known_devices, tokens_of = access.bound_devices(facts, acts) if acts else ((), ())

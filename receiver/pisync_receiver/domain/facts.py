@@ -130,6 +130,8 @@ class Facts:
     """By device, stream and the seq before which they are."""
     erasure_keys: list[bytes] = field(default_factory=list)
     """Empty unless a learner was erased."""
+    keys_asked: Sequence[bytes] = ()
+    """Keys with which the engine has asked for the group's learners already."""
     erased: set[str] = field(default_factory=set)
     """Hashes of erased learners with an id that the group has."""
 

@@ -23,6 +23,7 @@ from psycopg import AsyncCursor, AsyncRawCursor, errors
 from psycopg.rows import class_row, tuple_row
 
 from pisync_common.queries import load_queries
+from pisync_receiver.domain import erasure
 from pisync_receiver.domain.audit import AuditEntry, chained, with_target
 from pisync_receiver.domain.decide import decide, details, plan
 from pisync_receiver.domain.facts import Changes, Details, Facts, Failures, Plan, Version
@@ -37,7 +38,7 @@ from pisync_receiver.domain.rows import (
     Stream,
     Token,
 )
-from pisync_receiver.domain.submissions import Outcome, Submission, SyncEvent
+from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncEvent
 from pisync_receiver.errors import QueryTooLong, StoreUnusable
 from pisync_receiver.store import Decide, Store
 from pisync_receiver.store.address import PostgresUrl
@@ -98,6 +99,7 @@ class PostgresStore(Store):
         self._writing = make_pool(url, name="writers", size=WRITERS, wait_s=patience_s)
         self._reading = make_pool(url, name="readers", size=READERS, wait_s=patience_s)
         self._process = secrets.token_hex(8)
+        self._erasure_keys: tuple[bytes, ...] = ()
         self._numbers = itertools.count(1)
 
     async def open(self) -> None:
@@ -190,7 +192,7 @@ class PostgresStore(Store):
 
     async def _try(self, submissions: Sequence[Submission]) -> list[Outcome]:
         async with self._lend(self._writing, self._write_s) as connection:
-            facts = await self._fetch(connection, plan(submissions))
+            facts = await self._fetch(connection, plan(submissions), self._asked(submissions))
             if (wanted := details(facts, submissions)) is not None:
                 await self._fetch_details(connection, facts, wanted)
             decision = decide(facts, submissions)
@@ -234,7 +236,7 @@ class PostgresStore(Store):
 
     # Fetching.
 
-    async def _fetch(self, connection: Connection, wanted: Plan) -> Facts:
+    async def _fetch(self, connection: Connection, wanted: Plan, learners: Sequence[str]) -> Facts:
         """Begin the transaction, lock the devices and read what was planned."""
         statements = self._begin(learners=wanted.learners)
         if wanted.devices:
@@ -252,11 +254,24 @@ class PostgresStore(Store):
             statements.append(("lock_codes", (wanted.code_hashes, wanted.code_ids), EnrollmentCode))
         if wanted.token_hashes or wanted.token_ids or wanted.tokens_of:
             statements.append(("lock_tokens", (wanted.token_hashes, wanted.token_ids, wanted.tokens_of), Token))
+        if learners:
+            statements.append(("erased_of", {"ids": learners}, None))
+        keys_asked = self._erasure_keys
         _, ((*_, keys),), *found = await self._exchange(connection, statements)
-        facts = Facts(erasure_keys=keys or [])
+        self._erasure_keys = tuple(keys or self._erasure_keys)
+        facts = Facts(erasure_keys=keys or [], keys_asked=keys_asked)
+        if learners:
+            facts.erased.update(learner for (learner,) in found.pop())
         for rows in found:
             _add(facts, rows)
         return facts
+
+    def _asked(self, submissions: Sequence[Submission]) -> list[str]:
+        """Hashes of the ids of all learners, with the keys that earlier groups got: without them, if a learner was
+        erased, a group needs another exchange."""
+        if not self._erasure_keys:
+            return []
+        return erasure.asked(self._erasure_keys, (each for each in submissions if isinstance(each, EventBatch)))
 
     def _begin(self, *, learners: bool = False) -> list[Statement]:
         return [("begin", (), None), ("bounds", (str(round(self._patience_s * 1000)), learners), None)]
