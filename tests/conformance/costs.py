@@ -13,6 +13,7 @@ from pisync_receiver.domain.batches import CONFLICTS_KEPT
 from pisync_receiver.domain.records import MISSING_RANGES, EventFilter
 from pisync_receiver.domain.submissions import CodeCreate, DeviceChange, Enroll, Submission, TokenCreate
 from pisync_receiver.store import Store
+from pisync_receiver.store.cursors import encode
 from tests.support.blocking import BlockingStore, send
 from tests.support.submissions import CRITERIA, DAY, NOON, batch, event, invalid, sync_event
 
@@ -91,9 +92,11 @@ SUBMISSIONS: Final[dict[str, Submission]] = {
     "move": DeviceChange(device_id="pibook-1", site="School", at_ms=LATER),
 }
 
+LATER_PAGE: Final = encode("device_id", 0, "", "a", NOON, 1000)
+"""The first page of devices counts them all."""
 READINGS: Final[dict[str, tuple[Callable[[Store], Coroutine[Any, Any, Any]], int]]] = {
     "device": (lambda store: store.device("pibook-1", criteria=CRITERIA), 1),
-    "devices": (lambda store: store.devices(criteria=CRITERIA, limit=10), 12),
+    "devices": (lambda store: store.devices(criteria=CRITERIA, limit=10, cursor=LATER_PAGE), 11),
     "events of a device": (lambda store: store.events(EventFilter(device_id="pibook-1"), limit=10), 11),
     "events": (lambda store: store.events(EventFilter(), limit=10), 11),
     "history": (lambda store: store.history("pibook-1", limit=10), 11),

@@ -132,6 +132,20 @@ def test_tls_and_nothing_else(running: Gateway) -> None:
     assert plain in (0, 400)
 
 
+def test_people_sign_in_with_a_cookie_for_https_alone(running: Gateway) -> None:
+    token = running.receivers[0].admin_token("viewer")
+    with running.client(Origin=running.url) as browser:
+        answer = browser.post("/sign-in", data={"token": token, "next": "/devices"})
+        assert answer.status_code == 303, answer.text
+        cookie = answer.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-pisync=pss_")
+        assert cookie.endswith("; Secure")
+        browser.headers["Cookie"] = cookie.partition(";")[0]
+        assert [browser.get("/devices").status_code for _ in range(4)] == [200] * 4  # whichever receiver answers
+    with running.client(Origin="https://evil.example") as elsewhere:
+        assert elsewhere.post("/sign-in", data={"token": token}).status_code == 403
+
+
 def test_the_caller_is_logged_by_its_own_address_whatever_it_claims(running: Gateway) -> None:
     name = uuid.uuid4().hex
     with running.client(**{"X-Forwarded-For": "203.0.113.7", "X-Request-Id": name}) as client:

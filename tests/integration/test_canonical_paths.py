@@ -74,7 +74,7 @@ def test_every_route_has_one_spelling(live: Live) -> None:
     accepted = []
     for route in ROUTES:
         path = route.path.replace("{device_id}", "pibook-0042").replace("{code_id}", "1").replace("{token_id}", "1")
-        assert ask(live, route.method, path) not in (404, 405) or "_id" in route.path, route.path
+        assert ask(live, route.method, path) not in (404, 405) or "{" in route.path, route.path
         accepted += [
             (route.method, target) for target in spellings(path) if ask(live, route.method, target) not in (400, 404)
         ]
@@ -112,5 +112,6 @@ def test_an_unknown_query_parameter_is_refused_on_every_route(live: Live, route:
             answer = live.client(None).get(f"{path}?{typed}=1")
             assert answer.status_code == 400
             assert "did you mean" in answer.json()["detail"]
-        twice = live.client(None).get(f"{path}?{name}=1&{name}=1")
+        needed = "".join(f"&{each.name}=1" for each in route.query.params if each.required and each.name != name)
+        twice = live.client(None).get(f"{path}?{name}=1&{name}=1{needed}")
         assert (twice.status_code, "once" in twice.json()["detail"]) == (400, True)

@@ -1,7 +1,9 @@
 """Acts on devices over the API: ask for a sync, revoke, notes, batches of codes, conflicts, enrollment files."""
 
+import json
+import os
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from pisync_agent.enrollment.machine import Machine
 from pisync_agent.identity import Identity
 from pisync_agent.service.sync_runner import SyncRunner
 from pisync_common.times import format_ms
+from pisync_receiver.commands import cli
 from pisync_receiver.domain.submissions import DeviceChange
 from tests.support.live_receiver import DEVICE, NOW_MS, OTHER, SITE, Live, live_receiver
 from tests.support.outboxes import opened
@@ -192,3 +195,42 @@ def test_sites_of_a_device_are_listed_for_those_who_see_them(live: Live) -> None
     path = f"/api/devices/{DEVICE}/sites"
     assert [row["site"] for row in live.client("admin").get(path).json()] == [SITE, "Kisumu"]
     assert [row["site"] for row in live.client("site viewer").get(path).json()] == [SITE]
+
+
+class TestCommands:
+    @pytest.fixture
+    def run(
+        self, live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> Callable[..., str]:
+        """Runs a command against the receiver, and returns what it prints."""
+        token = tmp_path / "token"
+        token.write_text(live.secrets["admin"])
+        monkeypatch.setattr(os, "umask", lambda _: None)
+
+        def call(*words: str, code: int = 0) -> str:
+            ended = cli.main([*words, "--url", live.url, "--token-file", str(token)])
+            shown = capsys.readouterr()
+            assert ended == code, shown.err
+            return shown.out
+
+        return call
+
+    def test_acts_on_a_device(self, live: Live, run: Callable[..., str]) -> None:
+        send(live, 1)
+        assert "asked for a sync" in run("device", "sync", DEVICE)
+        assert run("device", "note", DEVICE, "screen broken").startswith("note ")
+        (note,) = json.loads(run("device", "notes", DEVICE, "--json"))
+        assert note["text"] == "screen broken"
+        send(live, 1, note="clone")
+        (conflict,) = json.loads(run("device", "conflicts", DEVICE, "--json"))
+        assert len(conflict["versions"]) == 2
+        assert "conflict" in run("device", "rejected", DEVICE)
+        assert "cloned" in run("suspicious")
+        assert "refused from now on" in run("device", "revoke", DEVICE)
+        run("device", "sync", "unknown", code=1)
+
+    def test_a_batch_of_codes_is_written_for_each_device(self, run: Callable[..., str], tmp_path: Path) -> None:
+        codes = run("enrollment", "create", "--count", "3", "--site", SITE, "--file", str(tmp_path / "cards")).split()
+        files = sorted((tmp_path / "cards").glob("code-*/pisync-enroll.toml"))
+        assert sorted(read_enroll_file(file).code for file in files) == sorted(codes)
+        run("enrollment", "create", "--count", "201", code=2)

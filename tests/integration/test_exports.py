@@ -122,6 +122,16 @@ def test_parquet_keeps_types(live: Live) -> None:
     assert (run["internet_speed"], json.loads(run["errors"])) == (1.5, {"dns": 1, "tls": 1})
 
 
+@pytest.mark.parametrize(
+    "sent", ["2026-11-23T11:00:00.250+03:00", "2026-11-23T08:00:00.250999Z", "2026-11-23t08:00:00.25z"]
+)
+def test_parquet_reads_every_form_of_a_time(tmp_path: Path, sent: str) -> None:
+    with live_receiver(tmp_path) as live:
+        send(live, event(1), event(2, occurred_at=sent))
+        found = parquet.read_table(io.BytesIO(get(live, "/api/events", format="parquet").content)).to_pylist()
+    assert [row["occurred_at"] for row in found] == [datetime(2026, 11, 23, 8, 0, 0, 250_000, UTC)] * 2
+
+
 def test_csv_has_values_as_in_json(live: Live) -> None:
     row = next(csv.DictReader(io.StringIO(get(live, "/api/events", format="csv").text)))
     assert (row["clock_synced"], row["object_id"], row["data"]) == ("false", "", '{"n":[1]}')

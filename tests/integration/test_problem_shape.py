@@ -54,7 +54,7 @@ def check_problem(answer: httpx.Response, status: int, code: str) -> dict[str, A
 
 GETS = [
     ("/nowhere", "admin", 404, "not_found"),
-    ("/", "admin", 404, "not_found"),
+    ("/nothing", "admin", 404, "not_found"),
     ("/api/events/", "admin", 404, "not_found"),
     ("/api/devices/a%2Fb", "admin", 404, "unknown_device"),
     ("/api/devices/a%00b/completeness", "admin", 404, "unknown_device"),

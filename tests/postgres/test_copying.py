@@ -36,7 +36,7 @@ INSERT INTO watched VALUES ('pibook-1', 'silent', 5), ('pibook-2', 'well', NULL)
 INSERT INTO transitions VALUES (7, 'pibook-1', 'Nakuru', 'well', 'silent', 5, 4, NULL, NULL);
 INSERT INTO notices VALUES (8, 'log', 'the log', 'change', 'Nakuru is silent', 'all of it', 5, NULL, NULL);
 INSERT INTO notes VALUES (9, 'pibook-1', NULL, 5, 'admin', 'the lid is broken'), (10, NULL, 'Nakuru', 5, NULL, 'solar');
-INSERT INTO erased VALUES (X'00FF', 'receipt', 5, NULL, 3);
+INSERT INTO erased VALUES ('00ff', 'ff00', 'receipt', 5, NULL, 3, 1);
 INSERT INTO secrets VALUES ('learners', X'0102');
 """
 """What the admin's window adds."""

@@ -116,3 +116,13 @@ def test_an_organisations_account_signs_in(context: BrowserContext, tmp_path: Pa
             page.get_by_role("link", name="Sign in with your organisation's account").click()
             page.wait_for_url(home(live) + "/devices")
             assert "amina@example.org" in page.content()
+
+
+def test_an_open_page_leads_to_sign_in_when_its_token_is_revoked(live: Live, page: Page) -> None:
+    made = live.client("admin").post("/api/tokens", json={"scope": "viewer"}).json()
+    page.goto(home(live) + "/")
+    page.get_by_label("Token").fill(made["token"])
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(home(live) + "/")
+    live.client("admin").post(f"/api/tokens/{made['record']['id']}/revoke")
+    page.wait_for_url(home(live) + "/sign-in*")

@@ -35,6 +35,7 @@ def test_numbers_sizes_and_ranges() -> None:
     assert [size(value) for value in (0, 1023, 1024, 5 * 1024**3)] == ["0 B", "1,023 B", "1 KiB", "5 GiB"]
     assert duration(0) == "0 seconds"
     assert duration(1) == "1 second"
+    assert duration(3_600) == "1 hour"
     assert ranges([[108, 120], [1500, 1500]]) == "108 to 120, 1,500"
 
 

@@ -19,20 +19,19 @@ from msgspec import Raw
 from pisync_common.times import format_ms
 from pisync_receiver.domain.submissions import AuditNote
 from pisync_receiver.http import params
-from pisync_receiver.http.formats import Writer, one_line
+from pisync_receiver.http.formats import Writer, columns_of, one_line, reader_of
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import JSON, Answer, Reply, Stream, choose
 
 _ROWS: Final = 500
 """Most rows of a page; fewer where they are large."""
-_SIGNS: Final = "=+\\-@\t\r\uff1d\uff0b\uff0d\uff20"
+_SIGNS: Final = "=+-@\t\r\uff1d\uff0b\uff0d\uff20"
 # At the beginning of a cell; also after a semicolon, which many countries' spreadsheets read as the end of a cell.
-_FORMULA: Final = re.compile(rf"(^|;)(\s*)(?=[{_SIGNS}])")
+_FORMULA: Final = re.compile(rf"(^|;)(\s*)(?=[{re.escape(_SIGNS)}])")
 _BOM: Final = "\ufeff"
 
 _rows = msgspec.json.Decoder(list[Raw]).decode
-_cells = msgspec.json.Decoder(list[dict[str, Raw]]).decode
-_text = msgspec.json.Decoder(str).decode
+_WORDS: Final = {None: "", True: "true", False: "false"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,17 +59,17 @@ class _Ndjson:
 
 class _Csv:
     def __init__(self, options: Options) -> None:
-        self._columns: Sequence[str] = options.rows.__struct_encode_fields__  # type: ignore[attr-defined]
+        self._read = reader_of(options.rows)
         self._raw = options.raw
-        self._head = (_BOM if options.bom else "", self._columns)
+        self._head: tuple[str, Sequence[str]] = (_BOM if options.bom else "", list(columns_of(options.rows)))
 
     async def write(self, page: bytes) -> tuple[bytes, int]:
         text = io.StringIO()
         writer = csv.writer(text)
         self._begin(text)
-        rows = _cells(page)
-        for row in rows:
-            writer.writerow([self._cell(row.get(name)) for name in self._columns])
+        rows = self._read(page)
+        cell = self._cell
+        writer.writerows([[cell(value) for value in row] for row in rows])
         return text.getvalue().encode(), len(rows)
 
     async def end(self) -> bytes:
@@ -83,16 +82,22 @@ class _Csv:
             csv.writer(text).writerow(columns)
         self._head = ("", ())
 
-    def _cell(self, value: Raw | None) -> str:
-        """Write a value as in JSON, texts without quotes, and with an apostrophe before what a spreadsheet would run as
-        a formula: texts come from devices."""
-        json = b"null" if value is None else bytes(value)
-        if json == b"null":
-            return ""
-        if json[:1] not in b'"[{':
-            return json.decode()
-        text = _text(json) if json[:1] == b'"' else one_line(json).decode()
-        return text if self._raw else _FORMULA.sub(r"\1\2'", text)
+    def _cell(self, value: Any) -> object:
+        """Write a value as in JSON, texts without quotes."""
+        if value is None or value is True or value is False:
+            return _WORDS[value]
+        if isinstance(value, Raw):
+            value = one_line(bytes(value)).decode()
+            if value == "null":
+                return ""
+        return guarded(value) if isinstance(value, str) and not self._raw else value
+
+
+def guarded(text: str) -> str:
+    """Return a text with an apostrophe before what a spreadsheet would run as a formula: texts come from devices."""
+    if text[:1] in _SIGNS or text[:1].isspace() or ";" in text:  # in few texts, and the search takes long
+        return _FORMULA.sub(r"\1\2'", text)
+    return text
 
 
 async def _parquet(options: Options) -> Writer:

@@ -3,85 +3,64 @@
 import asyncio
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from importlib import import_module
 from typing import Any, Final
 
-import msgspec
 from msgspec import Raw, inspect
 
 from pisync_common.limits import MIB
 from pisync_common.times import parse_ms
 from pisync_receiver.errors import MissingExtra
-from pisync_receiver.http.formats import Writer, one_line
+from pisync_receiver.http.formats import Writer, bare, columns_of, one_line, reader_of
 
 _GROUP_ROWS: Final = 20_000
 _GROUP_BYTES: Final = 16 * MIB
 """A row group is written when its rows have this much JSON: it is what an export holds in memory."""
 _INT64: Final = 2**63
 
-_cells = msgspec.json.Decoder(list[dict[str, Raw]]).decode
-_any = msgspec.json.Decoder().decode
-_Column = tuple[str, Callable[[Raw], Any]]
-"""The name of an Arrow type, and how a value's JSON is read."""
-
 
 async def open_parquet(rows: type) -> Writer:
     """Return a writer of a file with a column for each field of the struct `rows`. Raises MissingExtra."""
     try:
-        return await asyncio.to_thread(_Parquet, columns_of(rows))
+        return await asyncio.to_thread(_Parquet, rows)
     except ImportError as error:
         raise MissingExtra("export", error) from error
 
 
-def columns_of(rows: type) -> dict[str, _Column]:
-    """Return how each field of a struct is stored: times as timestamps, nested values as their JSON text."""
-    info = inspect.type_info(rows)
-    assert isinstance(info, inspect.StructType)
-    return {field.encode_name: _column(field.type) for field in info.fields}
-
-
-def _column(kind: inspect.Type) -> _Column:
-    parts = [part for part in _parts(kind) if not isinstance(part, inspect.NoneType)]
-    if any((getattr(part, "extra_json_schema", None) or {}).get("format") == "date-time" for part in parts):
-        return "timestamp[ms]", _time
-    plain = {type(part.type if isinstance(part, inspect.Metadata) else part) for part in parts}
+def arrow_type(kinds: Sequence[inspect.Type]) -> str:
+    """Return the name of the type of a column: times are timestamps, nested values are their JSON text."""
+    if any((getattr(kind, "extra_json_schema", None) or {}).get("format") == "date-time" for kind in kinds):
+        return "timestamp"
+    plain = {type(bare(kind)) for kind in kinds} - {inspect.NoneType}
     if plain == {inspect.BoolType}:
-        return "bool", _any
+        return "bool"
     if plain == {inspect.IntType}:
-        return "int64", _integer
-    if plain <= {inspect.IntType, inspect.FloatType}:
-        return "double", _number
-    if plain <= {inspect.StrType, inspect.LiteralType, inspect.EnumType}:
-        return "string", _any
-    return "string", _json
+        return "int64"
+    return "double" if plain <= {inspect.IntType, inspect.FloatType} else "string"
 
 
-def _parts(kind: inspect.Type) -> list[inspect.Type]:
-    if isinstance(kind, inspect.UnionType):
-        return [part for each in kind.types for part in _parts(each)]
-    return [kind]
+def _bool(value: Any) -> bool | None:
+    return value if isinstance(value, bool) else None
 
 
-def _time(value: Raw) -> int | None:
-    text = _any(value)
-    return None if text is None else parse_ms(text)
-
-
-def _integer(value: Raw) -> int | None:
+def _integer(value: Any) -> int | None:
     """Values beyond 64 bits, which no version stores, are left out."""
-    number = _any(value)
-    return number if isinstance(number, int) and -_INT64 <= number < _INT64 else None
+    return value if isinstance(value, int) and -_INT64 <= value < _INT64 else None
 
 
-def _number(value: Raw) -> float | None:
-    number = _any(value)
-    return float(number) if isinstance(number, int | float) and math.isfinite(number) else None
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _json(value: Raw) -> str | None:
-    text = one_line(bytes(value)).decode()
-    return None if text == "null" else text
+def _text(value: Any) -> str | None:
+    if isinstance(value, Raw):
+        text = one_line(bytes(value)).decode()
+        return None if text == "null" else text
+    return value if isinstance(value, str) else None
+
+
+_READ: Final = {"bool": _bool, "int64": _integer, "double": _number, "string": _text}
 
 
 class _Sink(io.RawIOBase):
@@ -106,23 +85,25 @@ class _Sink(io.RawIOBase):
 class _Parquet:
     """Everything that takes long runs in a thread, a row group at a time."""
 
-    def __init__(self, columns: Mapping[str, _Column]) -> None:
-        pyarrow = import_module("pyarrow")
+    def __init__(self, rows: type) -> None:
+        self._arrow = import_module("pyarrow")
         parquet = import_module("pyarrow.parquet")
-        types = {"timestamp[ms]": pyarrow.timestamp("ms", tz="UTC")}
-        fields = [
-            pyarrow.field(name, types.get(kind) or pyarrow.type_for_alias(kind)) for name, (kind, _) in columns.items()
-        ]
-        self._table = pyarrow.Table
-        self._schema = pyarrow.schema(fields)
-        self._columns = columns
+        self._read = reader_of(rows)
+        self._columns = {name: arrow_type(kinds) for name, kinds in columns_of(rows).items()}
+        self._time = self._arrow.timestamp("ms", tz="UTC")
+        self._schema = self._arrow.schema(
+            [
+                self._arrow.field(name, self._time if kind == "timestamp" else self._arrow.type_for_alias(kind))
+                for name, kind in self._columns.items()
+            ]
+        )
         self._sink = _Sink()
         self._writer = parquet.ParquetWriter(self._sink, self._schema, compression="zstd")
-        self._rows: list[dict[str, Raw]] = []
+        self._rows: list[tuple[Any, ...]] = []
         self._bytes = 0
 
     async def write(self, page: bytes) -> tuple[bytes, int]:
-        rows = _cells(page)
+        rows = self._read(page)
         self._rows += rows
         self._bytes += len(page)
         full = len(self._rows) >= _GROUP_ROWS or self._bytes >= _GROUP_BYTES
@@ -132,13 +113,19 @@ class _Parquet:
         return await asyncio.to_thread(self._close)
 
     def _flush(self) -> bytes:
-        columns = {
-            name: [None if (value := row.get(name)) is None else read(value) for row in self._rows]
-            for name, (_, read) in self._columns.items()
-        }
-        self._writer.write_table(self._table.from_pydict(columns, schema=self._schema))
+        arrays = [
+            self._times(values) if kind == "timestamp" else [*map(_READ[kind], values)]
+            for kind, values in zip(self._columns.values(), zip(*self._rows, strict=True), strict=True)
+        ]
+        self._writer.write_table(self._arrow.table(arrays, schema=self._schema))
         self._rows, self._bytes = [], 0
         return self._sink.take()
+
+    def _times(self, texts: Sequence[str | None]) -> Any:
+        try:
+            return self._arrow.array(texts, self._arrow.string()).cast(self._time)
+        except self._arrow.ArrowInvalid:  # a form of RFC 3339 that Arrow does not read, such as microseconds
+            return [None if text is None else parse_ms(text) for text in texts]
 
     def _close(self) -> bytes:
         written = self._flush() if self._rows else b""

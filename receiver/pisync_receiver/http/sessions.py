@@ -99,32 +99,38 @@ class Sessions:
     async def sign_in(self, token: str, address: str | None) -> Session:
         """Open a session with an admin's or viewer's token. Raises SignInRefused, Problem 429, Overloaded."""
         self.count_try(address)
-        parent = token_hash(token.strip())
-        return await self._open(SessionOpen(token_hash="", at_ms=0, parent_hash=parent, address=address))
+        return await self._open(address, parent_hash=token_hash(token.strip()))
 
     async def sign_in_as(self, name: str, scope: Scope, address: str | None) -> Session:
         """Open a session for a person whom an identity provider vouches for. Raises Overloaded, StoreUnusable."""
-        return await self._open(SessionOpen(token_hash="", at_ms=0, scope=scope, label=name, address=address))
+        return await self._open(address, scope=scope, label=name)
 
     def count_try(self, address: str | None) -> None:
         """Count a sign-in. Raises Problem 429 when there were too many, from there or from everywhere."""
         self._tries.spend(address or "")
         self._all_tries.spend(_ALL)
 
-    async def _open(self, wanted: SessionOpen) -> Session:
+    async def _open(
+        self,
+        address: str | None,
+        *,
+        parent_hash: str | None = None,
+        scope: Scope | None = None,
+        label: str | None = None,
+    ) -> Session:
         secret = _PREFIX + secrets.token_urlsafe(32)
         opening = SessionOpen(
             token_hash=token_hash(secret),
             at_ms=self._now_ms(),
-            parent_hash=wanted.parent_hash,
-            scope=wanted.scope,
-            label=wanted.label,
-            address=wanted.address,
+            parent_hash=parent_hash,
+            scope=scope,
+            label=label,
+            address=address,
         )
         try:
             row: Token = await self._intake.submit(opening)
         except SignInRefused as error:
-            self.note_refusal(wanted.address, str(error))
+            self.note_refusal(address, str(error))
             raise
         self._tokens.put(row)
         return Session(secret=secret, token=row)

@@ -57,7 +57,7 @@ def duration(seconds: float) -> str:
     whole = int(seconds)
     if whole >= 2 * _DAY:
         return ngettext("%(n)s day", "%(n)s days", n := whole // _DAY) % {"n": number(n)}
-    if whole >= 2 * _HOUR:
+    if whole >= 2 * _HOUR or whole == _HOUR:
         return ngettext("%(n)s hour", "%(n)s hours", n := whole // _HOUR) % {"n": number(n)}
     if whole >= _MINUTE:
         return ngettext("%(n)s minute", "%(n)s minutes", n := whole // _MINUTE) % {"n": number(n)}

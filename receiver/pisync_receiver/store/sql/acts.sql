@@ -46,8 +46,10 @@ FROM (SELECT d.device_id, d.site, d.cloned_since_ms, d.code_id, d.enrolled_ms,
       FROM devices AS d
       WHERE d.device_id > :after
         AND (d.site IN (SELECT value FROM json_each(:sites)) OR :sites IS NULL)
-        AND (d.cloned_since_ms IS NOT NULL OR d.device_id IN (SELECT device_id FROM tokens
-             WHERE device_id IS NOT NULL GROUP BY device_id HAVING count(*) > 1 OR max(last_refused_ms) IS NOT NULL))
+        AND (d.cloned_since_ms IS NOT NULL
+             OR d.device_id IN (SELECT device_id FROM tokens WHERE device_id IS NOT NULL AND last_refused_ms IS NOT NULL)
+             OR d.device_id IN (SELECT device_id FROM tokens WHERE device_id IS NOT NULL
+                                GROUP BY device_id HAVING count(*) > 1))
      ) AS seen
 WHERE cloned_since_ms IS NOT NULL OR used_ms IS NOT NULL OR times > 1
 ORDER BY device_id LIMIT :limit;

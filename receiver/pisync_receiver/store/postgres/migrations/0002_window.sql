@@ -7,6 +7,7 @@ ALTER TABLE tokens ADD COLUMN parent_id bigint;
 ALTER TABLE tokens ADD COLUMN session_until_ms bigint;
 
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX tokens_refused ON tokens (device_id) WHERE last_refused_ms IS NOT NULL;
 CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
 CREATE TABLE sites (

@@ -8,6 +8,7 @@ ALTER TABLE tokens ADD COLUMN parent_id INTEGER;         -- a session: the token
 ALTER TABLE tokens ADD COLUMN session_until_ms INTEGER;  -- a session: it ends then, however busy it is
 
 CREATE INDEX tokens_by_parent ON tokens (parent_id) WHERE parent_id IS NOT NULL;
+CREATE INDEX tokens_refused ON tokens (device_id) WHERE last_refused_ms IS NOT NULL;
 CREATE INDEX sessions_by_end ON tokens (session_until_ms) WHERE session_until_ms IS NOT NULL;
 
 -- What an admin set for a site; a site is there as soon as a device is at it.
