@@ -13,8 +13,10 @@ from typing import Final
 from prometheus_client import CollectorRegistry, ProcessCollector
 from starlette.types import Receive, Scope, Send
 
+from pisync_common.backoff import Backoff
 from pisync_common.times import now_ms as wall_clock_ms
 from pisync_receiver import api, window
+from pisync_receiver.background import Shutdown, repeat
 from pisync_receiver.cache import TTL_S, Cache, MemoryStorage, RedisStorage, RedisUrl
 from pisync_receiver.domain.fleet import Criteria
 from pisync_receiver.erasing import Eraser
@@ -35,6 +37,8 @@ from pisync_receiver.store import Store
 
 READY_S: Final = 5.0
 """How long /readyz waits for a durable write before it answers 503."""
+FOLD_S: Final = 5.0
+"""How often what groups added is brought into the daily sums, where nobody reads them."""
 SILENT_AFTER_S: Final = 7 * 86_400.0
 EXPORTS: Final = 8
 """Exports under way in one process; each holds a page of events."""
@@ -148,14 +152,25 @@ class Receiver:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Finish erasing before anything is answered. At the end, finish what the intake took and let go of everything
-        but the store."""
+        """Finish erasing before anything is answered, and keep the daily sums up to date. At the end, finish what the
+        intake took and let go of everything but the store."""
+        shutdown = Shutdown()
+        backoff = Backoff(base=1.0, cap=60.0, random=random.uniform)
+        folding: asyncio.Task[None] | None = None
         try:
             await self.services.eraser.resume()
+            folding = asyncio.create_task(repeat("daily sums", self._fold, backoff=backoff, shutdown=shutdown))
             yield
         finally:
+            shutdown.set()
+            if folding is not None:
+                await folding
             await self.services.intake.close()
             await self.services.cache.aclose()
+
+    async def _fold(self) -> float:
+        await self.services.store.fold_sums()
+        return FOLD_S
 
     async def local(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The app for connections through the receiver's own Unix socket: their caller is its owner."""

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
+from msgspec.json import encode
 
 from pisync_common.times import parse_ms
 from pisync_receiver.domain.audit import audited
@@ -228,7 +229,7 @@ class Eraser:
                 ("delete_copies_of", {"places": places}),
                 ("delete_events", {"ids": [row[0] for row in found]}),
                 ("count_erased", {"learner": learner, "events": len(found), "rejected": 0}),
-                *_uncounted(EarlierEvent(*row[3:]) for row in found),
+                _uncounted(EarlierEvent(*row[3:]) for row in found),
             ]
 
         wanted = {"learner": learner_id, "home": home, "limit": BATCH}
@@ -257,6 +258,7 @@ class Eraser:
 
     async def _end(self, learners: Container[str], by: Actor) -> None:
         """Note that nothing is left of learners, and how much it was."""
+        await self._store.fold_sums()
         now = self._now_ms()
 
         def decide(rows: list[list[Row]]) -> list[Query]:
@@ -293,17 +295,12 @@ class Eraser:
         log.warning("learners are erased", extra=fields(learners=len(pending)))
 
 
-def _uncounted(events: Iterable[EarlierEvent]) -> list[Query]:
+def _uncounted(events: Iterable[EarlierEvent]) -> Query:
     """Return what takes events from the daily sums."""
     sums = DailySums()
     for event in events:
         sums.take_event(event)
-    statements: list[Query] = []
-    for row in sums.rows():
-        for about, count in row.counts.items():
-            place = {"what": row.what, "day": row.day, "site": row.site, "name": row.name, "object": about}
-            statements += [("take_from_sum", {**place, "count": count}), ("drop_empty_sum", place)]
-    return statements
+    return "put_sum_additions", {"body": encode(sums.rows()).decode()}
 
 
 def _among(pending: Container[str], keys: Sequence[bytes], homes: Sequence[str | None], name: str) -> list[str]:

@@ -50,6 +50,12 @@ class Tables:
             return list(found.fetchall()) if found.description else []
 
 
+def folded(store: BlockingStore, tables: Tables) -> dict[tuple[str, int, str, str, str], int]:
+    """Return every daily sum that is not 0, once all that groups added is in them."""
+    store.fold_sums()
+    return tables.sums()
+
+
 class KeyConformance:
     def test_second_event_under_a_seq_is_refused(self, store: BlockingStore, tables: Tables) -> None:
         send(store, batch([1]))

@@ -22,7 +22,8 @@ pytestmark = needs_postgres
 REFERENCE_TABLES = {"arrival_counter", "arrivals", "erased", "pulse", "sites", "sums"}
 """Small tables, which Citus copies to every node."""
 LOCAL_TABLES = {
-    "audit", "enrollments", "migrations", "notes", "notices", "positions", "secrets", "tokens", "transitions"
+    "audit", "enrollments", "migrations", "notes", "notices", "positions", "secrets", "sum_additions", "tokens",
+    "transitions",
 }  # fmt: skip
 """Small tables that stay on the coordinator."""
 ROOT = Path(__file__).parents[2]

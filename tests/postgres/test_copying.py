@@ -59,6 +59,7 @@ def old(tmp_path: Path) -> Path:
     for number, device in enumerate(DEVICES):
         fill(store, device, number)
     store.retain(NOON, dry_run=False)
+    store.fold_sums()
     store.close()
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(WINDOW)
@@ -150,6 +151,8 @@ def test_answers_are_the_same_and_both_continue_alike(old: Path, new: str) -> No
 
 
 def test_every_table_is_copied_and_numbers_go_on(old: Path, new: str) -> None:
+    with closing(sqlite3.connect(old)) as source, source:
+        source.execute("INSERT INTO sum_additions (body) VALUES ('[]')")
     lines = run_copy(old, new)
     with closing(sqlite3.connect(old)) as source:
         tables = {name for (name,) in source.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
@@ -196,7 +199,7 @@ def test_difference_read_back_is_noticed_and_nothing_is_stored(old: Path, new: s
         connection.execute("TRUNCATE devices, streams, gaps, events, event_keys, carried, rejected, arrivals")
         connection.execute("ALTER TABLE audit DISABLE TRIGGER USER")
         connection.execute("TRUNCATE sync_events, tokens, enrollments, audit, sites, sums, watched, transitions")
-        connection.execute("TRUNCATE notices, notes, erased, secrets")
+        connection.execute("TRUNCATE notices, notes, erased, secrets, sum_additions")
         connection.execute("CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS "
                            "$$ BEGIN NEW.seq = NEW.seq + 1000; RETURN NEW; END $$")  # fmt: skip
         connection.execute("CREATE TRIGGER spoil BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION spoil()")

@@ -20,8 +20,6 @@ from pisync_receiver.store.notices import NoticeQueries
 from pisync_receiver.store.reading import HOUR_MS, Queries
 from pisync_receiver.store.running import Query, Row, Values
 
-Decide = Callable[[list[list[Row]]], Sequence[Query]]
-"""From the rows of each query that was asked to the statements to run: a name, and values by name."""
 Audit = Callable[[Mapping[str, object]], Query]
 """From the details of an act to the statement that adds it to the audit log."""
 RETAIN_BATCH: Final = 5_000
@@ -64,15 +62,6 @@ class Store(Queries, ActQueries, LearnerQueries, NoticeQueries):
     @abstractmethod
     async def ready(self) -> None:
         """Write something small, durably."""
-
-    @abstractmethod
-    async def act(self, reads: Sequence[Query], decide: Decide, *, lock: str | None = None) -> bool:
-        """In one durable transaction: read, have `decide` say what to write, write it. The same shape as `write`, for
-        the receiver's own work. Return False, with nothing read, while another receiver holds `lock`.
-
-        `decide` gets the rows of each query, and returns named statements with their values; it must be pure, for it is
-        called again when the transaction is.
-        """
 
     async def add_note(
         self, *, device_id: str | None = None, site: str | None = None, at_ms: int, by: Actor, text: str

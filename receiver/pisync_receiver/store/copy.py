@@ -37,6 +37,7 @@ TABLES: Final = {
     "enrollments": "id",
     "sites": "site",
     "sums": "what, day, site, name, object",
+    "sum_additions": "id",
     "watched": "device_id",
     "transitions": "id",
     "notices": "id",

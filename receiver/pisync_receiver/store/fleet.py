@@ -34,7 +34,8 @@ from pisync_receiver.domain.rows import Device
 from pisync_receiver.domain.sums import DAY_MS, day_of
 from pisync_receiver.domain.times import shown
 from pisync_receiver.store.cursors import bad_cursor, decode, encode, page
-from pisync_receiver.store.running import Query, QueryRunner, Row, Sites, build, listed
+from pisync_receiver.store.folding import SumFolder
+from pisync_receiver.store.running import Query, Row, Sites, build, listed
 
 RANGES_SHOWN: Final = 20
 """Missing ranges of a device in the list of incomplete devices."""
@@ -50,7 +51,7 @@ _FIRST: Final[list[Any]] = [_SMALLEST, "", ""]
 """The place before every rank: number, name, device id."""
 
 
-class FleetQueries(QueryRunner):
+class FleetQueries(SumFolder):
     """States are judged by `criteria`: on all pages by those of the first, which the cursor carries."""
 
     async def device(self, device_id: str, *, criteria: Criteria) -> DeviceRecord | None:
@@ -164,6 +165,7 @@ class FleetQueries(QueryRunner):
 
     async def overview(self, *, criteria: Criteria, sites: Sites = None) -> Overview:
         """Return the fleet at a glance."""
+        await self.fold_if_possible()
         seen = {"sites": listed(sites)}
         (counts, lacks, _), today = _of_sites(criteria, sites), day_of(criteria.now_ms)
         counted, lacking, changes, sums, delays = await self._read(

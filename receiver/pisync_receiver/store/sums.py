@@ -17,7 +17,8 @@ from pisync_receiver.domain.summaries import (
 )
 from pisync_receiver.domain.sums import COUNT_MAX, ERROR, OBJECT, RUN, SPEED, SPEEDS_KBIT, TYPE
 from pisync_receiver.store.cursors import decode, encode, page
-from pisync_receiver.store.running import QueryRunner, Row, listed
+from pisync_receiver.store.folding import SumFolder
+from pisync_receiver.store.running import Row, listed
 
 T = TypeVar("T")
 
@@ -27,7 +28,7 @@ _RUN_NAMES: Final = 3
 _SPEED_NAMES: Final = len(SPEEDS_KBIT) + 1
 
 
-class SumQueries(QueryRunner):
+class SumQueries(SumFolder):
     """Rows come with the newest day first."""
 
     async def causes(self, wanted: SumFilter, *, limit: int = 100, cursor: str | None = None) -> Page[CauseRecord]:
@@ -89,11 +90,11 @@ class SumQueries(QueryRunner):
         values |= {"type": type, "about": about}
         if wanted.site is None:
             sites = listed(wanted.sites)
-            return await self._rows("sums", first=wanted.first_day, after=after, sites=sites, **values)
+            return await self._sum_rows("sums", first=wanted.first_day, after=after, sites=sites, **values)
         if wanted.sites is not None and wanted.site not in wanted.sites:
             return []
         days = [*range(wanted.first_day, min(last, wanted.last_day) + 1)]
-        return await self._rows("sums_of_site", days=days, site=wanted.site, **values)
+        return await self._sum_rows("sums_of_site", days=days, site=wanted.site, **values)
 
     async def _grouped(
         self,
@@ -110,7 +111,7 @@ class SumQueries(QueryRunner):
         if cursor is not None:
             place = decode(cursor, int, int, str, str, str)
         day, total, after, name, about_after = place
-        return await self._rows(
+        return await self._sum_rows(
             "sums_grouped",
             what=what,
             days=[*range(wanted.first_day, wanted.last_day + 1)],

@@ -15,7 +15,7 @@ Row = tuple[Any, ...]
 
 _AT_ONCE: Final = 5_000
 _COUNTERS: Final = {"sync_events": "sync_event_ids"} | {
-    table: f"{table}_id_seq" for table in ("tokens", "enrollments", "transitions", "notices", "notes")
+    table: f"{table}_id_seq" for table in ("tokens", "enrollments", "transitions", "notices", "notes", "sum_additions")
 }
 """The sequence that numbers a table's rows."""
 

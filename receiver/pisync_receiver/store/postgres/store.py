@@ -40,14 +40,14 @@ from pisync_receiver.domain.rows import (
 )
 from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncEvent
 from pisync_receiver.errors import QueryTooLong, StoreUnusable
-from pisync_receiver.store import Decide, Store
+from pisync_receiver.store import Store
 from pisync_receiver.store.address import PostgresUrl
 from pisync_receiver.store.audit import APPEND, entries_of
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.postgres.connection import LOST, Connection, Pool, abort, in_use, make_pool, reason, unusable
 from pisync_receiver.store.postgres.dialect import load_shared
 from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
-from pisync_receiver.store.running import Query, Row
+from pisync_receiver.store.running import Decide, Query, Row
 
 log = logging.getLogger(__name__)
 
@@ -344,7 +344,7 @@ class PostgresStore(Store):
         if changes.events:
             statements += _event_statements(changes.events)
         if changes.sums:
-            statements.append(("add_sums", (encode_rows(changes.sums),), None))
+            statements.append(("put_sum_additions", {"body": encode_rows(changes.sums)}, None))
         found = await self._exchange(connection, statements if changes.audit else [*statements, _COMMIT])
         ids = {digest: number for rows in found for digest, number in rows}
         if changes.audit:

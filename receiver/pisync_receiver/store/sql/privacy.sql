@@ -67,16 +67,6 @@ FROM events INDEXED BY events_by_learner
 WHERE learner_id = :learner AND (learner_home = :home OR (learner_home IS NULL AND :home IS NULL))
 LIMIT :limit;
 
--- name: take_from_sum
--- Count less in a daily sum.
-UPDATE sums SET count = count + :count
-WHERE what = :what AND day = :day AND site = :site AND name = :name AND object = :object;
-
--- name: drop_empty_sum
--- Forget a daily sum of nothing: its object may have been this learner's alone.
-DELETE FROM sums
-WHERE what = :what AND day = :day AND site = :site AND name = :name AND object = :object AND count <= 0;
-
 -- name: rejected_naming
 -- Of the next rejected events and conflicting versions, those whose text may name a learner: it has the id, or an
 -- escape.

@@ -1,3 +1,27 @@
+-- name: put_sum_additions
+-- Keep what is to be added to the sums.
+INSERT INTO sum_additions (body) VALUES (:body);
+
+-- name: newest_sum_addition
+-- The newest of what is to be added to the sums.
+SELECT max(id) FROM sum_additions;
+
+-- name: has_sum_additions
+-- Whether something up to a number is still to be added.
+SELECT 1 FROM sum_additions WHERE id <= :upto LIMIT 1;
+
+-- name: sum_additions
+-- The first of what is to be added to the sums.
+SELECT id, body FROM sum_additions ORDER BY id LIMIT :limit;
+
+-- name: delete_sum_additions
+-- Forget what was added.
+DELETE FROM sum_additions WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: drop_empty_sums
+-- Forget sums of nothing: an object may have been an erased learner's alone.
+DELETE FROM sums WHERE what = :what AND day = :day AND site = :site AND name = :name AND count <= 0;
+
 -- name: sums
 -- Daily sums of one kind, the newest day first.
 SELECT day, site, name, object, count FROM sums

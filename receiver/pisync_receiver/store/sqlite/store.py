@@ -40,11 +40,11 @@ from pisync_receiver.domain.rows import (
 )
 from pisync_receiver.domain.submissions import Outcome, Submission
 from pisync_receiver.errors import DatabaseLost, QueryTooLong, StoreUnusable
-from pisync_receiver.store import Decide, Store
+from pisync_receiver.store import Store
 from pisync_receiver.store.audit import APPEND, entries_of
 from pisync_receiver.store.outcomes import access_statements, with_ids
 from pisync_receiver.store.reading import HOUR_MS, LOOK_UP, QUERY_S, SHARED_SQL
-from pisync_receiver.store.running import Query, Row, build
+from pisync_receiver.store.running import Decide, Query, Row, build
 from pisync_receiver.store.sqlite import schema
 from pisync_receiver.store.sqlite.file import DatabaseFile, check_log
 
@@ -315,8 +315,7 @@ class SqliteStore(Store):
             if rows:
                 self._connection.executemany(self._sql[statement], map(astuple, rows))
         if changes.sums:
-            added = [(each.what, each.day, each.site, each.name, encode(each.counts).decode()) for each in changes.sums]
-            self._connection.executemany(self._sql["add_sums"], added)
+            self._named("put_sum_additions", body=encode(changes.sums).decode())
         if changes.events:
             last_event = self._put_events(changes.events, last_event)
         ids: dict[str, int] = {}

@@ -131,12 +131,10 @@ ON CONFLICT (hour) DO UPDATE SET
     first_id = least(arrivals.first_id, excluded.first_id), last_id = greatest(arrivals.last_id, excluded.last_id);
 
 -- name: add_sums
--- Add to daily sums: in the order of their key, and after devices and arrival numbers, so that groups do not deadlock.
+-- Add to the daily sums of some objects, in the order of their key.
 INSERT INTO sums
-SELECT r.what, r.day, r.site, r.name, added.key, added.value::bigint
-FROM json_to_recordset($1::json) AS r (what text, day bigint, site text, name text, counts json),
-     json_each_text(r.counts) AS added
-ORDER BY r.what COLLATE "C", r.day, r.site COLLATE "C", r.name COLLATE "C", added.key COLLATE "C"
+SELECT %(what)s, %(day)s, %(site)s, %(name)s, key, value::bigint FROM json_each_text(%(counts)s::json)
+ORDER BY key COLLATE "C"
 ON CONFLICT (what, day, site, name, object) DO UPDATE SET
     count = least(sums.count + excluded.count, 9007199254740991);
 

@@ -37,6 +37,12 @@ CREATE TABLE sums (
     PRIMARY KEY (what, day, site, name, object)
 ) STRICT, WITHOUT ROWID;
 
+-- What groups added to the sums, and is not in them yet: a row a group, the JSON of its `rows.Sums`.
+CREATE TABLE sum_additions (
+    id   INTEGER PRIMARY KEY AUTOINCREMENT,
+    body TEXT NOT NULL
+) STRICT;
+
 -- The state that a device was last seen in, and the changes of it. Notices are made of the changes.
 CREATE TABLE watched (
     device_id    TEXT PRIMARY KEY,

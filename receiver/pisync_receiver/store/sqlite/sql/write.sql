@@ -79,5 +79,5 @@ INSERT INTO sync_events VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: add_sums
 -- Add to the daily sums of some objects.
-INSERT INTO sums SELECT ?, ?, ?, ?, key, value FROM json_each(?) WHERE true
+INSERT INTO sums SELECT :what, :day, :site, :name, key, value FROM json_each(:counts) WHERE true
 ON CONFLICT (what, day, site, name, object) DO UPDATE SET count = min(count + excluded.count, 9007199254740991);
