@@ -8,6 +8,7 @@ from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.responses import Reply
 from pisync_receiver.window.calls import path_of
+from pisync_receiver.window.fields import lines
 from pisync_receiver.window.i18n import gettext as _
 from pisync_receiver.window.view import View, page
 
@@ -179,7 +180,7 @@ async def act(view: View) -> Reply:
 async def add_note(view: View) -> Reply:
     """Write a note about a device."""
     device_id = view.path["device_id"]
-    text = (await view.form()).get("text", "")
+    text = lines(await view.form(), "text")
     await view.send("POST", path_of("/api/devices/{}/notes", device_id), {"text": text})
     return view.redirect(path_of("/devices/{}", device_id), done="noted")
 

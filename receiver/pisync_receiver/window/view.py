@@ -161,7 +161,7 @@ def field(name: str, summary: str) -> Param:
 
     def read(text: str, _: int) -> str | None:
         if len(text) > FIELD_CHARS or "\0" in text:
-            raise ValueError(f"must have at most {FIELD_CHARS} characters")
+            raise ValueError(f"must have at most {FIELD_CHARS} characters, and none of them NUL")
         return text or None
 
     return Param(name=name, summary=summary, read=read, schema={"type": "string", "maxLength": FIELD_CHARS})
