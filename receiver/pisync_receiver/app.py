@@ -63,6 +63,8 @@ class AppSettings:
     """The identity provider whose accounts sign in to the pages."""
     erasures_file: Path | None = None
     """Where erasures are remembered outside the database."""
+    pages: bool = True
+    """Whether it has pages for people; making them takes longer than most commands."""
     public_url: str | None = None
     """The address at which people and devices reach the receiver."""
     silent_after_s: float = SILENT_AFTER_S
@@ -135,8 +137,10 @@ class Receiver:
             access_log=access_log,
             request_prefix=request_prefix,
         )
+        api_calls = Router(routes, gate)
+        every = Router([*routes, *window.table(api_calls)], gate) if settings.pages else api_calls
         return cls(
-            app=edge(Router([*routes, *window.table(Router(routes, gate))], gate).answer),
+            app=edge(every.answer),
             busy=edge(refuse_busy, extra=((b"connection", b"close"),)),
             services=services,
             drain=readiness.drain,

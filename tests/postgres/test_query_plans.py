@@ -138,3 +138,17 @@ def test_first_event_of_a_boot_reads_none_of_another(connection: psycopg.Connect
     """The newest event bounds the search, whatever the statistics say."""
     steps = plan(connection, "earlier", device="d7", stream="s", below=9_999, boot="b")
     assert "(seq < $0)" in steps or "(seq < (InitPlan" in steps
+
+
+def test_daily_sums_are_read_by_their_key(connection: psycopg.Connection) -> None:
+    connection.execute(
+        "INSERT INTO sums SELECT 'type', n % 400, 'site' || n / 400, 'a.b', '', 1 FROM generate_series(1, 40000) AS n"
+    )
+    connection.execute("ANALYZE sums")
+    asked = {"what": "type", "first": 370, "last": 399, "days": [*range(370, 400)], "type": None, "about": None}
+    asked |= {"after": "", "name": "", "object": "", "day": 399, "total": 2**53}
+    asked |= {"by_day": 1, "by_site": 0, "by_type": 1, "by_object": 0}
+    for query, site in (("sums", None), ("sums_of_site", "site7"), ("sums_grouped", None), ("sums_grouped", "site7")):
+        steps = plan(connection, query, **asked, site=site)
+        assert "sums_pkey" in steps, query
+        assert "Seq Scan on sums" not in steps, query

@@ -154,7 +154,9 @@ async def _in_process(
     stack.enter_context(opening.writing(database, "a pisync-receiver command"))
     store = await opening.open_store(database, create=create)
     stack.push_async_callback(store.aclose)
-    options = AppSettings(silent_after_s=settings[config.SILENT_AFTER], erasures_file=config.erasures_path(settings))
+    options = AppSettings(
+        pages=False, silent_after_s=settings[config.SILENT_AFTER], erasures_file=config.erasures_path(settings)
+    )
     receiver = Receiver.create(store, options)
     await stack.enter_async_context(receiver.running())
     transport = httpx.ASGITransport(receiver.local, raise_app_exceptions=False)
