@@ -10,6 +10,7 @@ from pisync_receiver.http.responses import Reply
 from pisync_receiver.window.calls import path_of
 from pisync_receiver.window.fields import lines
 from pisync_receiver.window.i18n import gettext as _
+from pisync_receiver.window.sheets import command_of
 from pisync_receiver.window.view import View, page
 
 Form = Mapping[str, str]
@@ -130,7 +131,10 @@ async def _rotate(view: View, device_id: str, _form: Form) -> Reply:
     device = (await view.get(path_of("/api/devices/{}", device_id))).value
     wanted = {"device_id": device_id, "site": device["site"], "expires_in_s": CODE_DAYS * 86_400}
     made = await view.send("POST", "/api/enrollment-codes", wanted)
-    return view.render("code.html", device=device, made=made, address=view.request.public_url() or "https://…")
+    line = f"pisync enroll https://… --code {made['code']} --device-id {device_id}"
+    if made["enroll_file"] is not None:
+        line = command_of(made["enroll_file"])
+    return view.render("code.html", device=device, made=made, line=line)
 
 
 ACTS: Final[Mapping[str, Act]] = {
