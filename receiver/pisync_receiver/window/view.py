@@ -70,6 +70,11 @@ class View:
         return here == path or (path != "/" and here.startswith(path + "/"))
 
     @property
+    def answers_form(self) -> bool:
+        """Whether this page answers a form: its address alone leads elsewhere, or nowhere."""
+        return bool(self.request.scope["method"] == "POST")
+
+    @property
     def signed_in(self) -> bool:
         """Whether there is a session to end."""
         return self.request.session is not None
