@@ -158,6 +158,9 @@ def test_notes_are_written_and_read(live: Live, admin: Person) -> None:
     sent = admin.send(f"/devices/{DEVICE}/notes", form_of=f"/devices/{DEVICE}", text="Lid broken\r\n<b>again</b>")
     assert sent.status_code == 303
     assert "Lid broken <b>again</b>" in admin.text(f"/devices/{DEVICE}")
+    as_counted_by_a_browser = 1000 * "x\r\n"
+    for of in (f"/devices/{DEVICE}", "/sites/Nakuru"):
+        assert admin.send(f"{of}/notes", form_of=of, text=as_counted_by_a_browser).status_code == 303
 
 
 @pytest.mark.parametrize("kind", ["viewer", "site viewer"])

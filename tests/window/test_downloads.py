@@ -7,6 +7,7 @@ import json
 import pytest
 
 from pisync_receiver.window.downloads import LISTS
+from tests.support.fleet_of_schools import GAP
 from tests.support.live_receiver import Live
 from tests.support.people import Person, sign_in, words
 
@@ -29,13 +30,16 @@ def test_a_filtered_list_is_a_file_with_every_row(admin: Person) -> None:
 
 @pytest.mark.parametrize("name", sorted(LISTS))
 def test_every_list_is_there_as_lines_of_json(admin: Person, name: str) -> None:
-    answer = admin.get(f"/download/{name}?format=ndjson&limit=3")
+    of_device = f"&device_id={GAP}" if "{}" in LISTS[name] else ""
+    answer = admin.get(f"/download/{name}?format=ndjson&limit=3{of_device}")
     assert answer.status_code == 200, words(answer.text)
     assert all(isinstance(json.loads(line), dict) for line in answer.text.splitlines())
 
 
 def test_a_wrong_list_or_filter_is_a_page_in_words(admin: Person) -> None:
     assert admin.get("/download/tokens").status_code == 404
+    assert admin.get("/download/history").status_code == 404
+    assert admin.get("/download/history?device_id=../pibook-1").status_code == 404
     refused = admin.get("/download/sites?cloned=true")
     assert refused.status_code == 400
     assert "unknown parameter" in words(refused.text)

@@ -14,6 +14,7 @@ from pisync_receiver.http.auth import Access
 from pisync_receiver.http.sessions import COOKIE
 from pisync_receiver.window import PAGES
 from tests.support.accessibility import violations
+from tests.support.fault_proxy import FaultProxy
 from tests.support.fleet_of_schools import GAP
 from tests.support.live_receiver import NOW_MS, Live, live_receiver
 from tests.support.people import Person, sign_in
@@ -156,6 +157,19 @@ def test_a_failing_device_appears_and_recovers_without_reload(context: BrowserCo
     page.wait_for_selector("text=Kisumu", state="detached")
     assert page.evaluate("window.notReloaded")
     assert found == []
+
+
+def test_a_button_that_is_pressed_twice_acts_once(context: BrowserContext, live: Live) -> None:
+    person = sign_in(live)
+    with FaultProxy("127.0.0.1", int(live.url.rpartition(":")[2])) as link:
+        context.add_cookies([{"name": COOKIE, "value": person.cookie, "url": link.url}])
+        page = context.new_page()
+        page.goto(f"{link.url}/enrollment")
+        page.get_by_label("How many codes").fill("3")
+        link.latency = 0.3
+        page.get_by_role("button", name="Make the codes").dblclick(delay=100)
+        page.locator("img.qr").last.wait_for()
+    assert len(live.client("admin").get("/api/enrollment-codes").json()) == 3
 
 
 def test_devices_are_searched_while_one_types(browser: Browser, fleet: Live, admin: Person) -> None:

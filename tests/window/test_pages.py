@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -199,6 +200,22 @@ def test_languages_are_chosen_by_the_person(empty: Live) -> None:
     assert '<html lang="en" dir="ltr">' in page.text
     assert "pisync-language=en" in page.headers["Set-Cookie"]
     assert person.get("/?lang=xx").status_code == 400
+
+
+def test_no_link_of_a_page_that_answers_a_form_leads_nowhere(live: Live) -> None:
+    live.write(batch([event(1)], received_ms=NOW_MS))
+    admin = sign_in(live)
+    for form, of, fields in (
+        ("/privacy/erase", "/privacy", {"learner_id": "s-17"}),
+        ("/privacy/retention", "/privacy", {"days": "3"}),
+        ("/audit/verify", "/audit", {}),
+        ("/learners/export", "/learners", {"learner_id": ""}),
+        ("/enrollment", "/enrollment", {"count": "1", "uses": "1", "days": "1"}),
+    ):
+        page = admin.send(form, form_of=of, **fields).text
+        links = {unescape(link) for link in re.findall(r'<a [^>]*href="(/[^"]*)"', page)}
+        assert "/" in links
+        assert {link: status for link in links if (status := admin.get(link).status_code) != 200} == {}, form
 
 
 def test_without_sign_in_every_page_leads_there(fleet: Live) -> None:

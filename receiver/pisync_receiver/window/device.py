@@ -5,16 +5,20 @@ from typing import Any, Final
 
 import pisync_receiver.window.series as series
 from pisync_receiver.http.auth import Access
+from pisync_receiver.http.params import Query
 from pisync_receiver.http.responses import Answer
 from pisync_receiver.window.calls import path_of
 from pisync_receiver.window.device_acts import acts_of, words_of
 from pisync_receiver.window.runs import causes_of, clock_error_s, days_of, speeds_of
-from pisync_receiver.window.view import View, page
+from pisync_receiver.window.view import View, field, page
 
 RUNS: Final = 3_000
 """Sync runs that a page looks at; the newest of the last 30 days."""
 NEWEST: Final = 20
 """Rows of each list on the page."""
+ROWS: Final = 200
+"""Sync runs of a page that lists all of them."""
+HISTORY: Final = "/api/sync-event/device/{}/sync-history"
 ACTS_DONE: Final = 5
 """Entries of the audit log on the page."""
 
@@ -25,9 +29,8 @@ async def device(view: View) -> Answer:
     device_id = view.path["device_id"]
     of_device = path_of("/api/devices/{}", device_id)
     record = (await view.get(of_device)).value
-    history = path_of("/api/sync-event/device/{}/sync-history", device_id)
     runs, complete, notes, transitions, stays = await asyncio.gather(
-        view.get_all(history, most=RUNS, since=f"{series.DAYS}d"),
+        view.get_all(path_of(HISTORY, device_id), most=RUNS, since=f"{series.DAYS}d"),
         view.get(f"{of_device}/completeness"),
         view.get(f"{of_device}/notes", limit=NEWEST),
         view.get("/api/transitions", device_id=device_id, limit=NEWEST),
@@ -61,6 +64,15 @@ async def device(view: View) -> Answer:
     )
 
 
+@page("GET", "/devices/{device_id}/runs", Access.READER, query=Query(params=[field("cursor", "Where the page begins")]))
+async def history(view: View) -> Answer:
+    """All sync runs of a device, the newest first."""
+    device_id = view.path["device_id"]
+    record = (await view.get(path_of("/api/devices/{}", device_id))).value
+    found = await view.get(path_of(HISTORY, device_id), cursor=view.query["cursor"], limit=ROWS)
+    return view.render("runs.html", device=record, runs=found.value, next=found.next)
+
+
 def _gaps(stream: dict[str, Any]) -> list[tuple[float, float]]:
     """Return where the missing ranges are on a bar of 1000, each wide enough to be seen."""
     highest = max(stream["highest"], 1)
@@ -70,4 +82,4 @@ def _gaps(stream: dict[str, Any]) -> list[tuple[float, float]]:
     ]
 
 
-PAGES: Final = (device,)
+PAGES: Final = (device, history)

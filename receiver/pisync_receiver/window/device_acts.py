@@ -8,7 +8,9 @@ from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.responses import Reply
 from pisync_receiver.window.calls import path_of
+from pisync_receiver.window.fields import lines
 from pisync_receiver.window.i18n import gettext as _
+from pisync_receiver.window.sheets import command_of
 from pisync_receiver.window.view import View, page
 
 Form = Mapping[str, str]
@@ -129,7 +131,10 @@ async def _rotate(view: View, device_id: str, _form: Form) -> Reply:
     device = (await view.get(path_of("/api/devices/{}", device_id))).value
     wanted = {"device_id": device_id, "site": device["site"], "expires_in_s": CODE_DAYS * 86_400}
     made = await view.send("POST", "/api/enrollment-codes", wanted)
-    return view.render("code.html", device=device, made=made, address=view.request.public_url() or "https://…")
+    line = f"pisync enroll https://… --code {made['code']} --device-id {device_id}"
+    if made["enroll_file"] is not None:
+        line = command_of(made["enroll_file"])
+    return view.render("code.html", device=device, made=made, line=line)
 
 
 ACTS: Final[Mapping[str, Act]] = {
@@ -179,7 +184,7 @@ async def act(view: View) -> Reply:
 async def add_note(view: View) -> Reply:
     """Write a note about a device."""
     device_id = view.path["device_id"]
-    text = (await view.form()).get("text", "")
+    text = lines(await view.form(), "text")
     await view.send("POST", path_of("/api/devices/{}/notes", device_id), {"text": text})
     return view.redirect(path_of("/devices/{}", device_id), done="noted")
 

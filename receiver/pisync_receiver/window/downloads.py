@@ -7,6 +7,7 @@ from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
 from pisync_receiver.http.responses import Reply
+from pisync_receiver.window.calls import path_of
 from pisync_receiver.window.view import View, field, page
 
 LISTS: Final[Mapping[str, str]] = {
@@ -16,6 +17,7 @@ LISTS: Final[Mapping[str, str]] = {
     "devices": "/api/devices",
     "events": "/api/events",
     "failures": "/api/sync-event/devices/repeated-failures",
+    "history": "/api/sync-event/device/{}/sync-history",
     "incomplete": "/api/incomplete",
     "runs": "/api/runs",
     "sites": "/api/sites",
@@ -23,7 +25,7 @@ LISTS: Final[Mapping[str, str]] = {
     "suspicious": "/api/suspicious",
     "transitions": "/api/transitions",
 }
-"""What can be downloaded, by the name in the page's path."""
+"""What can be downloaded, by the name in the page's path; `device_id` takes the place of {}."""
 FIELDS: Final = (
     "format", "raw", "bom", "search", "site", "without_site", "state", "incomplete", "cloned", "sort", "since", "until",
     "occurred_since", "occurred_until", "device_id", "stream", "type", "object_id", "by", "group", "mode",
@@ -43,6 +45,8 @@ async def download(view: View) -> Reply:
     if path is None:
         raise Problem(404, "not_found", "there is no such list")
     given = {name: view.query[name] for name in FIELDS}
+    if "{}" in path:
+        path = path_of(path, given.pop("device_id") or "")
     return await view.download(path, **given | {"format": given["format"] or "csv"})
 
 

@@ -15,6 +15,11 @@ def text(form: Mapping[str, str], name: str) -> str | None:
     return form.get(name, "").strip() or None
 
 
+def lines(form: Mapping[str, str], name: str) -> str:
+    """Return a field of several lines. A new line is one character, as the page counts it; browsers send two."""
+    return form.get(name, "").replace("\r\n", "\n")
+
+
 def required(form: Mapping[str, str], name: str, label: str) -> str:
     """Return a field's text as it was written. Raises Problem where it is empty; `label` is the field's on the page."""
     written = form.get(name, "")

@@ -9,6 +9,7 @@ from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
 from pisync_receiver.http.responses import Answer
 from pisync_receiver.window.calls import path_of
+from pisync_receiver.window.fields import lines
 from pisync_receiver.window.i18n import gettext as _
 from pisync_receiver.window.view import View, field, page
 
@@ -76,7 +77,7 @@ def _split(row: dict[str, Any]) -> dict[str, Any]:
 async def add_note(view: View) -> Answer:
     """Write a note about a site."""
     name = view.path["site"]
-    await view.send("POST", path_of("/api/sites/{}/notes", name), {"text": (await view.form()).get("text", "")})
+    await view.send("POST", path_of("/api/sites/{}/notes", name), {"text": lines(await view.form(), "text")})
     return view.redirect(path_of("/sites/{}", name), done="noted")
 
 

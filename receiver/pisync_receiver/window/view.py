@@ -70,6 +70,11 @@ class View:
         return here == path or (path != "/" and here.startswith(path + "/"))
 
     @property
+    def answers_form(self) -> bool:
+        """Whether this page answers a form: its address alone leads elsewhere, or nowhere."""
+        return bool(self.request.scope["method"] == "POST")
+
+    @property
     def signed_in(self) -> bool:
         """Whether there is a session to end."""
         return self.request.session is not None
@@ -161,7 +166,7 @@ def field(name: str, summary: str) -> Param:
 
     def read(text: str, _: int) -> str | None:
         if len(text) > FIELD_CHARS or "\0" in text:
-            raise ValueError(f"must have at most {FIELD_CHARS} characters")
+            raise ValueError(f"must have at most {FIELD_CHARS} characters, and none of them NUL")
         return text or None
 
     return Param(name=name, summary=summary, read=read, schema={"type": "string", "maxLength": FIELD_CHARS})

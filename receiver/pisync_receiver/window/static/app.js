@@ -110,6 +110,15 @@
 
   for (const button of document.querySelectorAll("[data-print]")) button.hidden = false;
 
+  // A button that is pressed again while its form is on the way would act twice.
+  let pressed = {};
+  document.addEventListener("submit", (event) => {
+    const {submitter, timeStamp} = event;
+    if (event.target.method !== "post") return;
+    if (submitter === pressed.submitter && timeStamp - pressed.at < 10000) event.preventDefault();
+    else pressed = {submitter, at: timeStamp};
+  });
+
   // The next step of a long act: after a moment in which a person can read what was done.
   const next = document.querySelector("form[data-continue]");
   if (next) setTimeout(() => next.requestSubmit(), 500);
