@@ -32,7 +32,7 @@ from tests.support.services import installed
 FOLDER: Final = Path(__file__).parents[1] / "docs/pictures/window"
 LONGEST: Final = 1_240
 """Pixels of a page that its picture shows."""
-QUALITY: Final = 60
+QUALITY: Final = 55
 SETTINGS: Final = AppSettings(cache_ttl_s=0, public_url="https://pisync.example.org")
 LEARNERS: Final = ("s-0417", "s-0418")
 SCHOOL: Final = "Turkana Primary"

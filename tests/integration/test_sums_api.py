@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from pisync_receiver.app import AppSettings, Receiver
-from pisync_receiver.store.opening import open_store
+from pisync_receiver.store.opening import backup, open_store
 from tests.support.submissions import DAY, HOUR, NOON, batch, event, sync_event
 
 
@@ -77,3 +77,10 @@ def test_grouped_activity_is_added_up(database: Path) -> None:
 def test_question_that_cannot_be_answered_is_refused(database: Path, query: str) -> None:
     (answer,) = ask(database, f"/api/activity?{query}")
     assert answer.status_code == 400
+
+
+def test_backup_has_the_sums(database: Path, tmp_path: Path) -> None:
+    backup(database, tmp_path / "backup.db")
+    paths = ("/api/causes", "/api/runs", "/api/speeds", "/api/activity?by=object", "/api/overview")
+    here, there = (ask(file, *paths) for file in (database, tmp_path / "backup.db"))
+    assert [answer.json() for answer in there] == [answer.json() for answer in here]

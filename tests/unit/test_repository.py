@@ -70,6 +70,14 @@ def test_pre_commit_runs_the_checks() -> None:
     assert all(hook["entry"].startswith(f".venv/bin/{check}") for hook, check in zip(hooks, checks, strict=True))
 
 
+def test_pictures_are_light() -> None:
+    sizes = {name(path): path.stat().st_size for path in ROOT.glob("docs/pictures/window/*.webp")}
+
+    assert sizes
+    assert [path for path, size in sizes.items() if size > 150_000] == []
+    assert sum(sizes.values()) <= 3_000_000
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_relative_links_lead_somewhere(document: Path) -> None:
     links = re.findall(r"\]\(([^)\s]+)\)", document.read_text())

@@ -16,7 +16,7 @@ from pisync_receiver.window.view import View, page
 CODES_MAX: Final = 200
 """Codes of one sheet."""
 USES_MAX: Final = 1_000
-SHOWN_MAX: Final = 200
+SHOWN_MAX: Final = 100
 """Codes that the page lists: the newest."""
 DAYS: Final = (1, 7, 30, 90, 365)
 _DAY_S: Final = 86_400
