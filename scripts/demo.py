@@ -296,7 +296,7 @@ def main() -> int:
                 f"\nOpen {day.receiver.url} in a browser on this machine, and sign in with this token:\n  {day.token}"
             )
             print(f"Files are in {folder}. Ctrl-C ends it. The same answers for programs:")
-            print(f"  curl -H 'Authorization: Bearer {day.token}' {day.receiver.url}/api/overview")
+            print(f"  curl -H 'Authorization: Bearer {day.token}' {day.receiver.url}/api/overview", flush=True)
             try:
                 threading.Event().wait()
             except KeyboardInterrupt:

@@ -1,6 +1,7 @@
 """The erasures file: what is erased, remembered outside the database and its backups."""
 
 import errno
+import fcntl
 import logging
 import os
 from collections.abc import Iterable
@@ -72,6 +73,7 @@ class ErasuresFile:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a failure takes back to `size`, and nobody else's line
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 text = b"\n" + text if torn else text

@@ -165,6 +165,13 @@ class TestCodes:
         assert self.create(live, "site admin", count=2, site="Kisumu").status_code == 403
         assert self.create(live, "site admin", count=2, site=SITE).status_code == 201
 
+    def test_a_code_takes_no_device_from_a_site_that_the_caller_does_not_see(self, live: Live) -> None:
+        send(live, 1)
+        assert self.create(live, "site admin", site=SITE, device_id="pibook-9").status_code == 201
+        assert self.create(live, "site admin", site=SITE, device_id=DEVICE).status_code == 403
+        live.client("admin").patch(f"/api/devices/{DEVICE}", json={"site": SITE})
+        assert self.create(live, "site admin", site=SITE, device_id=DEVICE).status_code == 201
+
     def test_the_enrollment_file_is_read_by_the_agent(self, live: Live, tmp_path: Path) -> None:
         site = 'École "B" \\ ثانوية'
         made = self.create(live, site=site, device_id="pibook-7").json()

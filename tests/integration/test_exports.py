@@ -208,7 +208,7 @@ def test_large_rows_make_several_row_groups(tmp_path: Path) -> None:
         for seq in range(1, 20 * PAGE_BYTES // len(text), 15):
             send(live, *(event(seq + n, data={"text": text}) for n in range(15)))
         found = parquet.ParquetFile(io.BytesIO(get(live, "/api/events", format="parquet").content))
-        assert found.num_row_groups > 1
+        assert found.num_row_groups >= 4, "each export under way holds a row group in memory"
         assert found.read(["seq"]).column("seq").to_pylist() == list(range(1, found.metadata.num_rows + 1))
 
 

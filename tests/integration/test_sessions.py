@@ -245,6 +245,7 @@ class TestForms:
             ({"Origin": "http://localhost:1"}, 200),
             ({"Origin": "http://localhost"}, 403),
             ({"Origin": "null"}, 403),
+            ({"Origin": "http://["}, 403),
             ({"Origin": "http://evil.example"}, 403),
         ],
     )
@@ -279,6 +280,8 @@ class TestDoors:
         shown = {"HX-Request": "true", "HX-Current-URL": "http://localhost/devices?site=Nakuru"}
         answer = live.client(None).get("/try", headers=shown)
         assert answer.headers["HX-Redirect"] == "/sign-in?next=%2Fdevices%3Fsite%3DNakuru"
+        answer = live.client(None).get("/try", headers=shown | {"HX-Current-URL": "http://["})
+        assert answer.headers["HX-Redirect"] == "/sign-in?next="
 
     def test_a_link_elsewhere_leads_to_the_page(self, live: Live) -> None:
         answer = live.client(None).get('/try?a="<b', headers={"Sec-Fetch-Site": "cross-site"})

@@ -1,6 +1,8 @@
 """The erasures file: lines that survive, lines that a power cut tore, and files that cannot be used."""
 
+import errno
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -59,6 +61,25 @@ def test_another_file_is_refused_and_left_as_it_is(file: ErasuresFile) -> None:
     with pytest.raises(ErasuresFileUnusable, match="is not an erasures file"):
         file.read()
     assert file.path.read_text() == "[settings]\n"
+
+
+def test_full_disk_takes_no_line_of_another_receiver(file: ErasuresFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is taken back to its length before; a line that came meanwhile would go too."""
+    file.append([KEY], [row(1)])
+    others = threading.Thread(target=lambda: ErasuresFile(file.path).append([KEY], [row(2)]))
+    write = os.write
+
+    def fail(descriptor: int, text: bytes) -> int:
+        monkeypatch.setattr(os, "write", write)
+        others.start()
+        others.join(0.2)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(ErasuresFileUnusable):
+        file.append([KEY], [row(3)])
+    others.join()
+    assert learners(file) == [1, 2]
 
 
 def test_full_disk_leaves_no_part_of_a_line(file: ErasuresFile, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,6 +68,8 @@ async def create_code(request: Request) -> Answer:
         raise forbidden("this token is limited to sites; name a site of its own for the code")
     if wanted.count is not None and wanted.device_id is not None:
         raise Problem(400, "invalid_request", "count: only a single code can be made for a device id")
+    if wanted.device_id is not None and request.caller.sites is not None:
+        await _check_device(request, wanted.device_id)
     codes = [new_code() for _ in range(wanted.count or 1)]
     now = request.services.now_ms()
     creates = [
@@ -87,6 +89,13 @@ async def create_code(request: Request) -> Answer:
         return json_answer(_new(request, codes[0], await request.services.intake.submit(creates[0])), status=201)
     made = await request.services.intake.submit(CodeBatch(codes=tuple(creates)))
     return json_answer([_new(request, code, row) for code, row in zip(codes, made.codes, strict=True)], status=201)
+
+
+async def _check_device(request: Request, device_id: str) -> None:
+    """Refuse a code with which a device would be taken from a site that the caller does not see."""
+    device = await request.services.store.device(device_id, criteria=request.services.criteria())
+    if device is not None and not request.caller.sees(device.site):
+        raise forbidden("this token is limited to sites, and there is a device of this id elsewhere")
 
 
 def _new(request: Request, code: str, row: EnrollmentCode) -> NewCode:

@@ -3,7 +3,7 @@
 import hmac
 from html import escape
 from typing import Final
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access, Caller, caller_of, check_allowed
@@ -104,7 +104,7 @@ def _sign_in_first(request: Request) -> Answer:
     if query := request.scope["query_string"].decode("latin-1"):
         path = f"{path}?{query}"
     if headers.get(b"hx-request") == b"true":  # a part of a page: the whole page has to go
-        shown = urlsplit(headers.get(b"hx-current-url", b"/").decode("latin-1"))
+        shown = _parts_of(headers.get(b"hx-current-url", b"/"))
         where = shown.path + (f"?{shown.query}" if shown.query else "")
         location = f"{SIGN_IN}?next={quote(where, safe='')}"
         return Answer(status=200, content_type=HTML, headers=((b"hx-redirect", location.encode()),))
@@ -112,6 +112,14 @@ def _sign_in_first(request: Request) -> Answer:
     if headers.get(b"sec-fetch-site") == b"cross-site" and cookie_of(headers, name) is None:
         return lead_on(path)
     return see_other(SIGN_IN if path == "/" else f"{SIGN_IN}?next={quote(path, safe='')}")
+
+
+def _parts_of(address: bytes) -> SplitResult:
+    """Return the parts of an address that a header names; they are empty where it is none."""
+    try:
+        return urlsplit(address.decode("latin-1"))
+    except ValueError:
+        return urlsplit("")
 
 
 def _check_origin(request: Request) -> None:
@@ -122,7 +130,7 @@ def _check_origin(request: Request) -> None:
     elif (origin := headers.get(b"origin")) is not None:
         public = request.services.public_url
         hosts = {request.host, urlsplit(public).netloc if public is not None else request.host}
-        ours = urlsplit(origin.decode("latin-1")).netloc in hosts - {""}
+        ours = _parts_of(origin).netloc in hosts - {""}
     else:
         ours = True
     if not ours:

@@ -15,7 +15,7 @@ from pisync_receiver.errors import MissingExtra
 from pisync_receiver.http.formats import Writer, bare, columns_of, one_line, reader_of
 
 _GROUP_ROWS: Final = 20_000
-_GROUP_BYTES: Final = 16 * MIB
+_GROUP_BYTES: Final = 4 * MIB
 """A row group is written when its rows have this much JSON: it is what an export holds in memory."""
 _INT64: Final = 2**63
 

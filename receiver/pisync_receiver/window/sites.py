@@ -4,16 +4,16 @@ import asyncio
 from typing import Any, Final
 
 import pisync_receiver.window.series as series
-from pisync_receiver.errors import Problem
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
 from pisync_receiver.http.responses import Answer
 from pisync_receiver.window.calls import path_of
-from pisync_receiver.window.fields import lines
+from pisync_receiver.window.fields import lines, text, whole
 from pisync_receiver.window.i18n import gettext as _
 from pisync_receiver.window.view import View, field, page
 
 ROWS: Final = 50
+DAYS_MAX: Final = 365
 SERIES: Final = 5
 """Causes or types that a chart tells apart."""
 SUMS_MAX: Final = 5_000
@@ -84,10 +84,9 @@ async def add_note(view: View) -> Answer:
 @page("POST", "/sites/{site}/silent-after", Access.ADMIN)
 async def set_silent_after(view: View) -> Answer:
     """Set after how many days without contact the site's devices count as silent."""
-    name, days = view.path["site"], (await view.form()).get("days", "").strip()
-    if days and not (days.isascii() and days.isdecimal() and 1 <= int(days) <= 365):
-        raise Problem(400, "invalid_request", "days: must be a whole number from 1 to 365, or empty")
-    await view.send("PATCH", path_of("/api/sites/{}", name), {"silent_after": f"{int(days)}d" if days else None})
+    name, form = view.path["site"], await view.form()
+    days = None if text(form, "days") is None else whole(form, "days", _("Days"), low=1, high=DAYS_MAX)
+    await view.send("PATCH", path_of("/api/sites/{}", name), {"silent_after": None if days is None else f"{days}d"})
     return view.redirect(path_of("/sites/{}", name), done="silent-after")
 
 
