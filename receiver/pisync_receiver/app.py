@@ -38,7 +38,7 @@ from pisync_receiver.store import Store
 READY_S: Final = 5.0
 """How long /readyz waits for a durable write before it answers 503."""
 FOLD_S: Final = 5.0
-"""How often what groups added is brought into the daily sums, where nobody reads them."""
+"""How often what groups added is brought into the daily sums, where no one reads them."""
 SILENT_AFTER_S: Final = 7 * 86_400.0
 EXPORTS: Final = 8
 """Exports under way in one process; each holds a page of events."""

@@ -73,7 +73,7 @@ class ErasuresFile:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             descriptor = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a failure takes back to `size`, and nobody else's line
+                fcntl.flock(descriptor, fcntl.LOCK_EX)  # a failure takes back to `size`, and no one else's line
                 size = os.fstat(descriptor).st_size
                 torn = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
                 text = b"\n" + text if torn else text

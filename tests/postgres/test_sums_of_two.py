@@ -22,7 +22,7 @@ def url() -> Iterator[str]:
         yield url
 
 
-def test_additions_count_once_whoever_brings_them_in(url: str) -> None:
+def test_additions_count_once_when_two_bring_them_in(url: str) -> None:
     async def both() -> None:
         first, second = [await open_store(PostgresUrl(conninfo=url), create=True) for _ in range(2)]
         try:

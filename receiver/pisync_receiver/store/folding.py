@@ -28,7 +28,7 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 class SumFolder(QueryRunner):
-    """Whoever reads sums brings them up to date first."""
+    """A reader of sums brings them up to date first."""
 
     async def fold_sums(self) -> None:
         """Bring everything that groups have added by now into the sums. Waits for another receiver that is at it."""
