@@ -214,6 +214,8 @@ def unpack(wheel: Path, folder: Path, imports: tuple[str, ...] = ()) -> None:
     with zipfile.ZipFile(wheel) as archive:
         for name in archive.namelist():
             top, _, rest = name.partition("/")
+            if top.endswith(".data") and rest.startswith("data/share/man/"):
+                continue  # the manual of a library's own command, which is not installed
             if top.endswith(".data"):
                 sys.exit(f"build-packages: {wheel.name} installs files outside of its modules: {name}")
             metadata = top.endswith(".dist-info") and rest not in ("RECORD", "entry_points.txt")

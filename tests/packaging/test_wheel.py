@@ -75,7 +75,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel: Path) -> None:
         extras = [row.partition(": ")[2] for row in archive.read(metadata).decode().splitlines() if "Provides" in row]
 
     assert names == files
-    assert sorted(extras) == ["agent", "alerts", "broker", "postgres", "receiver", "redis"]
+    assert sorted(extras) == ["agent", "alerts", "broker", "export", "oidc", "postgres", "receiver", "redis"]
 
 
 @pytest.mark.parametrize(

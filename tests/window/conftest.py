@@ -1,4 +1,4 @@
-"""A receiver with a fleet whose truth is known, people who have signed in, and one browser for all tests."""
+"""A receiver with a fleet whose truth is known, people who have signed in, and a browser."""
 
 from collections.abc import Iterator
 from contextlib import closing
@@ -20,8 +20,9 @@ def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for each file: while it lives, no other test of this process can run an event loop."""
     with sync_playwright() as playwright:
         launched = playwright.chromium.launch(executable_path=installed("chromium"), args=["--no-sandbox"])
         yield launched

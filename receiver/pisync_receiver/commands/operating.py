@@ -94,10 +94,8 @@ def migrate(context: Context) -> None:
     """Bring the database's schema up to this program; back up first, stop `serve` first."""
     check_exists(context.settings)
     become_owner(context.settings[config.DATABASE])
-    context.remark(
-        "Bringing the schema up: it can take minutes with millions of events. Interrupted, it changes nothing."
-    )
-    applied = asyncio.run(opening.migrate(context.settings[config.DATABASE]))
+    words = "Bringing the schema up: it can take minutes with millions of events. Interrupted, it changes nothing."
+    applied = asyncio.run(opening.migrate(context.settings[config.DATABASE], begin=lambda: context.remark(words)))
     context.result(f"applied: {', '.join(applied)}" if applied else "the schema is this program's own; nothing to do")
 
 

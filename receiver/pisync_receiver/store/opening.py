@@ -5,7 +5,7 @@ A SQLite file has one writing process, which holds the writer's lock; a PostgreS
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,15 +30,15 @@ async def open_store(place: Address, *, create: bool = False) -> Store:
     return sqlite.open_store(place, create=create)
 
 
-async def migrate(place: Address) -> list[str]:
-    """Bring the schema up; return what was applied. Raises SchemaMismatch, StoreUnusable, LockHeld, changing
-    nothing."""
+async def migrate(place: Address, *, begin: Callable[[], None] = lambda: None) -> list[str]:
+    """Bring the schema up, calling `begin` first if there is something to do; return what was applied. Raises
+    SchemaMismatch, StoreUnusable, LockHeld, changing nothing."""
     with writing(place, "pisync-receiver migrate"):
         if isinstance(place, PostgresUrl):
             from pisync_receiver.store import postgres
 
-            return await postgres.migrate(place)
-        return sqlite.migrate(place)
+            return await postgres.migrate(place, begin=begin)
+        return sqlite.migrate(place, begin=begin)
 
 
 @contextmanager

@@ -33,12 +33,14 @@ async def open_store(url: PostgresUrl, *, create: bool = False, now_ms: Callable
     return store
 
 
-async def migrate(url: PostgresUrl, *, now_ms: Callable[[], int] = now_ms) -> list[str]:
+async def migrate(
+    url: PostgresUrl, *, now_ms: Callable[[], int] = now_ms, begin: Callable[[], None] = lambda: None
+) -> list[str]:
     """Bring the schema up, making it in an empty database; return what was applied. Safe to repeat, and at once.
 
     Raises SchemaMismatch for a database of a newer program or another build, changing nothing.
     """
     with unusable(url, "migrate"):
         async with connect(url) as connection:
-            applied = await schema.migrate(connection, url, now_ms=now_ms())
+            applied = await schema.migrate(connection, url, now_ms=now_ms(), begin=begin)
     return [f"{migration.number:04d}_{migration.name}" for migration in applied]

@@ -1,6 +1,6 @@
 """The schema's numbered migrations on PostgreSQL, applied by one program at a time however many start at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,13 +37,21 @@ async def check(connection: Connection, url: PostgresUrl, migrations: Sequence[M
 
 
 async def migrate(
-    connection: Connection, url: PostgresUrl, *, now_ms: int, migrations: Sequence[Migration] | None = None
+    connection: Connection,
+    url: PostgresUrl,
+    *,
+    now_ms: int,
+    migrations: Sequence[Migration] | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Migration]:
-    """Apply what is pending in one transaction; return it. Raises SchemaMismatch, changing nothing."""
+    """Apply what is pending in one transaction, calling `begin` first if something is; return it. Raises
+    SchemaMismatch, changing nothing."""
     wanted = load(FOLDER) if migrations is None else migrations
     async with connection.transaction():
         await connection.execute(_LOCK)
         pending = migrations_of.pending(str(url), await _applied(connection, url), wanted)
+        if pending:
+            begin()
         await connection.execute(_CREATE)
         for migration in pending:
             await connection.execute(migration.sql.encode())

@@ -1,6 +1,6 @@
 """The schema's numbered migrations on SQLite."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Final
@@ -39,12 +39,20 @@ def check(connection: Connection, path: Path, migrations: Sequence[Migration] | 
 
 
 def migrate(
-    connection: Connection, path: Path, *, now_ms: int, migrations: Sequence[Migration] | None = None
+    connection: Connection,
+    path: Path,
+    *,
+    now_ms: int,
+    migrations: Sequence[Migration] | None = None,
+    begin: Callable[[], None] = lambda: None,
 ) -> list[Migration]:
-    """Bring the schema up in one transaction; return what was applied. Raises SchemaMismatch, changing nothing."""
+    """Bring the schema up in one transaction, calling `begin` first if there is something to do; return what was
+    applied. Raises SchemaMismatch, changing nothing."""
     wanted = known() if migrations is None else migrations
     with transaction(connection):
         pending = migrations_of.pending(str(path), _applied(connection, path), wanted)
+        if pending:
+            begin()
         connection.execute(_CREATE)
         for migration in pending:
             for statement in statements(migration.sql):

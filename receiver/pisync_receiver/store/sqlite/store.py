@@ -389,7 +389,13 @@ def open_store(
     return store
 
 
-def migrate(path: Path, *, connect: Connect = connect, now_ms: Callable[[], int] = now_ms) -> list[str]:
+def migrate(
+    path: Path,
+    *,
+    connect: Connect = connect,
+    now_ms: Callable[[], int] = now_ms,
+    begin: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Bring the schema up, making the database if there is none; return what was applied. Safe to repeat.
 
     Raises SchemaMismatch for a database of a newer program or another build, changing nothing.
@@ -397,7 +403,7 @@ def migrate(path: Path, *, connect: Connect = connect, now_ms: Callable[[], int]
     connection = _open(path, connect)
     try:
         with unusable(path, "migrated"):
-            applied = schema.migrate(connection, path, now_ms=now_ms())
+            applied = schema.migrate(connection, path, now_ms=now_ms(), begin=begin)
             return [f"{migration.number:04d}_{migration.name}" for migration in applied]
     finally:
         connection.close()
