@@ -14,9 +14,9 @@ PYPROJECT: Final[dict[str, Any]] = tomllib.loads((ROOT / "pyproject.toml").read_
 GROUPS: Final[dict[str, list[str]]] = (
     PYPROJECT["project"]["optional-dependencies"] | PYPROJECT["dependency-groups"]
 )  # fmt: skip
-FLEET: Final = {"receiver", "postgres", "redis", "broker", "alerts", "oidc", "export"}
+FLEET: Final = {"receiver", "postgres", "redis", "broker", "alerts", "oidc"}
 LOCKS: Final = {
-    "requirements.lock": {"agent", *FLEET, "dev"},
+    "requirements.lock": {"agent", *FLEET, "export", "dev"},
     "requirements-agent.lock": {"agent"},
     "requirements-receiver.lock": {"receiver"},
     "requirements-fleet.lock": FLEET,
