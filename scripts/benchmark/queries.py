@@ -2,7 +2,6 @@
 
 import http.client
 import random
-import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -13,29 +12,17 @@ from typing import Any, Final
 import psycopg
 
 from benchmark import load
-from benchmark.lessons import MORNING_MS
 from benchmark.processes import REDIS, Receiver, database, receiver
 from benchmark.report import Bench, Result, at_least, at_most, percentile, progress
-from pisync_common.times import format_ms
+from benchmark.schools import EACH, device_name, fill
+from pisync_common.times import now_ms
 
-EACH: Final = 100
-"""Sync events of a device."""
-FAILING: Final = 5
-"""Every fifth device keeps failing."""
 PAGE: Final = 20
 """Small enough that both fleets fill it, so that the answers have the same size."""
 VIEWERS: Final = 50
 FAILURES: Final = f"/api/sync-event/devices/repeated-failures?limit={PAGE}"
 HISTORY: Final = "/api/sync-event/device/{device}/sync-history"
 DEVICES: Final = "/api/devices?limit=100"
-INTERVAL_MS: Final = 900_000
-DEVICE_COLUMNS: Final = (
-    "device_id", "last_contact_ms", "consecutive_failures", "total_failures", "failing_since_ms", "last_sync_ms",
-    "last_success_ms", "streak_after_ms", "last_failure_ms", "conflicts", "streams", "copies",
-)  # fmt: skip
-SYNC_COLUMNS: Final = (
-    "id", "device_id", "timestamp", "at_ms", "total_files_synced", "total_errors", "internet_speed", "received_ms",
-)  # fmt: skip
 
 
 def questions(bench: Bench, engine: str) -> Iterator[Result]:
@@ -49,7 +36,7 @@ def questions(bench: Bench, engine: str) -> Iterator[Result]:
             url = stack.enter_context(database(engine, place))
             token = prepare(place, url)
             progress(f"queries, {engine}: storing {devices * EACH:,} sync events")
-            fill(url, devices)
+            fill(url, devices, now_ms=now_ms())
             fleets[devices] = (stack.enter_context(receiver(place, url, cache=False)), token)
         for name, path in (("repeated-failures", FAILURES), ("sync-history", HISTORY)):
             progress(f"queries, {engine}: {name}")
@@ -77,7 +64,7 @@ def cache(bench: Bench) -> Iterator[Result]:
     devices, folder = bench.pick(100_000, 10_000), bench.place("cache")
     with database("postgres", folder) as url:
         token = prepare(folder, url)
-        fill(url, devices)
+        fill(url, devices, now_ms=now_ms())
         for path, name in ((FAILURES, "repeated failures"), (DEVICES, "devices")):
             ways = {"none": ("", False), "process": ("", True), "Redis": (REDIS, True)}
             asked = {
@@ -113,52 +100,6 @@ def prepare(folder: Path, url: str) -> str:
     """Make the schema and a viewer's token."""
     with receiver(folder, url) as cloud:
         return cloud.viewer()
-
-
-def fill(url: str, devices: int) -> None:
-    """Store the histories of a fleet, with every fifth device failing since its last nine sync events."""
-    if url.startswith("sqlite"):
-        connection = sqlite3.connect(url.removeprefix("sqlite:///"))
-        for table, columns, rows in _tables(devices):
-            places = ",".join("?" * len(columns))
-            connection.executemany(f"INSERT INTO {table} ({','.join(columns)}) VALUES ({places})", rows)
-        connection.commit()
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        connection.close()
-        return
-    with psycopg.connect(url, autocommit=True) as postgres:
-        for table, columns, rows in _tables(devices):
-            with postgres.cursor().copy(f"COPY {table} ({','.join(columns)}) FROM STDIN".encode()) as copy:
-                for row in rows:
-                    copy.write_row(row)
-        postgres.execute("VACUUM ANALYZE")
-
-
-def _tables(devices: int) -> Iterator[tuple[str, tuple[str, ...], Iterator[tuple[Any, ...]]]]:
-    yield "devices", DEVICE_COLUMNS, map(_device, range(devices))
-    rows = (_sync_event(turn * devices + n + 1, n, turn) for turn in range(EACH) for n in range(devices))
-    yield "sync_events", SYNC_COLUMNS, rows
-
-
-def _device(number: int) -> tuple[Any, ...]:
-    first_ms = MORNING_MS + number * 7
-    last_ms = first_ms + (EACH - 1) * INTERVAL_MS
-    failing = 9 if number % FAILING == 0 else 0
-    success_ms = last_ms - failing * INTERVAL_MS
-    since_ms = success_ms + INTERVAL_MS if failing else None
-    failed_ms = last_ms if failing else None
-    streak = (failing, failing, since_ms, last_ms, success_ms, success_ms, failed_ms)
-    return device_name(number), last_ms, *streak, 0, 0, 0
-
-
-def _sync_event(id: int, number: int, turn: int) -> tuple[Any, ...]:
-    at_ms = MORNING_MS + turn * INTERVAL_MS + number * 7
-    failures = 3 if number % FAILING == 0 and turn >= EACH - 9 else 0
-    return id, device_name(number), format_ms(at_ms), at_ms, turn, failures, 1.5, at_ms + 500
-
-
-def device_name(number: int) -> str:
-    return f"pibook-{number:06}"
 
 
 def ask_in_turn(fleets: dict[int, tuple[Receiver, str]], path: str, *, times: int) -> dict[int, list[float]]:

@@ -1,6 +1,6 @@
 """A fleet of schools in a receiver's database, as months of intake would leave it: straight SQL, for its size.
 
-Every tenth school is silent as a whole, every eleventh device fails, every fiftieth stream lacks something. Devices
+Every tenth school is silent as a whole, every fifth device fails, every fiftieth stream lacks something. Devices
 have a hundred sync events each, over a month, and the daily sums that go with them.
 """
 
@@ -16,6 +16,8 @@ EACH: Final = 100
 """Sync events of a device."""
 CLASS: Final = 33
 """Devices of a school."""
+FAILING: Final = 5
+"""Every fifth device keeps failing."""
 DAY_MS: Final = 86_400_000
 TYPES: Final = ("video.watched", "note.taken", "assignment.completed")
 
@@ -32,7 +34,7 @@ SELECT {name}, 'School ' || (i / {class}), 'Seat ' || (i % {class}), 'pisync/0.2
     CASE WHEN fails THEN contact - 9 * {step} ELSE contact END, CASE WHEN fails THEN contact END,
     CASE WHEN fails THEN 9 ELSE 0 END, CASE WHEN fails THEN 9 ELSE 0 END,
     CASE WHEN fails THEN contact - 8 * {step} END, CASE WHEN fails THEN '{{"dns":3}}' END, 0, 1, 0
-FROM (SELECT i, i % 11 = 0 AS fails,
+FROM (SELECT i, i % {failing} = 0 AS fails,
              {now} - CASE WHEN (i / {class}) % 10 = 0 THEN 12 ELSE 0 END * {day} - (i % 1000) * 60000 AS contact
       FROM ns) AS d
 """,
@@ -48,8 +50,8 @@ FROM ns
 INSERT INTO sync_events (id, device_id, site, timestamp, at_ms, total_files_synced, total_errors, internet_speed,
     errors, received_ms)
 SELECT turn * {devices} + i + 1, {name}, 'School ' || (i / {class}), text, at_ms, 7,
-    CASE WHEN i % 11 = 0 AND turn >= 91 THEN 3 ELSE 0 END, 1.5,
-    CASE WHEN i % 11 = 0 AND turn >= 91 THEN '{{"dns":3}}' END, at_ms
+    CASE WHEN i % {failing} = 0 AND turn >= 91 THEN 3 ELSE 0 END, 1.5,
+    CASE WHEN i % {failing} = 0 AND turn >= 91 THEN '{{"dns":3}}' END, at_ms
 FROM turns CROSS JOIN ns
 """,
     """
@@ -74,7 +76,7 @@ def fill(url: str, devices: int, *, now_ms: int) -> None:
     step = 30 * DAY_MS // EACH
     name = "'pibook-' || substr(CAST(1000000 + i AS TEXT), 2)"
     large = {name: f"CAST({value} AS BIGINT)" for name, value in (("now", now_ms), ("day", DAY_MS), ("step", step))}
-    known = {"last": devices - 1, "devices": devices, "class": CLASS, **large}
+    known = {"last": devices - 1, "devices": devices, "class": CLASS, "failing": FAILING, **large}
     turns = [(turn, at, format_ms(at)) for turn in range(EACH) for at in [now_ms - (EACH - 1 - turn) * step]]
     statements = [statement.format(name=name, **known) for statement in _FILL]
     if url.startswith("sqlite"):

@@ -18,6 +18,7 @@ from benchmark.intake import SYNC_EVENT as POST_SYNC_EVENT
 from benchmark.processes import database, receiver
 from benchmark.report import Bench, Result, at_least, at_most, percentile, progress
 from benchmark.schools import device_name, fill
+from pisync_common.times import now_ms
 
 PAGES: Final = {
     "Today": "/",
@@ -116,7 +117,7 @@ def _prepared(url: str, folder: Path, devices: int) -> str:
     with receiver(folder, url) as cloud:
         token = cloud.command("token", "create", "--scope", "admin")
     progress(f"pages: storing a fleet of {devices:,} devices")
-    fill(url, devices, now_ms=int(time.time() * 1000))
+    fill(url, devices, now_ms=now_ms())
     return token
 
 

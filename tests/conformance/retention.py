@@ -7,8 +7,8 @@ import pytest
 from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.records import EventFilter
 from pisync_receiver.domain.submissions import Actor
-from pisync_receiver.store import RETAIN_BATCH, Retained
 from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.retention import RETAIN_BATCH, Retained
 from pisync_receiver.store.running import Query
 from tests.support.blocking import BlockingStore, counts, send, stored, streams, sync
 from tests.support.submissions import HOUR, NOON, batch, event, invalid, sync_event
@@ -91,7 +91,7 @@ class RetentionConformance:
         planned = store.retain(NOON + 1, dry_run=True, event_type="note.taken")
         assert (planned.events, planned.sync_events, planned.by_type) == (4, 0, {"note.taken": 4})
         for name, size in (("RETAIN_BATCH", 2), ("WINDOW", 2), ("WINDOWS", 2)):
-            monkeypatch.setattr(f"pisync_receiver.store.{name}", size)
+            monkeypatch.setattr(f"pisync_receiver.store.retention.{name}", size)
         deleted, done = 0, Retained(events=0, sync_events=0, more=True)
         while done.more:
             done = store.retain(NOON + 1, dry_run=False, event_type="note.taken", after=done.after)

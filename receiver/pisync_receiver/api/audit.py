@@ -3,7 +3,6 @@
 from typing import Final
 
 from pisync_receiver.domain.audit import AuditRecord
-from pisync_receiver.domain.submissions import AuditNote
 from pisync_receiver.http import params
 from pisync_receiver.http.auth import Access
 from pisync_receiver.http.params import Query
@@ -40,14 +39,6 @@ async def get_audit(request: Request) -> Answer:
         cursor=query["cursor"],
     )
     return request.page(page)
-
-
-async def note_audit(request: Request, act: str, target: str | None = None, **detail: object) -> None:
-    """Return once it is durably noted that the caller did something which changes nothing in the store, such as an
-    export. No secret, learner or event may be in it. Raises Overloaded, StoreUnusable."""
-    now = request.services.now_ms()
-    note = AuditNote(by=request.caller.actor, act=act, at_ms=now, target=target, detail=detail)
-    await request.services.intake.submit(note)
 
 
 ROUTES: Final = (get_audit,)

@@ -13,8 +13,8 @@ from pisync_receiver.http.auth import Access
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, json_answer
 from pisync_receiver.http.routing import route
-from pisync_receiver.store import Retained
 from pisync_receiver.store.audit import audit_statement
+from pisync_receiver.store.retention import Retained
 from pisync_receiver.store.running import Query
 
 

@@ -14,6 +14,7 @@ from pisync_receiver.domain.rows import Device, EnrollmentCode, Token
 from pisync_receiver.domain.sites import moved
 from pisync_receiver.domain.state import State
 from pisync_receiver.domain.submissions import (
+    Act,
     Actor,
     AuditNote,
     CodeBatch,
@@ -35,21 +36,6 @@ from pisync_receiver.errors import DeviceIdTaken, EnrollmentRefused, UnknownCode
 
 ENDING_KEPT: Final = 4
 """Earlier tokens of a device that work during the overlap, however often it enrolls again."""
-
-Act = (
-    TokenCreate
-    | TokenRevoke
-    | TokenRefused
-    | SessionOpen
-    | SessionUse
-    | SessionClose
-    | CodeCreate
-    | CodeBatch
-    | CodeEnd
-    | Enroll
-    | DeviceChange
-    | AuditNote
-)
 
 
 def planned(acts: Sequence[Act], plan: Plan) -> Plan:

@@ -26,7 +26,7 @@ from pisync_receiver.domain.health import FAILURES_COUNTED, after_failure, after
 from pisync_receiver.domain.rows import StoredSyncEvent
 from pisync_receiver.domain.sites import site_at
 from pisync_receiver.domain.state import State
-from pisync_receiver.domain.submissions import EventBatch, Outcome, Submission, SyncAsked, SyncEvent
+from pisync_receiver.domain.submissions import Act, EventBatch, Outcome, Submission, SyncAsked, SyncEvent
 from pisync_receiver.domain.times import effective_ms
 from pisync_receiver.errors import TooManyStreams
 
@@ -42,7 +42,7 @@ def plan(submissions: Sequence[Submission]) -> Plan:
     sync_keys: set[tuple[str, str]] = set()
     event_keys: set[tuple[str, bytes]] = set()
     sync_events = 0
-    acts: list[access.Act] = []
+    acts: list[Act] = []
     for submission in submissions:
         if isinstance(submission, SyncEvent):
             devices.add(submission.device_id)
@@ -72,7 +72,7 @@ def details(facts: Facts, submissions: Sequence[Submission]) -> Details | None:
     """The rows to fetch next, given what `plan` asked for; None if nothing more is needed."""
     batches: dict[StreamName, list[EventBatch]] = defaultdict(list)
     late: set[tuple[str, int]] = set()
-    acts: list[access.Act] = []
+    acts: list[Act] = []
     for submission in submissions:
         if isinstance(submission, SyncEvent):
             if (at_ms := _late(facts, submission)) is not None:

@@ -281,10 +281,8 @@ class Enrolled:
     ending: tuple[Token, ...] = ()
 
 
-Submission = (
-    EventBatch
-    | SyncEvent
-    | TokenCreate
+Act = (
+    TokenCreate
     | TokenRevoke
     | TokenRefused
     | SessionOpen
@@ -297,6 +295,8 @@ Submission = (
     | DeviceChange
     | AuditNote
 )
+"""What is no delivery of a device."""
+Submission = EventBatch | SyncEvent | Act
 
 Outcome = (
     Receipt

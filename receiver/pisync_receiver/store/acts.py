@@ -8,22 +8,25 @@ from msgspec import Raw
 from msgspec.json import encode as encode_json
 
 from pisync_receiver.domain.acts import Conflict, EventVersion, Note, Reason, Suspicion
+from pisync_receiver.domain.audit import audited
 from pisync_receiver.domain.facts import CONFLICT
 from pisync_receiver.domain.records import EventRecord, Page
 from pisync_receiver.domain.rows import Device
 from pisync_receiver.domain.sites import Stay, site_at, stays
+from pisync_receiver.domain.submissions import Actor
 from pisync_receiver.domain.times import shown
+from pisync_receiver.store.audit import audit_statement
 from pisync_receiver.store.cursors import decode, encode, page
 from pisync_receiver.store.reading import BODY_SHOWN, data_of, event_record, fill
-from pisync_receiver.store.running import QueryRunner, Row, Sites, build, listed
+from pisync_receiver.store.running import Query, QueryRunner, Row, Sites, build, listed
 
 _LARGEST: Final = 2**63 - 1
 _STEP: Final = 4
 """Seqs with conflicts read at once: each may have several versions of 64 KiB."""
 
 
-class ActQueries(QueryRunner):
-    """Queries about single devices and sites. `sites`: all that the caller may see."""
+class Acts(QueryRunner):
+    """Questions about single devices and sites, and notes on them. `sites`: all that the caller may see."""
 
     # Notes.
 
@@ -36,6 +39,21 @@ class ActQueries(QueryRunner):
         rows = await self._rows(query, **about, before=before, limit=limit + 1)
         found = page(rows, limit, lambda row: encode(row[0]))
         return Page(rows=[note_of(*row) for row in found.rows], next=found.next)
+
+    async def add_note(
+        self, *, device_id: str | None = None, site: str | None = None, at_ms: int, by: Actor, text: str
+    ) -> Note:
+        """Write about a device or a site."""
+        values = {"device": device_id, "site": site, "at": at_ms, "author": by.name, "text": text}
+        target = f"site {site}" if device_id is None else f"device {device_id}"
+        ids: list[int] = []
+
+        def decide(found: list[list[Row]]) -> Sequence[Query]:
+            ids[:] = [number for (number,) in found[0]]  # again if the transaction is repeated
+            return [audit_statement(audited(by, "note.write", target, at_ms, {"note": ids[0]}))]
+
+        await self.act([("insert_note", values)], decide)
+        return note_of(ids[0], at_ms, by.name, text)
 
     # Devices.
 

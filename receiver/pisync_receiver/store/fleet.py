@@ -176,7 +176,7 @@ class FleetQueries(SumFolder):
             ("delay_sums", {**seen, "day": today - DELAY_DAYS + 1}),
         )
         records = _site_records(counted, lacking)
-        of_today = {"runs": 0, "failed": 0, "events": 0} | {name: int(count) for name, count in sums}
+        of_today: dict[str, int] = dict(sums)
         return Overview(
             at=shown(criteria.now_ms),
             devices=state_counts(records),
@@ -185,7 +185,7 @@ class FleetQueries(SumFolder):
             events_missing=min(int(sum(missing for *_, missing in lacking)), SEQ_MAX),
             sites=sum(record.site is not None for record in records),
             sites_in_need=sum(record.in_need for record in records),
-            today=Today(**{name: of_today.get(name, 0) for name in Today.__struct_fields__}),
+            today=Today(**{name: int(of_today.get(name, 0)) for name in Today.__struct_fields__}),
             delay=_delays(delays),
             changes=[
                 Change(site=site, before=before, state=state, devices=devices, since=time_of(since))

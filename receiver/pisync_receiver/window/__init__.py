@@ -74,5 +74,5 @@ def table(api: Router) -> list[Route]:
 
 @cache
 def _parts() -> tuple[Statics, Templates]:
-    """Read the files and compile the templates, once in a process."""
+    """Read the files and the templates, once in a process."""
     return (statics := Statics()), Templates(statics)

@@ -3,7 +3,6 @@
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from http import HTTPStatus
-from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode
 
@@ -15,6 +14,7 @@ from pisync_receiver.http.params import NO_QUERY, Param, Query
 from pisync_receiver.http.request import Request
 from pisync_receiver.http.responses import Answer, Headers, Reply, as_problem, problem_answer
 from pisync_receiver.http.routing import Response, Route
+from pisync_receiver.http.sessions import cookie_of
 from pisync_receiver.window.calls import Result, ask, call
 from pisync_receiver.window.filters import NOW_MS
 from pisync_receiver.window.i18n import CURRENT, LANGUAGES, choose_language
@@ -235,15 +235,9 @@ def make_route(row: PageRow, api: Router, templates: Templates) -> Route:
 
 
 def _set_language(request: Request) -> None:
-    cookies: SimpleCookie = SimpleCookie()
-    try:
-        cookies.load(request.headers.get(b"cookie", b"").decode("latin-1"))
-    except CookieError:
-        cookies.clear()
-    remembered = cookies.get(LANGUAGE_COOKIE)
     language = choose_language(
         asked=request.query.get("lang"),
-        remembered=None if remembered is None else remembered.value,
+        remembered=cookie_of(request.headers, LANGUAGE_COOKIE),
         accepted=request.headers.get(b"accept-language", b"").decode("latin-1"),
     )
     CURRENT.set(language)
