@@ -155,6 +155,16 @@ def test_a_code_for_a_device_lets_it_in_though_it_exists(device_id: str | None) 
     assert store.codes["bound"].uses_left == 0
 
 
+def test_a_code_takes_no_device_that_came_to_another_site_after_it_was_made() -> None:
+    store = MemoryStore()
+    code(store, "early", site="north", device_id="pibook-1")
+    code(store, site="south")
+    enroll(store, at_ms=NOON + HOUR)
+    taken = refused(store, code_hash="early", token_hash="t2", at_ms=NOON + 2 * HOUR)
+    assert isinstance(taken, DeviceIdTaken)
+    assert "another site" in str(taken)
+
+
 def test_a_code_for_another_device_is_refused() -> None:
     store = MemoryStore()
     code(store, device_id="pibook-9")

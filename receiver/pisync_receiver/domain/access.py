@@ -297,6 +297,10 @@ def _enroll(state: State, act: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
             f"there is a device {device_id!r} already; choose another id, or, if this is the same device, have an "
             f"admin make a code for it: pisync-receiver enrollment create --device-id {device_id}"
         )
+    if not again and device is not None and _came_to_another_site(device, code):
+        return DeviceIdTaken(
+            f"{device_id!r} enrolled at another site after this code was made; ask an admin of both sites for a code"
+        )
     if not again:
         state.codes[code.code_hash] = replace(code, uses_left=code.uses_left - 1)
     _admit(state, device or Device(device_id=device_id), code, act)
@@ -306,6 +310,12 @@ def _enroll(state: State, act: Enroll) -> Enrolled | EnrollmentRefused | DeviceI
     ending = _end_tokens(state, device_id, act)
     token = Token(scope="device", token_hash=act.token_hash, device_id=device_id, created_ms=act.at_ms)
     return Enrolled(device_id=device_id, token=_put_token(state, token), ending=ending)
+
+
+def _came_to_another_site(device: Device, code: EnrollmentCode) -> bool:
+    """Whether the code's maker, who may be an admin of the code's site alone, cannot have meant this device."""
+    elsewhere = code.site is not None and device.site not in (None, code.site)
+    return elsewhere and (device.enrolled_ms or 0) > code.created_ms
 
 
 def _admit(state: State, device: Device, code: EnrollmentCode, act: Enroll) -> None:
