@@ -317,5 +317,6 @@ def _first_steps(settings: Settings) -> str:
     return (
         "A new database. While this serves, create what callers need:\n"
         f"  an admin's token:       {program} token create --scope admin{flag}\n"
-        f"  a code for a device:    {program} enrollment create{flag}"
+        f"  a code for a device:    {program} enrollment create{flag}\n"
+        "Then open the receiver's address in a browser, and sign in with the token."
     )
